@@ -1,0 +1,44 @@
+"""equiav: joint sound-and-image embeddings from plain videos, learned with EquiAV (Kim et al., ICML 2024).
+
+The public names load on first use, so that `import equiav` stays fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from equiav._version import __version__
+from equiav.errors import ConfigError, EquiAVError, LibraryError, MediaError, ModelError, TrainingError
+
+if TYPE_CHECKING:
+    from equiav.config import Recipe, load_recipe
+    from equiav.library.table import Library
+    from equiav.model.equiav import EquiAV
+
+_LAZY = {
+    "EquiAV": "equiav.model.equiav",
+    "Library": "equiav.library.table",
+    "Recipe": "equiav.config",
+    "load_recipe": "equiav.config",
+}
+
+__all__ = [
+    "ConfigError",
+    "EquiAV",
+    "EquiAVError",
+    "Library",
+    "LibraryError",
+    "MediaError",
+    "ModelError",
+    "Recipe",
+    "TrainingError",
+    "__version__",
+    "load_recipe",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'equiav' has no attribute {name!r}")

@@ -1,0 +1,227 @@
+"""Recipes: every setting of a run, as frozen pydantic models.
+
+A recipe is a YAML file (shipped ones by bare name: `toy`, `base`, `audioset2m`) with dotted overrides on top:
+`load_recipe("toy", ["optim.lr=3e-4", "train.epochs=5"])`. An unknown key is an error that names the nearest
+known one. Each field carries one sentence with its unit; `equiav` never reads a setting from anywhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
+
+from equiav.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """Frozen, strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Features(Settings):
+    """How a window of a media file becomes numbers; stored with the library, and with the model."""
+
+    sample_rate: int = Field(16_000, gt=0, description="Audio sample rate after resampling, in Hz.")
+    mel_bins: int = Field(128, gt=0, description="M, the number of mel bins.")
+    clip_s: float = Field(10.0, gt=0, description="Length of a window, in seconds.")
+    hop_s: float = Field(10.0, gt=0, description="Distance between window starts, in seconds.")
+    min_tail_s: float = Field(
+        5.0, ge=0, description="A last window shorter than this, in seconds, is dropped (a whole short file never is)."
+    )
+    time_frames: int = Field(1024, gt=0, description="T, the number of 10 ms spectrogram frames: cut or zero-padded at the end.")
+    frame_side: int = Field(256, gt=0, description="Short side of the stored JPEG frames, in pixels.")
+    frames_per_clip: int = Field(10, gt=0, description="Video frames stored per window, evenly spaced inside it.")
+    jpeg_quality: int = Field(92, ge=1, le=100, description="JPEG quality of the stored frames.")
+
+
+class Augment(Settings):
+    """The transformations of both modalities, in order of application; names and ranges in `equiav.augment`.
+
+    `audio` and `visual` map a transform's name to its options; empty means the paper's list with its ranges.
+    """
+
+    variant: Literal["unit", "released"] = Field(
+        "unit", description="Encoding of the parameters: every slot in [-1, 1], or the authors' numbers."
+    )
+    audio: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Audio transforms and their options.")
+    visual: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Visual transforms and their options.")
+
+
+class Architecture(Settings):
+    """Sizes of the encoders, the predictor and the heads (DESIGN: ViT-B/16 and the released predictor)."""
+
+    width: int = Field(768, gt=0, description="D, the width of a token.")
+    depth: int = Field(12, gt=0, description="Transformer blocks per encoder.")
+    heads: int = Field(12, gt=0, description="Attention heads per block; divides width.")
+    audio_patch: int = Field(16, gt=0, description="Side of an audio patch, in frames and mel bins.")
+    visual_patch: int = Field(16, gt=0, description="Side of a visual patch, in pixels.")
+    image_side: int = Field(224, gt=0, description="Side of the image the encoder sees, in pixels.")
+    parameter_width: int = Field(256, gt=0, description="Width of the transformation-parameter encoder.")
+    predictor: Literal["attention", "linear", "mlp", "hypernetwork"] = Field(
+        "attention", description="How a representation is moved by a transformation."
+    )
+    predictor_heads: int = Field(8, gt=0, description="Heads of the predictor's attention.")
+    predictor_head_width: int = Field(64, gt=0, description="Width of one predictor head.")
+    share: Literal["modalities", "none"] = Field(
+        "modalities", description="One predictor for both senses, or one per modality (as released)."
+    )
+    head_hidden: int = Field(2048, gt=0, description="Hidden width of the projection heads.")
+    embedding: int = Field(512, gt=0, description="E, the width of an embedding.")
+    centroid_samples: int = Field(16, gt=0, description="K, the transformations averaged into a centroid.")
+    centroid_sampling: Literal["iid", "antithetic", "sobol"] = Field(
+        "iid", description="How the K parameter sets of a centroid are drawn in training."
+    )
+    method: Literal["equiav", "invariant", "plain"] = Field(
+        "equiav", description="equiav; invariant: intra-modal contrast without predictor; plain: inter-modal loss only."
+    )
+    inter: Literal["centroid", "predicted", "mean", "augmented"] = Field(
+        "centroid", description="Which representation enters the inter-modal loss."
+    )
+    checkpointing: bool = Field(False, description="Recompute activations in the backward pass to save memory.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.width % self.heads or self.width % 4:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads} and of 4")
+        if self.image_side % self.visual_patch:
+            raise ValueError(f"image_side {self.image_side} must be a multiple of visual_patch {self.visual_patch}")
+        return self
+
+
+class Loss(Settings):
+    """The three contrastive losses."""
+
+    temperature: float = Field(0.07, gt=0, description="Temperature of all three losses.")
+    inter: float = Field(1 / 3, ge=0, description="Weight of the inter-modal loss.")
+    intra_audio: float = Field(1 / 3, ge=0, description="Weight of the intra-modal audio loss.")
+    intra_visual: float = Field(1 / 3, ge=0, description="Weight of the intra-modal visual loss.")
+
+
+class Optim(Settings):
+    """AdamW with linear warm-up and a cosine (released values)."""
+
+    lr: float = Field(1e-4, gt=0, description="Peak learning rate.")
+    lr_start: float = Field(2e-7, ge=0, description="Learning rate at step 0 of the warm-up.")
+    lr_end: float = Field(1e-6, ge=0, description="Learning rate at the end of the cosine.")
+    warmup_epochs: float = Field(2.0, ge=0, description="Length of the linear warm-up, in epochs.")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's moment decays.")
+    weight_decay: float = Field(1e-5, ge=0, description="Decoupled weight decay; norms, biases and positions have none.")
+    clip_norm: float = Field(0.01, gt=0, description="Gradient norm clip.")
+
+
+class Train(Settings):
+    """How long, how wide, how precise."""
+
+    epochs: int = Field(20, gt=0, description="Passes over the training clips.")
+    global_batch: int = Field(128, gt=1, description="B, clips per optimizer step; the last incomplete batch of an epoch is dropped.")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="Autocast type; auto takes bf16 where the processor multiplies it natively, else fp32."
+    )
+    seed: int = Field(0, ge=0, description="Seed of initialisation, order and augmentation.")
+    roll: bool = Field(True, description="Roll the base spectrogram by a random time, as the release does.")
+    log_every: int = Field(10, gt=0, description="Steps between two lines of metrics.jsonl.")
+
+
+class Data(Settings):
+    """What a run reads from its library."""
+
+    split: str = Field("train", description="Split to train on; clips without a split count as train.")
+    audio_mean: float | None = Field(None, description="Mean of the log-mel; measured on the library when not given.")
+    audio_std: float | None = Field(None, gt=0, description="Standard deviation of the log-mel; measured when not given.")
+
+
+class Recipe(Settings):
+    """All settings of a run. `equiav pretrain` writes the resolved recipe into the run folder."""
+
+    features: Features = Features()
+    data: Data = Data()
+    augment: Augment = Augment()
+    model: Architecture = Architecture()
+    loss: Loss = Loss()
+    optim: Optim = Optim()
+    train: Train = Train()
+
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def load_recipe(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe by shipped name or path, apply `key=value` overrides, check it.
+
+    Raises:
+        ConfigError: no such recipe, broken YAML, an unknown key, a value out of range.
+    """
+    path = Path(name)
+    if not path.is_file():
+        path = RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise ConfigError(f"no recipe {str(name)!r}: neither a file nor one of the shipped recipes ({shipped})")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a YAML recipe: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of sections, found {type(tree).__name__}")
+    for override in overrides:
+        _apply_override(tree, override)
+    return parse_settings(Recipe, tree, where=str(path))
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def parse_settings(kind: type[S], tree: dict[str, Any], *, where: str) -> S:
+    """Validate `tree` as `kind`; every problem in one ConfigError, unknown keys with the nearest known one."""
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        problems = [_explain(kind, dict(problem)) for problem in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(problems)) from None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`(did you mean X?) Known: …`: the tail of every unknown-name message."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"{hint}. Known: {', '.join(known)}"
+
+
+def _explain(kind: type[Settings], problem: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        found = "" if problem["type"] == "value_error" else f", found {problem['input']!r}"
+        return f"{key or kind.__name__}: {problem['msg']}{found}"
+    owner: type[BaseModel] = kind
+    for part in problem["loc"][:-1]:
+        owner = owner.model_fields[str(part)].annotation  # type: ignore[assignment]
+    return f"{key} is not a key of {owner.__name__}{nearest(str(problem['loc'][-1]), owner.model_fields)}"
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r} is not of the form key=value, e.g. optim.lr=3e-4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from None
+    if isinstance(value, str):
+        # YAML 1.1 reads 3e-4 as a string
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"override {override!r}: {section} is not a section")
+    tree[last] = value
