@@ -36,7 +36,9 @@ class Features(Settings):
     min_tail_s: float = Field(
         5.0, ge=0, description="A last window shorter than this, in seconds, is dropped (a whole short file never is)."
     )
-    time_frames: int = Field(1024, gt=0, description="T, the number of 10 ms spectrogram frames: cut or zero-padded at the end.")
+    time_frames: int = Field(
+        1024, gt=0, description="T, the number of 10 ms spectrogram frames: cut or zero-padded at the end."
+    )
     frame_side: int = Field(256, gt=0, description="Short side of the stored JPEG frames, in pixels.")
     frames_per_clip: int = Field(10, gt=0, description="Video frames stored per window, evenly spaced inside it.")
     jpeg_quality: int = Field(92, ge=1, le=100, description="JPEG quality of the stored frames.")
@@ -113,7 +115,9 @@ class Optim(Settings):
     lr_end: float = Field(1e-6, ge=0, description="Learning rate at the end of the cosine.")
     warmup_epochs: float = Field(2.0, ge=0, description="Length of the linear warm-up, in epochs.")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's moment decays.")
-    weight_decay: float = Field(1e-5, ge=0, description="Decoupled weight decay; norms, biases and positions have none.")
+    weight_decay: float = Field(
+        1e-5, ge=0, description="Decoupled weight decay; norms, biases and positions have none."
+    )
     clip_norm: float = Field(0.01, gt=0, description="Gradient norm clip.")
 
 
@@ -121,7 +125,9 @@ class Train(Settings):
     """How long, how wide, how precise."""
 
     epochs: int = Field(20, gt=0, description="Passes over the training clips.")
-    global_batch: int = Field(128, gt=1, description="B, clips per optimizer step; the last incomplete batch of an epoch is dropped.")
+    global_batch: int = Field(
+        128, gt=1, description="B, clips per optimizer step; the last incomplete batch of an epoch is dropped."
+    )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="Autocast type; auto takes bf16 where the processor multiplies it natively, else fp32."
     )
@@ -135,7 +141,9 @@ class Data(Settings):
 
     split: str = Field("train", description="Split to train on; clips without a split count as train.")
     audio_mean: float | None = Field(None, description="Mean of the log-mel; measured on the library when not given.")
-    audio_std: float | None = Field(None, gt=0, description="Standard deviation of the log-mel; measured when not given.")
+    audio_std: float | None = Field(
+        None, gt=0, description="Standard deviation of the log-mel; measured when not given."
+    )
 
 
 class Recipe(Settings):
