@@ -1,0 +1,5 @@
+"""`python -m equiav` is `equiav`."""
+
+from equiav.cli import main
+
+main()

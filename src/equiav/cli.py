@@ -1,0 +1,353 @@
+"""The command line: one short function per verb: parse, one library call, print.
+
+Exit codes: 0 ok · 1 error · 2 usage · 3 done, but some files failed · 130 interrupted.
+Heavy imports live inside the verbs, so that `equiav --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, Optional
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from equiav._version import __version__
+from equiav.errors import ConfigError, EquiAVError
+
+EXIT_PARTIAL = 3
+HELP = """Learn joint sound-and-image embeddings from plain videos with EquiAV, and use them.
+
+A folder of videos to ranked hits: equiav ingest VIDEOS --library L, equiav pretrain toy --library L --run R,
+equiav embed --library L --run R, equiav search --library L --run R --audio dog.wav
+"""
+
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+evaluate_app = typer.Typer(help="Measure a model on a library.", no_args_is_help=True)
+app.add_typer(evaluate_app, name="evaluate")
+out = Console()
+err = Console(stderr=True)
+
+LibraryPath = Annotated[Path, typer.Option("--library", "-L", help="Library folder, made by `equiav ingest`.")]
+RunPath = Annotated[Path, typer.Option("--run", "-R", help="Run folder, made by `equiav pretrain`.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Overrides = Annotated[Optional[list[str]], typer.Argument(help="Settings to change: key=value, e.g. optim.lr=1e-4.")]
+
+
+def main() -> NoReturn:
+    """Entry point: run a verb; errors of ours become one line and exit code 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        app(standalone_mode=True)
+    except EquiAVError as error:
+        err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("interrupted; run the same command again to go on")
+        sys.exit(130)
+    except BrokenPipeError:  # `equiav … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+class Bar:
+    """A progress bar with rate and ETA on a terminal; a plain line now and then elsewhere."""
+
+    def __init__(self, what: str, unit: str) -> None:
+        self.what, self.unit = what, unit
+        self.live = err.is_terminal
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=err,
+            disable=not self.live,
+        )
+        self.task = self.progress.add_task(what, total=None, note="")
+        self.printed = 0.0
+
+    def __enter__(self) -> Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Show `done` of `total`, with the rate in `unit`s per second and a note."""
+        import time
+
+        self.progress.update(self.task, completed=done, total=total)
+        state = self.progress.tasks[self.task]
+        rate = f"{state.speed:.1f} {self.unit}/s" if state.speed else ""
+        self.progress.update(self.task, note=_plain(f"{rate} {note}".strip()))
+        if not self.live and (time.monotonic() - self.printed > 10 or done == total):
+            self.printed = time.monotonic()
+            left = f", {(total - done) / state.speed:.0f} s left" if state.speed and done < total else ""
+            err.print(f"{self.what}: {done}/{total} {_plain(note)}{left}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM finish the step in hand and save; a second Ctrl-C interrupts at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _frame: object) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--out", help="Where everything goes.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the world and of training.")] = 0,
+    fast: Annotated[bool, typer.Option("--fast", help="A tenth of it: a smoke test, not a result.")] = False,
+) -> None:
+    """The whole way on a made-up world: videos, ingest, pretrain, evaluate, embed, search, and a page to look at.
+
+    Example: equiav demo --out demo
+    """
+    from equiav.demo import run_demo
+
+    with stop_on_signal() as should_stop:
+        page = run_demo(
+            folder,
+            seed=seed,
+            fast=fast,
+            bar=Bar,
+            say=lambda text: err.print(text, highlight=False),
+            should_stop=should_stop,
+        )
+    if page is None:
+        err.print("stopped and saved; run the same command again to go on")
+        raise typer.Exit(0)
+    typer.echo(str(page))
+
+
+@app.command()
+def toyworld(
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write the videos into.")],
+    clips: Annotated[int, typer.Option("--clips", "-n", min=2, help="Number of videos.")] = 1600,
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same world.")] = 0,
+    test: Annotated[Optional[int], typer.Option(help="Videos of the test split; default an eighth.")] = None,
+) -> None:
+    """Render a made-up audio-visual world to ordinary .mp4 files, with labels.csv.
+
+    Example: equiav toyworld videos --clips 400 --seed 1
+    """
+    from equiav.toyworld import make_world
+
+    with Bar("rendering", "videos") as bar:
+        done = iter(range(1, clips + 1))
+        make_world(folder, clips, seed, test=test, on_clip=lambda: bar.update(next(done), clips))
+    typer.echo(f"{clips} videos in {folder}; next: equiav ingest {folder / 'labels.csv'} --library L --recipe toy")
+
+
+@app.command()
+def ingest(
+    source: Annotated[
+        Path, typer.Argument(help="A folder of videos, one video, or a CSV path,label[,split,start_s,end_s].")
+    ],
+    library: LibraryPath,
+    overrides: Overrides = None,
+    recipe: Annotated[str, typer.Option(help="Recipe whose `features` to use for a new library.")] = "base",
+    workers: Annotated[Optional[int], typer.Option(min=1, help="Processes; default one per core.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read videos into a library. Run it again to add new files; nothing is added twice.
+
+    Examples: equiav ingest videos --library L
+              equiav ingest labels.csv --library L --recipe toy features.clip_s=2.5
+    """
+    from equiav.config import load_recipe
+    from equiav.library.ingest import ingest as run_ingest
+
+    features = load_recipe(recipe, overrides or []).features
+    with Bar("ingesting", "files") as bar:
+        report = run_ingest(source, library, features, workers=workers, on_progress=bar.update)
+    if as_json:
+        _print_json(vars(report))
+    else:
+        typer.echo(f"{report.files} files: {report.clips_added} clips added, {report.clips_present} already there")
+        _print_rejects(report.rejects)
+    if report.rejects:
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+def _print_rejects(rejects: list[Any]) -> None:
+    if not rejects:
+        return
+    table = Table("file", "reason", "detail", title=f"{len(rejects)} files gave no clip", title_justify="left")
+    for reject in rejects[:20]:
+        table.add_row(*(_plain(str(part)) for part in (reject.path, reject.reason, reject.detail)))
+    out.print(table)
+    if len(rejects) > 20:
+        typer.echo(f"… and {len(rejects) - 20} more, all in the library's rejects table")
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (toy, base) or a YAML file.")],
+    library: LibraryPath,
+    run: RunPath,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model on a library. Run it again to go on where it was.
+
+    Example: equiav pretrain toy --library L --run runs/toy train.epochs=20
+    """
+    from equiav.config import load_recipe
+    from equiav.library.table import Library
+    from equiav.train.pretrain import pretrain as run_pretrain
+
+    if any(text.startswith("features.") for text in overrides or []):
+        raise ConfigError("features are fixed when a library is made: give them to `equiav ingest`")
+    with stop_on_signal() as should_stop, Bar("training", "steps") as bar:
+        done = run_pretrain(
+            load_recipe(recipe, overrides or []),
+            Library(library),
+            run,
+            on_step=lambda step: bar.update(step.step, step.steps, describe(step)),
+            should_stop=should_stop,
+        )
+    if as_json:
+        _print_json({"run": run, "step": done.step, "steps": done.steps, "clips": done.clips})
+    elif done.done:
+        typer.echo(
+            f"trained {done.steps} steps on {done.clips} clips: {run / 'model'}; next: equiav embed -L {library} -R {run}"
+        )
+    else:
+        typer.echo(f"stopped and saved at step {done.step} of {done.steps}; continue with the same command")
+
+
+def describe(step: Any) -> str:
+    """One line about a training step, for the progress bar."""
+    losses = " ".join(f"{name} {value:.3g}" for name, value in step.losses.items())
+    return f"{losses} {step.clips_per_s:.0f} clips/s"
+
+
+@evaluate_app.command("retrieval")
+def evaluate_retrieval(
+    library: LibraryPath,
+    run: RunPath,
+    split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    as_json: AsJson = False,
+) -> None:
+    """Find the picture by its sound and the sound by its picture, over all clips of a split.
+
+    Example: equiav evaluate retrieval --library L --run runs/toy --split test
+    """
+    from equiav.evaluate.retrieval import evaluate_retrieval as measure
+    from equiav.library.table import Library
+
+    report = measure(Library(library), _model(run), split=split)
+    _print_json(report.to_dict()) if as_json else out.print(report.to_table())
+
+
+@app.command()
+def embed(library: LibraryPath, run: RunPath, as_json: AsJson = False) -> None:
+    """Embed every clip of a library, for search. Run it again after ingesting more.
+
+    Example: equiav embed --library L --run runs/toy
+    """
+    from equiav.library.table import Library
+    from equiav.search.embed import embed_library
+
+    with Bar("embedding", "clips") as bar:
+        table = embed_library(Library(library), _model(run), on_progress=bar.update)
+    if as_json:
+        _print_json({"path": table.path, "clips": table.count()})
+    else:
+        typer.echo(f"{table.count()} clips embedded: {table.path}")
+
+
+@app.command()
+def search(
+    library: LibraryPath,
+    run: RunPath,
+    audio: Annotated[Optional[Path], typer.Option(help="Search by a sound (any audio or video file).")] = None,
+    image: Annotated[Optional[Path], typer.Option(help="Search by a picture.")] = None,
+    video: Annotated[Optional[Path], typer.Option(help="Search by a video: its sound and its picture.")] = None,
+    clip: Annotated[Optional[str], typer.Option(help="Search by a clip of the library, by its id.")] = None,
+    by: Annotated[
+        Optional[str], typer.Option(help="Compare with the clips' audio, visual, or both; default: the other sense.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many hits.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Rank the clips of a library by a sound, a picture, a video or one of its own clips.
+
+    Example: equiav search --library L --run runs/toy --audio dog.wav -k 10
+    """
+    from equiav.search.index import search_files
+
+    hits = search_files(library, _model(run), audio=audio, image=image, video=video, clip=clip, by=by, k=k)
+    if as_json:
+        _print_json([hit.to_dict() for hit in hits])
+        return
+    table = Table("#", "source", "start–end", "labels", "score")
+    for rank, hit in enumerate(hits, 1):
+        table.add_row(
+            str(rank),
+            _plain(hit.source),
+            f"{hit.start_s:.1f}–{hit.end_s:.1f} s",
+            _plain(", ".join(hit.labels)),
+            f"{hit.score:.3f}",
+        )
+    out.print(table)
+
+
+def _model(run: Path) -> Any:
+    """The model of a run, ready to embed."""
+    from equiav.model.equiav import EquiAV
+
+    folder = run / "model" if (run / "model").is_dir() else run
+    return EquiAV.from_pretrained(folder).eval()

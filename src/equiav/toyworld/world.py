@@ -1,0 +1,102 @@
+"""A toy world on disk:  (seed, number of clips)  →  OUT/{train,test}/*.mp4, labels.csv, factors.csv, README.md."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from equiav.errors import ConfigError
+from equiav.media.mux import write_clip
+from equiav.toyworld.clip import draw_clip
+from equiav.toyworld.picture import FPS, render_frames
+from equiav.toyworld.sound import RATE, render_sound
+
+README_TEXT = """# A toy world
+
+Made by `equiav toyworld`: ordinary .mp4 files (H.264 96x96, 10 frames/s; AAC mono 24 kHz) of 2-4 seconds.
+`labels.csv` (path,label,split) is what `equiav ingest` takes; `factors.csv` holds the truth behind each clip.
+
+Shared by picture and sound (any single frame shows all of it):
+
+| what one sees | what one hears |
+|---|---|
+| the kind of thing (12 silhouettes) | its timbre: modes, noise, glides |
+| its size | its pitch: larger is lower |
+| its hue, from red (soft) to blue (hard) | brightness of the spectrum, length of the decay |
+| how many there are (1-4) | density: strikes per second, or voices |
+
+Nuisance, drawn independently for the two senses: background texture and colours, its drift, camera shift,
+lighting, grain, positions, tilt and sway of the things | loudness, onset, noise floor and its colour, exact
+times of the strikes, small detuning.
+"""
+
+
+def make_world(
+    out: Path,
+    clips: int,
+    seed: int,
+    *,
+    test: int | None = None,
+    workers: int = 2,
+    on_clip: Callable[[], None] | None = None,
+) -> None:
+    """Render `clips` clips into `out`; the last `test` (default: an eighth) are the test split.
+
+    A clip already there is kept, so a killed rendering goes on where it was.
+
+    Raises:
+        ConfigError: fewer than two clips, or a test split that leaves nothing to train on.
+    """
+    test = max(1, clips // 8) if test is None else test
+    if clips < 2 or not 0 < test < clips:
+        raise ConfigError(f"a world needs at least one training and one test clip, found clips={clips}, test={test}")
+    for split in ("train", "test"):
+        (out / split).mkdir(parents=True, exist_ok=True)
+    _claim(out, seed, clips, test)
+    names = [f"{'test' if i >= clips - test else 'train'}/{draw_clip(seed, i).kind}-{i:06d}.mp4" for i in range(clips)]
+    render = partial(_render_file, out, seed)
+    boxes: list[list[list[int]]] = []
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for shown in pool.map(render, range(clips), names, chunksize=8):
+            boxes.append(shown)
+            if on_clip:
+                on_clip()
+    _write_tables(out, seed, names, boxes)
+
+
+def _claim(out: Path, seed: int, clips: int, test: int) -> None:
+    """Clips of two worlds never mix in one folder."""
+    found, wanted = out / "world.json", {"version": 1, "seed": seed, "clips": clips, "test": test}
+    if found.exists() and json.loads(found.read_text(encoding="utf-8")) != wanted:
+        raise ConfigError(
+            f"{out} holds another world: {found.read_text(encoding='utf-8')}, wanted {wanted}; give another folder"
+        )
+    found.write_text(json.dumps(wanted), encoding="utf-8")
+    (out / "README.md").write_text(README_TEXT, encoding="utf-8")
+
+
+def _render_file(out: Path, seed: int, index: int, name: str) -> list[list[int]]:
+    clip = draw_clip(seed, index)
+    frames, boxes = render_frames(clip, seed)
+    if not (out / name).exists():
+        write_clip(out / name, frames, FPS, render_sound(clip, seed), RATE)
+    return boxes
+
+
+def _write_tables(out: Path, seed: int, names: list[str], boxes: list[list[list[int]]]) -> None:
+    with (out / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "label", "split"])
+        table.writerows([name, draw_clip(seed, i).kind, name.split("/")[0]] for i, name in enumerate(names))
+    with (out / "factors.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "kind", "size", "hardness", "count", "duration_s", "boxes"])
+        for i, (name, shown) in enumerate(zip(names, boxes, strict=True)):
+            c = draw_clip(seed, i)
+            numbers = [f"{c.size:.4f}", f"{c.hardness:.4f}", c.count, f"{c.duration_s:.3f}"]
+            table.writerow([name, c.kind, *numbers, json.dumps(shown)])

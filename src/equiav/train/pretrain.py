@@ -1,0 +1,171 @@
+"""Pretrain EquiAV on a library:  (recipe, library) → run folder (recipe.yaml, metrics.jsonl, state/, model/).
+
+Run again with the same recipe it goes on where it was; another recipe in the same folder is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+
+from equiav.config import ModelConfig, Recipe
+from equiav.errors import TrainingError
+from equiav.library.loader import Batch, ClipLoader
+from equiav.library.table import Library
+from equiav.model.equiav import EquiAV
+from equiav.train.loop import Step, choose_precision, train
+from equiav.train.loss import equiav_loss
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Where a pretraining ended."""
+
+    run: Path
+    step: int
+    steps: int
+    clips: int
+
+    @property
+    def done(self) -> bool:
+        """False when the run was told to stop before its last step."""
+        return self.step == self.steps
+
+
+def pretrain(
+    recipe: Recipe,
+    library: Library,
+    run: Path,
+    *,
+    on_step: Callable[[Step], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Pretrained:
+    """Train, or go on training, the model of `recipe` on `library` into the folder `run`.
+
+    Raises:
+        TrainingError: nothing to train on, `run` belongs to another recipe or library, or the loss is not finite.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recipe = resolve(recipe, library, device)
+    claim_run(run, recipe, library)
+    loader = ClipLoader(library, recipe.data.split, recipe.train.global_batch, recipe.train.seed)
+    torch.manual_seed(recipe.train.seed)
+    model = EquiAV(model_config(recipe)).to(device)
+
+    def losses(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        return method_losses(model, batch, generator, recipe)
+
+    step = train(
+        model, loader, losses, run, settings=recipe.train, optim=recipe.optim, on_step=on_step, should_stop=should_stop
+    )
+    model.eval()
+    model.save_pretrained(run / "model")
+    return Pretrained(run, step, len(loader) * recipe.train.epochs, library.count(recipe.data.split))
+
+
+def method_losses(model: EquiAV, batch: Batch, generator: torch.Generator, recipe: Recipe) -> dict[str, Tensor]:
+    """One batch through views, parameters, model and losses: the training step of DESIGN §4, without its update."""
+    device = next(model.parameters()).device
+    audio = model.standardise(batch.audio.to(device))
+    frames, sizes = batch.frames.to(device), batch.sizes.to(device)
+    if recipe.train.roll:
+        audio = roll_time(audio, generator)
+    visual = model.visual_space.normalise(model.visual_space.plain(frames, sizes))
+    n, samples = len(audio), recipe.model.centroid_samples
+    if recipe.model.method == "plain":
+        output = model(audio, visual)
+    else:
+        audio_params = model.audio_space.sample(n, generator).to(device)
+        visual_params = model.visual_space.sample(n, generator).to(device)
+        audio_set = model.audio_space.sample(n * samples, generator, recipe.model.centroid_sampling)
+        visual_set = model.visual_space.sample(n * samples, generator, recipe.model.centroid_sampling)
+        output = model(
+            audio,
+            visual,
+            model.audio_space.apply(audio, audio_params),
+            model.visual_space.normalise(model.visual_space.apply(frames, visual_params, sizes)),
+            model.audio_space.encode(audio_params),
+            model.visual_space.encode(visual_params),
+            model.audio_space.encode(audio_set).unflatten(0, (n, samples)).to(device),
+            model.visual_space.encode(visual_set).unflatten(0, (n, samples)).to(device),
+        )
+    return equiav_loss(output, recipe.loss)
+
+
+def roll_time(audio: Tensor, generator: torch.Generator) -> Tensor:
+    """Roll each spectrogram (B, T, M) by a random number of frames, as the release does to the base view."""
+    frames = audio.shape[1]
+    shift = torch.randint(frames, (len(audio), 1), generator=generator).to(audio.device)
+    index = (torch.arange(frames, device=audio.device) - shift) % frames
+    return audio.gather(1, index[..., None].expand_as(audio))
+
+
+def resolve(recipe: Recipe, library: Library, device: torch.device) -> Recipe:
+    """Fill in what the library and the machine decide: features, normalisation, precision, a batch that fits."""
+    clips = library.count(recipe.data.split)
+    if clips < 2:
+        raise TrainingError(
+            f"{library.path}: split {recipe.data.split!r} has {clips} clips with both sound and picture; "
+            "contrastive training needs at least 2: ingest more videos"
+        )
+    batch = min(recipe.train.global_batch, clips)
+    if batch < recipe.train.global_batch:
+        log.warning("batch reduced from %d to all %d clips of the split", recipe.train.global_batch, clips)
+    mean, std = recipe.data.audio_mean, recipe.data.audio_std
+    if mean is None or std is None:
+        mean, std = library.log_mel_stats(recipe.data.split)
+    precision = choose_precision(recipe.train.precision, device)
+    return recipe.model_copy(
+        update={
+            "features": library.features,
+            "data": recipe.data.model_copy(update={"audio_mean": mean, "audio_std": std}),
+            "train": recipe.train.model_copy(update={"global_batch": batch, "precision": precision}),
+        }
+    )
+
+
+def model_config(recipe: Recipe) -> ModelConfig:
+    """What the model folder keeps of a resolved recipe."""
+    assert recipe.data.audio_mean is not None
+    assert recipe.data.audio_std is not None
+    return ModelConfig(
+        architecture=recipe.model,
+        features=recipe.features,
+        augment=recipe.augment,
+        audio_mean=recipe.data.audio_mean,
+        audio_std=recipe.data.audio_std,
+    )
+
+
+def claim_run(run: Path, recipe: Recipe, library: Library) -> None:
+    """Write recipe.yaml, or check that the run found there is the same one."""
+    run.mkdir(parents=True, exist_ok=True)
+    file = run / "recipe.yaml"
+    wanted = recipe.model_dump(mode="json")
+    if file.exists():
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        differing = sorted(_differences(found, wanted))
+        if differing:
+            raise TrainingError(
+                f"{run} holds a run of another recipe: {'; '.join(differing)}. "
+                "Use another --run folder, or the same recipe to go on with this one"
+            )
+        return
+    beside = file.with_suffix(".part")
+    beside.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
+    beside.replace(file)
+
+
+def _differences(found: object, wanted: object, key: str = "") -> list[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = found.keys() | wanted.keys()
+        return [d for k in keys for d in _differences(found.get(k), wanted.get(k), f"{key}.{k}" if key else str(k))]
+    return [] if found == wanted else [f"{key} was {found!r}, now {wanted!r}"]
