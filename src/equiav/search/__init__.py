@@ -1,0 +1,1 @@
+"""Embeddings of a library's clips, and exact search in them."""

@@ -1,0 +1,263 @@
+"""Retrieval figures against an obvious brute force, scikit-learn, and closed forms; ties counted as intervals."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, ndcg_score
+
+from equiav.errors import ConfigError, ModelError
+from equiav.evaluate.bootstrap import mean_intervals, median_interval
+from equiav.evaluate.ranking import (
+    class_scores,
+    expected_average_precision,
+    merge_equal_rows,
+    partner_ranks,
+    unit_rows,
+)
+from equiav.evaluate.retrieval import RetrievalResult, retrieval_metrics
+
+# Sign patterns of length 4 have norm 2: their cosines (0, ±½, ±1) are exact in float32, so ties are exact too
+PATTERN = st.lists(st.sampled_from([-1.0, 1.0]), min_size=4, max_size=4)
+
+
+@st.composite
+def tied_pairs(draw):
+    n = draw(st.integers(1, 14))
+    queries = draw(st.lists(PATTERN, min_size=n, max_size=n))
+    gallery = draw(st.lists(PATTERN, min_size=n, max_size=n))
+    labels = draw(st.lists(st.lists(st.sampled_from("abc"), max_size=2, unique=True), min_size=n, max_size=n))
+    return np.array(queries), np.array(gallery), labels
+
+
+def brute_ranks(queries, gallery):
+    """(first, last) place of the partner in any order of the ties, from n·n dot products."""
+    for i, query in enumerate(queries):
+        scores = [float(np.dot(query, item)) for item in gallery]
+        better = sum(score > scores[i] for score in scores)
+        equal = sum(score == scores[i] for score in scores)
+        yield better + 1, better + equal
+
+
+@given(tied_pairs())
+@settings(max_examples=150, deadline=None)
+def test_every_figure_equals_the_brute_force_also_with_ties(case):
+    queries, gallery, _ = case
+    result = retrieval_metrics(queries, gallery, resamples=5)
+    places = list(brute_ranks(queries, gallery))
+    mean = [(first + last) / 2 for first, last in places]
+    assert result.mean_rank.value == pytest.approx(sum(mean) / len(mean))
+    assert result.median_rank.value == pytest.approx(np.median(mean))
+    assert result.mean_reciprocal_rank.value == pytest.approx(sum(1 / rank for rank in mean) / len(mean))
+    for k, estimate in {1: result.recall_at_1, 5: result.recall_at_5, 10: result.recall_at_10}.items():
+        assert estimate.value == pytest.approx(sum(rank <= k for rank in mean) / len(mean))
+    gains = [1 / math.log2(1 + rank) if rank <= 10 else 0 for rank in mean]
+    assert result.ndcg_at_10.value == pytest.approx(sum(gains) / len(gains))
+    tied = sum(first != last for first, last in places)
+    assert (result.ties is None) == (tied == 0)
+    if result.ties:
+        assert result.ties.queries == tied
+        assert result.ties.optimistic["mean_rank"] == pytest.approx(np.mean([first for first, _ in places]))
+        assert result.ties.pessimistic["recall_at_5"] == pytest.approx(np.mean([last <= 5 for _, last in places]))
+
+
+def brute_precision(scores, relevant, k):
+    """Relevant share of the first k, averaged over every order of the items that respects the scores."""
+    size = min(k, len(scores))
+    orders = [
+        order
+        for order in itertools.permutations(range(len(scores)))
+        if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order))
+    ]
+    return np.mean([sum(relevant[i] for i in order[:size]) / size for order in orders])
+
+
+@given(tied_pairs(), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_class_level_average_precision_equals_scikit_learn_with_ties(case, own):
+    queries, gallery, labels = case
+    levels = class_scores(unit_rows(queries, name="q"), merge_equal_rows(unit_rows(gallery, name="g")), labels, ks=(1,))
+    found = levels.with_own if own else levels.others
+    expected = []
+    for i, query in enumerate(queries):
+        others = [j for j in range(len(gallery)) if own or j != i]
+        relevant = [bool(set(labels[i]) & set(labels[j])) for j in others]
+        if any(relevant):
+            expected.append(average_precision_score(relevant, [np.dot(query, gallery[j]) for j in others]))
+    if not expected:
+        assert found is None
+    else:
+        np.testing.assert_allclose(found.average_precision, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("k", [1, 3, 10])
+def test_class_level_precision_is_the_mean_over_all_orders_of_the_ties(own, k):
+    rng = np.random.default_rng(3)
+    queries, gallery = rng.choice([-1.0, 1.0], size=(2, 7, 4))
+    labels = [list(names) for names in ("a", "b", "a", "ab", "", "b", "a")]
+    levels = class_scores(unit_rows(queries, name="q"), merge_equal_rows(unit_rows(gallery, name="g")), labels, ks=(k,))
+    found = levels.with_own if own else levels.others
+    expected = []
+    for i, query in enumerate(queries):
+        others = [j for j in range(7) if own or j != i]
+        relevant = [bool(set(labels[i]) & set(labels[j])) for j in others]
+        if any(relevant):
+            expected.append(brute_precision([float(np.dot(query, gallery[j])) for j in others], relevant, k))
+    np.testing.assert_allclose(found.precision_at[k], expected, atol=1e-12)
+
+
+def test_ndcg_equals_scikit_learn_on_untied_scores():
+    rng = np.random.default_rng(0)
+    queries, gallery = rng.normal(size=(2, 40, 8))
+    scores = unit_rows(queries, name="q") @ unit_rows(gallery, name="g").T
+    result = retrieval_metrics(queries, gallery, resamples=5)
+    assert result.ties is None
+    assert result.ndcg_at_10.value == pytest.approx(ndcg_score(np.eye(40), scores, k=10), rel=1e-9)
+
+
+def test_chunks_do_not_change_the_ranks(monkeypatch):
+    rng = np.random.default_rng(1)
+    queries, gallery = unit_rows(rng.normal(size=(50, 16)), name="q"), unit_rows(rng.normal(size=(50, 16)), name="g")
+    whole = partner_ranks(queries, merge_equal_rows(gallery))
+    monkeypatch.setattr("equiav.evaluate.ranking.CHUNK_ENTRIES", 7 * 50)
+    np.testing.assert_array_equal(partner_ranks(queries, merge_equal_rows(gallery)).mean, whole.mean)
+
+
+def test_equal_embeddings_tie_exactly_wherever_they_stand():
+    """A matrix product may round equal columns differently at its blocks' edges; a tie must not hang on that."""
+    rng = np.random.default_rng(2)
+    gallery = np.repeat(rng.normal(size=(1, 37)), 203, axis=0)
+    result = retrieval_metrics(rng.normal(size=(203, 37)), gallery, resamples=5)
+    assert result.gallery_duplicates == 202
+    assert result.mean_rank.value == 102
+    assert result.ties is not None
+    assert result.ties.queries == 203
+    assert result.ties.optimistic["recall_at_1"] == 1
+    assert result.recall_at_10.value == 0
+
+
+def test_a_single_pair_is_found_at_rank_one():
+    result = retrieval_metrics([[3.0, 4.0]], [[-1.0, 0.0]])
+    assert result.mean_rank.value == result.recall_at_1.value == result.recall_at_1.chance == 1
+    assert result.gallery_size == 1
+
+
+def test_one_label_everywhere_makes_every_class_figure_one_and_chance_too():
+    rng = np.random.default_rng(4)
+    result = retrieval_metrics(*rng.normal(size=(2, 20, 8)), labels=[["x"]] * 20, resamples=20)
+    assert result.class_level is not None
+    assert result.class_level_others is not None
+    for level in (result.class_level, result.class_level_others):
+        for estimate in (level.precision_at_1, level.precision_at_10, level.mean_average_precision):
+            assert (estimate.value, estimate.low, estimate.high) == pytest.approx((1, 1, 1))
+            assert estimate.chance == pytest.approx(1)
+
+
+def test_chance_levels_are_what_random_embeddings_reach():
+    rng = np.random.default_rng(5)
+    n, rounds = 30, 120
+    labels = [[str(i % 6)] for i in range(n)]
+    runs = [retrieval_metrics(*rng.normal(size=(2, n, 64)), labels=labels, resamples=1) for _ in range(rounds)]
+    names = ["recall_at_1", "recall_at_5", "recall_at_10", "mean_rank", "mean_reciprocal_rank", "ndcg_at_10"]
+    names += ["class_level.precision_at_10", "class_level.mean_average_precision"]
+    names += ["class_level_others.precision_at_10", "class_level_others.mean_average_precision"]
+    for name in names:
+        estimates = []
+        for run in runs:
+            owner = run
+            for part in name.split("."):
+                owner = getattr(owner, part)
+            estimates.append(owner)
+        values = np.array([estimate.value for estimate in estimates])
+        error = values.std() / math.sqrt(rounds)
+        assert abs(values.mean() - estimates[0].chance) < 4 * error, name
+
+
+def test_expected_average_precision_equals_all_orders():
+    for n, relevant in [(1, 1), (4, 1), (5, 2), (6, 4)]:
+        flags = [1] * relevant + [0] * (n - relevant)
+        every = []
+        for order in itertools.permutations(flags):
+            hits = [sum(order[: i + 1]) / (i + 1) for i in range(n) if order[i]]
+            every.append(np.mean(hits))
+        assert expected_average_precision(np.array(relevant), n) == pytest.approx(np.mean(every))
+
+
+def test_clips_without_labels_are_no_class_level_queries():
+    rng = np.random.default_rng(6)
+    pairs = rng.normal(size=(2, 5, 8))
+    result = retrieval_metrics(*pairs, labels=[["a"], [], ["a"], ["b"], []], resamples=5)
+    assert result.class_level is not None
+    assert result.class_level_others is not None
+    assert (result.class_level.queries, result.class_level_others.queries) == (3, 2)
+    assert retrieval_metrics(*pairs, labels=[[]] * 5, resamples=5).class_level is None
+
+
+def test_intervals_are_seeded_hold_the_value_and_narrow_with_more_queries():
+    rng = np.random.default_rng(7)
+    queries = rng.normal(size=(400, 16))
+    gallery = queries + 1.5 * rng.normal(size=(400, 16))
+    once, again = (retrieval_metrics(queries, gallery, seed=3) for _ in range(2))
+    assert once == again
+    small = retrieval_metrics(queries[:50], gallery[:50])
+    for name in ("recall_at_1", "mean_reciprocal_rank", "median_rank"):
+        wide, narrow = getattr(small, name), getattr(once, name)
+        assert narrow.low <= narrow.value <= narrow.high
+        if name == "recall_at_1":
+            assert narrow.high - narrow.low < wide.high - wide.low
+
+
+def test_bootstrap_equals_resampling_one_by_one():
+    rng = np.random.default_rng(8)
+    values = rng.integers(1, 9, size=21).astype(float)
+    # the same stream of draws, one resample after the other
+    draws = np.random.default_rng(0).integers(0, 21, size=(400, 21))
+    for found, statistic in [
+        (mean_intervals(values[:, None], resamples=400, seed=0), np.mean),
+        (median_interval(values, resamples=400, seed=0), np.median),
+    ]:
+        slow = np.percentile([statistic(values[row]) for row in draws], [2.5, 97.5])
+        np.testing.assert_allclose(np.ravel(found), slow)
+
+
+def test_the_interval_of_a_share_is_the_binomial_one():
+    values = np.zeros((1000, 1))
+    values[:300] = 1
+    low, high = mean_intervals(values, resamples=4000, seed=1)
+    half = 1.96 * math.sqrt(0.3 * 0.7 / 1000)
+    assert low[0] == pytest.approx(0.3 - half, abs=0.003)
+    assert high[0] == pytest.approx(0.3 + half, abs=0.003)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_embeddings_are_an_error_that_names_the_row(bad):
+    broken = np.ones((4, 3))
+    broken[2, 1] = bad
+    with pytest.raises(ModelError, match=r"gallery: 1 of 4 rows .* row 2"):
+        retrieval_metrics(np.ones((4, 3)), broken)
+
+
+def test_what_does_not_fit_is_a_clear_error():
+    ones = np.ones((4, 3))
+    with pytest.raises(ModelError, match="row 0 is all zeros"):
+        retrieval_metrics(np.zeros((4, 3)), ones)
+    with pytest.raises(ConfigError, match=r"\(4, 3\) and gallery \(3, 3\)"):
+        retrieval_metrics(ones, ones[:3])
+    with pytest.raises(ConfigError, match="3 label lists for 4 pairs"):
+        retrieval_metrics(ones, ones, labels=[[]] * 3)
+    with pytest.raises(ConfigError, match=r"shape \(3,\)"):
+        retrieval_metrics(ones[0], ones)
+    with pytest.raises(ConfigError, match="non-empty"):
+        retrieval_metrics(ones[:0], ones[:0])
+    with pytest.raises(ConfigError, match="resamples must be at least 1"):
+        retrieval_metrics(ones, ones, resamples=0)
+
+
+def test_the_result_survives_json():
+    rng = np.random.default_rng(9)
+    result = retrieval_metrics(*rng.normal(size=(2, 12, 4)), labels=[["a"], ["b"]] * 6, resamples=10)
+    assert RetrievalResult.model_validate_json(result.model_dump_json()) == result
