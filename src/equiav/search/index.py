@@ -1,0 +1,287 @@
+"""The embeddings of a library's clips on disk, and exact search in them.
+
+L/embeddings/<model fingerprint>.lance, one row per clip: `clip_id, source, start_s, end_s, labels, thumbnail,
+audio_embedding, visual_embedding`. Rows are only ever appended, each append is one atomic Lance commit, and the
+table's metadata says which model made it: vectors of two models never meet in one ranking.
+
+Search compares a query vector (E,) with all n clips: a float32 product picks the candidates, with a margin wider
+than its rounding error, and float64 cosines rank them. So the ranking is that of a full sort, and equal scores keep
+the table's order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import lance
+import numpy as np
+import pyarrow as pa
+
+from equiav.errors import ConfigError, LibraryError, ModelError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32, Float64
+
+SCHEMA_VERSION = 1
+SCHEMA_KEY, MODEL_KEY = b"equiav.embeddings", b"equiav.model"
+
+By = Literal["audio", "visual", "both"]
+
+
+@dataclass(frozen=True)
+class EmbeddedClips:
+    """n clips with their vectors, in the columns of the table."""
+
+    clip_id: list[str]
+    source: list[str]
+    start_s: list[float]
+    end_s: list[float]
+    labels: list[list[str]]
+    thumbnail: list[bytes]
+    audio_embedding: Float32[np.ndarray, "n E"]
+    visual_embedding: Float32[np.ndarray, "n E"]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One clip of a ranking. `score` is the cosine, or the mean of two; `thumbnail` a small JPEG."""
+
+    clip_id: str
+    source: str
+    start_s: float
+    end_s: float
+    labels: list[str]
+    score: float
+    thumbnail: bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the thumbnail, ready for JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "thumbnail"}
+
+
+class EmbeddingsTable:
+    """One model's embeddings of one library; made by `create`, found again by `open`."""
+
+    def __init__(self, dataset: lance.LanceDataset, path: Path) -> None:
+        self._dataset = dataset
+        self.path = path
+
+    @classmethod
+    def create(cls, library: str | Path, fingerprint: str, width: int) -> EmbeddingsTable:
+        """Make an empty table for the model `fingerprint` with vectors of `width` numbers, or open the one there is.
+
+        Raises:
+            LibraryError: a table of this name holds another model's vectors or another width.
+        """
+        path = table_path(library, fingerprint)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            empty = _schema(fingerprint, width).empty_table()
+            lance.write_dataset(empty, path, mode="create")
+        table = cls.open(library, fingerprint)
+        if table.width != width:
+            raise LibraryError(f"{path} holds vectors of width {table.width}, the model gives {width}")
+        return table
+
+    @classmethod
+    def open(cls, library: str | Path, fingerprint: str) -> EmbeddingsTable:
+        """Open the table of the model `fingerprint`.
+
+        Raises:
+            LibraryError: there is none, it is damaged, or it was made with another model or schema.
+        """
+        path = table_path(library, fingerprint)
+        if not path.exists():
+            others = sorted(other.stem for other in path.parent.glob("*.lance"))
+            found = f"found those of other models: {', '.join(others)}" if others else "found none"
+            raise LibraryError(
+                f"no embeddings of model {fingerprint} in {library} ({found}); make them: "
+                f"equiav embed --library {library} --run RUN"
+            )
+        try:
+            dataset = lance.dataset(path)
+        except (ValueError, OSError) as error:
+            raise LibraryError(
+                f"{path} is not a readable embeddings table ({error}); remove it and embed again"
+            ) from None
+        metadata = dataset.schema.metadata or {}
+        version, model = metadata.get(SCHEMA_KEY, b"").decode(), metadata.get(MODEL_KEY, b"").decode()
+        if version != str(SCHEMA_VERSION):
+            raise LibraryError(
+                f"{path}: embeddings schema {version or 'missing'}, expected {SCHEMA_VERSION}; "
+                "remove it and embed again"
+            )
+        if model != fingerprint:
+            raise LibraryError(
+                f"{path} was made with model {model}, not with {fingerprint}: their vectors cannot be compared; "
+                "embed the library with this model"
+            )
+        return cls(dataset, path)
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the model that made the vectors."""
+        return self._dataset.schema.metadata[MODEL_KEY].decode()
+
+    @property
+    def width(self) -> int:
+        """E, the width of the vectors."""
+        return self._dataset.schema.field("audio_embedding").type.list_size
+
+    def count(self) -> int:
+        """Clips in the table."""
+        return self._dataset.count_rows()
+
+    def clip_ids(self) -> list[str]:
+        """Ids of all clips, in the table's order."""
+        return self._dataset.to_table(columns=["clip_id"])["clip_id"].to_pylist()
+
+    def vectors(self, sense: Literal["audio", "visual"]) -> Float32[np.ndarray, "n E"]:
+        """All embeddings of one sense, in the table's order."""
+        column = self._dataset.to_table(columns=[f"{sense}_embedding"]).column(0).combine_chunks()
+        # an empty column has no chunk to flatten
+        return column.flatten().to_numpy().reshape(-1, self.width)
+
+    def rows(self, positions: list[int]) -> list[dict[str, Any]]:
+        """The rows at these positions, without their vectors, in this order."""
+        columns = ["clip_id", "source", "start_s", "end_s", "labels", "thumbnail"]
+        return self._dataset.take(positions, columns=columns).to_pylist()
+
+    def append(self, clips: EmbeddedClips) -> None:
+        """Add clips in one atomic commit; a reader sees all of them or none."""
+        schema = self._dataset.schema
+        vectors = {"audio_embedding": clips.audio_embedding, "visual_embedding": clips.visual_embedding}
+        for name, rows in vectors.items():
+            if rows.shape != (len(clips.clip_id), self.width) or not np.isfinite(rows).all():
+                raise ModelError(
+                    f"{name}: expected finite vectors of shape {(len(clips.clip_id), self.width)}, found shape "
+                    f"{rows.shape} with {int((~np.isfinite(rows)).sum())} NaN or infinite values"
+                )
+        plain = {name: getattr(clips, name) for name in schema.names if name not in vectors}
+        flat = {name: np.ascontiguousarray(rows, dtype=np.float32).ravel() for name, rows in vectors.items()}
+        fixed = {name: pa.FixedSizeListArray.from_arrays(pa.array(rows), self.width) for name, rows in flat.items()}
+        self._dataset = lance.write_dataset(pa.table({**plain, **fixed}, schema=schema), self.path, mode="append")
+
+
+class SearchIndex:
+    """Exact cosine search over one embeddings table, as it was when the index was made.
+
+    The vectors of a sense are read on its first search and kept: n·E·4 bytes each (a million clips of width 512: 2 GB).
+    """
+
+    def __init__(self, table: EmbeddingsTable) -> None:
+        self.table = table
+
+    def search(
+        self, query: Float[np.ndarray, " E"], *, by: By = "both", k: int = 5, exclude: Collection[str] = ()
+    ) -> list[Hit]:
+        """The k clips nearest to `query`, best first.
+
+        Args:
+            query: one embedding; its length does not matter.
+            by: compare with the clips' sounds, their pictures, or both (the mean of the two cosines).
+            k: how many hits.
+            exclude: ids of clips that are not to be found.
+
+        Raises:
+            LibraryError: the table is empty.
+            ConfigError: k, `by` or the query's shape do not fit.
+            ModelError: the query has no direction (zero, NaN or infinite).
+        """
+        if by not in get_args(By):
+            raise ConfigError(f"by={by!r} is none of {', '.join(get_args(By))}")
+        self._check_size(k, exclude)
+        unit = self._unit_query(query)
+        matrices = [self._audio] if by == "audio" else [self._visual] if by == "visual" else [self._audio, self._visual]
+        allowed = self._allowed(exclude)
+
+        rough = np.sum([matrix @ unit.astype(np.float32) for matrix in matrices], axis=0)[allowed]
+        # a float32 dot product of two unit vectors of width E is off by at most E·ε, twice for two of them
+        margin = 4 * len(unit) * np.finfo(np.float32).eps * len(matrices)
+        candidates = allowed[rough >= np.partition(rough, -k)[-k] - margin]
+        # row-wise sums, because they round equal rows equally; a matrix product may not
+        scores = np.mean([(matrix[candidates] * unit).sum(axis=1) for matrix in matrices], axis=0)
+        best = np.argsort(-scores, kind="stable")[:k]
+        rows = self.table.rows(candidates[best].tolist())
+        return [Hit(score=float(score), **row) for score, row in zip(scores[best], rows, strict=True)]
+
+    def clip_vector(self, clip_id: str, by: By = "both") -> Float32[np.ndarray, " E"]:
+        """The stored embedding of a clip: its sound, its picture, or the unit mean of both."""
+        if clip_id not in self._position:
+            raise LibraryError(
+                f"no clip {clip_id!r} among the {len(self._position)} embedded ones of {self.table.path}"
+            )
+        position = self._position[clip_id]
+        audio, visual = self._audio[position], self._visual[position]
+        return audio if by == "audio" else visual if by == "visual" else mean_direction(audio, visual)
+
+    @cached_property
+    def _audio(self) -> Float32[np.ndarray, "n E"]:
+        return self.table.vectors("audio")
+
+    @cached_property
+    def _visual(self) -> Float32[np.ndarray, "n E"]:
+        return self.table.vectors("visual")
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {clip_id: i for i, clip_id in enumerate(self.table.clip_ids())}
+
+    def _allowed(self, exclude: Collection[str]) -> np.ndarray:
+        keep = np.ones(len(self._position), dtype=bool)
+        keep[[self._position[clip_id] for clip_id in exclude if clip_id in self._position]] = False
+        return np.flatnonzero(keep)
+
+    def _check_size(self, k: int, exclude: Collection[str]) -> None:
+        n = len(self._position)
+        if not n:
+            raise LibraryError(f"{self.table.path} holds no clips yet: run equiav embed after ingesting")
+        left = n - len(set(exclude) & self._position.keys())
+        if not 1 <= k <= left:
+            raise ConfigError(f"k={k}: expected 1 to {left}, the number of clips to search in")
+
+    def _unit_query(self, query: Float[np.ndarray, " E"]) -> Float64[np.ndarray, " E"]:
+        vector = np.asarray(query, dtype=np.float64)
+        if vector.shape != (self.table.width,):
+            raise ConfigError(
+                f"query of shape {vector.shape}, expected one vector of the model's width: ({self.table.width},)"
+            )
+        norm = float(np.linalg.norm(vector))
+        if not np.isfinite(norm) or norm == 0:
+            raise ModelError(f"the query vector has length {norm}: it has no direction to compare")
+        return vector / norm
+
+
+def table_path(library: str | Path, fingerprint: str) -> Path:
+    """Where a model's embeddings of a library lie."""
+    return Path(library) / "embeddings" / f"{fingerprint}.lance"
+
+
+def mean_direction(*vectors: Float32[np.ndarray, " E"]) -> Float32[np.ndarray, " E"]:
+    """The unit vector half way between unit vectors."""
+    total = np.sum(vectors, axis=0)
+    norm = np.linalg.norm(total)
+    if norm == 0:
+        raise ModelError("the vectors point in opposite directions: their mean has no direction")
+    return (total / norm).astype(np.float32)
+
+
+def _schema(fingerprint: str, width: int) -> pa.Schema:
+    vector = pa.list_(pa.float32(), width)
+    return pa.schema(
+        [
+            pa.field("clip_id", pa.string(), nullable=False),
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("start_s", pa.float64(), nullable=False),
+            pa.field("end_s", pa.float64(), nullable=False),
+            pa.field("labels", pa.list_(pa.string()), nullable=False),
+            pa.field("thumbnail", pa.binary(), nullable=False),
+            pa.field("audio_embedding", vector, nullable=False),
+            pa.field("visual_embedding", vector, nullable=False),
+        ],
+        metadata={SCHEMA_KEY: str(SCHEMA_VERSION).encode(), MODEL_KEY: fingerprint.encode()},
+    )
