@@ -1,0 +1,1 @@
+"""Parametrised transformations of sound and image: one object samples, applies and encodes them."""

@@ -1,0 +1,87 @@
+"""Boxes of a random resized crop, drawn without trying again, and the parameters both modalities' crops share.
+
+A box of area s and ratio r = width/height, in shares of the whole, fits inside it if |log r| <= -log s.
+torchvision (`RandomResizedCrop.get_params`) draws s and log r uniformly until the box fits, ten times at most.
+What it accepts is uniform on the pairs that fit, so here log r comes from the inverse distribution function of
+that marginal (tabulated once per setting) and s is uniform on what is left of its range: one pass, every uniform
+used once, as antithetic and Sobol draws need. The tenfold limit (a central crop, in 1e-12 of the draws at the
+paper's ranges) and the rounding of boxes to whole pixels are left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from equiav.augment.transform import FLAG, Params, Slot
+from equiav.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+_KNOTS = 1024
+
+
+@dataclass(frozen=True)
+class BoxParams(Params):
+    """A box in shares of the whole; the first axis is height (time), the second width (mel)."""
+
+    top: Float[Tensor, " n"]
+    left: Float[Tensor, " n"]
+    height: Float[Tensor, " n"]
+    width: Float[Tensor, " n"]
+
+
+def box_slots(first_axis: str, second_axis: str) -> tuple[Slot, ...]:
+    """Slots of a crop, neutral at the whole."""
+    return (
+        FLAG,
+        Slot.centred("top", f"share of {first_axis}", 0.0, 1.0, 0.0),
+        Slot.centred("left", f"share of {second_axis}", 0.0, 1.0, 0.0),
+        Slot.centred("height", f"share of {first_axis}", 0.0, 1.0, 1.0),
+        Slot.centred("width", f"share of {second_axis}", 0.0, 1.0, 1.0),
+    )
+
+
+def draw_box(
+    u: Float[Tensor, "n 4"], scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Top, left, height and width of boxes of area `scale` and width/height `ratio`, in shares of the whole."""
+    table = _log_ratio_table(scale, ratio, u.device)
+    place = u[:, 0] * _KNOTS
+    knot = place.long()
+    log_ratio = torch.lerp(table[knot], table[knot + 1], place - knot)
+    largest = torch.exp(-log_ratio.abs()).clamp(max=scale[1])
+    area = scale[0] + u[:, 1] * (largest - scale[0]).clamp(min=0)
+    # rounding of the table may leave a side longer than the whole by an ulp
+    width = torch.exp(0.5 * (area.log() + log_ratio)).clamp(max=1.0)
+    height = torch.exp(0.5 * (area.log() - log_ratio)).clamp(max=1.0)
+    return u[:, 2] * (1 - height), u[:, 3] * (1 - width), height, width
+
+
+@lru_cache(maxsize=32)
+def _log_ratio_table(
+    scale: tuple[float, float], ratio: tuple[float, float], device: torch.device
+) -> Float[Tensor, " knots"]:
+    """log r at even steps of its distribution function."""
+    low, high = torch.tensor(ratio, dtype=torch.float64).log().tolist()
+    if low == high:
+        return torch.full((_KNOTS + 1,), low, device=device)
+    edges = torch.linspace(low, high, 16 * _KNOTS + 1, dtype=torch.float64)
+    middle = (edges[1:] + edges[:-1]) / 2
+    fits = torch.exp(-middle.abs())
+    density = (fits.clamp(max=scale[1]) - scale[0]).clamp(min=0)
+    if not density.any():  # a single area: every ratio that fits is as likely
+        density = (fits >= scale[0]).double()
+    if not density.any():
+        raise ConfigError(f"crop: no box of area {scale} and ratio {ratio} fits inside the whole")
+    mass = torch.cat([density.new_zeros(1), density.cumsum(0)]) / density.sum()
+    target = torch.linspace(0, 1, _KNOTS + 1, dtype=torch.float64)
+    right = torch.searchsorted(mass, target).clamp(1, len(mass) - 1)
+    step = (mass[right] - mass[right - 1]).clamp(min=1e-300)
+    inverse = edges[right - 1] + (target - mass[right - 1]) / step * (edges[right] - edges[right - 1])
+    return inverse.float().to(device)
