@@ -71,9 +71,9 @@ def choose_precision(wish: str, device: torch.device) -> str:
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.ones(256, 256, dtype=dtype)
-        a @ a
+        torch.mm(a, a)
         start = time.perf_counter()
-        a @ a
+        torch.mm(a, a)
         seconds[dtype] = time.perf_counter() - start
     return "bf16" if seconds[torch.bfloat16] < seconds[torch.float32] else "fp32"
 

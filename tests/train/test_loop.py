@@ -1,0 +1,154 @@
+"""The loop: exact to resume, bad steps skipped and named, schedule as written."""
+
+import json
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from equiav.config import Optim, Train
+from equiav.errors import TrainingError
+from equiav.train.loop import choose_precision, train
+from equiav.train.optim import learning_rate, make_optimizer
+
+OPTIM = Optim(lr=1e-2, warmup_epochs=1, clip_norm=1.0)
+
+
+@dataclass
+class Rows:
+    x: torch.Tensor
+    clip_ids: list[str]
+
+
+class Loader:
+    """Six batches of four rows; the order depends on the epoch alone."""
+
+    def __init__(self, poison=()):
+        self.rows = torch.randn(24, 3, generator=torch.Generator().manual_seed(1))
+        self.poison = poison
+
+    def __len__(self):
+        return 6
+
+    def epoch(self, epoch, start_batch=0):
+        order = torch.randperm(24, generator=torch.Generator().manual_seed(epoch)).view(6, 4)
+        for number in range(start_batch, 6):
+            x = self.rows[order[number]].clone()
+            if epoch * 6 + number in self.poison:
+                x[0, 0] = math.nan
+            yield Rows(x, [f"clip{i}" for i in order[number].tolist()])
+
+
+def run(folder, *, stop_after=None, poison=(), epochs=3):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    folder.mkdir(exist_ok=True)
+    done = []
+
+    def losses(batch, generator):
+        noise = torch.randn(len(batch.x), 1, generator=generator)
+        return {"loss": (model(batch.x) - batch.x.sum(1, keepdim=True) - 0.1 * noise).square().mean()}
+
+    step = train(
+        model,
+        Loader(poison),
+        losses,
+        folder,
+        settings=Train(epochs=epochs, global_batch=4, precision="fp32", log_every=1),
+        optim=OPTIM,
+        on_step=done.append,
+        should_stop=lambda: stop_after is not None and len(done) >= stop_after,
+    )
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return step, model.state_dict(), lines
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 6, 7, 13, 17])
+def test_a_stopped_run_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path, stop_after):
+    _, whole, lines = run(tmp_path / "whole")
+    step, _, _ = run(tmp_path / "parts", stop_after=stop_after)
+    assert step == stop_after
+    step, parts, again = run(tmp_path / "parts")
+    assert step == 18
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert [(line["step"], line["loss"], line["lr"]) for line in again] == [
+        (line["step"], line["loss"], line["lr"]) for line in lines
+    ]
+
+
+def test_a_run_killed_between_checkpoints_repeats_its_steps_and_logs_none_twice(tmp_path):
+    _, whole, lines = run(tmp_path / "whole")
+    run(tmp_path / "killed", stop_after=8)
+    newest = max((tmp_path / "killed" / "state").glob("step-*"))
+    assert newest.name == "step-00000008"
+    for file in newest.iterdir():  # as if the kill had come before this checkpoint was renamed into place
+        file.unlink()
+    newest.rmdir()
+    with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "half a li')
+    _, parts, again = run(tmp_path / "killed")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert [line["step"] for line in again] == [line["step"] for line in lines]
+
+
+def test_training_lowers_the_loss_and_keeps_two_states(tmp_path):
+    _, weights, lines = run(tmp_path / "r", epochs=30)
+    assert lines[-1]["loss"] < 0.2 * lines[0]["loss"]
+    assert [p.name for p in sorted((tmp_path / "r/state").iterdir())] == ["step-00000174", "step-00000180"]
+    saved = load_file(tmp_path / "r/state/step-00000180/model.safetensors")
+    assert all(torch.equal(saved[name], weights[name]) for name in weights)
+
+
+def test_a_non_finite_step_is_skipped_counted_and_its_clips_named(tmp_path):
+    _, weights, lines = run(tmp_path / "r", poison={4})
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    assert lines[-1]["skipped"] == 1
+    note = json.loads((tmp_path / "r/skipped.jsonl").read_text())
+    assert note["step"] == 4
+    assert len(note["clip_ids"]) == 4
+
+
+def test_three_non_finite_steps_in_a_row_stop_the_run(tmp_path):
+    with pytest.raises(TrainingError, match=r"step 8: .*3 steps in a row.*clip\d+, .*lower optim.lr"):
+        run(tmp_path / "r", poison={6, 7, 8})
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    run(tmp_path / "r", stop_after=2)
+    with pytest.raises(TrainingError, match="belong to another model"):
+        train(
+            nn.Linear(3, 2),
+            Loader(),
+            lambda *_: {},
+            tmp_path / "r",
+            settings=Train(epochs=1, precision="fp32"),
+            optim=OPTIM,
+        )
+
+
+def test_the_learning_rate_warms_up_linearly_and_ends_on_the_cosine():
+    def lr(step):
+        return learning_rate(step, steps_per_epoch=10, epochs=20, settings=Optim())
+
+    assert lr(0) == 2e-7
+    assert lr(10) == pytest.approx(2e-7 + (1e-4 - 2e-7) / 2)
+    assert lr(20) == 1e-4
+    assert lr(110) == pytest.approx((1e-4 + 1e-6) / 2)
+    assert lr(200) == pytest.approx(1e-6)
+
+
+def test_only_matrices_decay():
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    model.token = nn.Parameter(torch.zeros(1, 1, 4))
+    decay, plain = make_optimizer(model, Optim()).param_groups
+    assert [p.shape for p in decay["params"]] == [(4, 4)]
+    assert plain["weight_decay"] == 0
+    assert len(plain["params"]) == 4
+
+
+def test_precision_auto_is_one_of_the_two_and_a_wish_is_kept():
+    assert choose_precision("auto", torch.device("cpu")) in {"bf16", "fp32"}
+    assert choose_precision("bf16", torch.device("cpu")) == "bf16"
