@@ -53,6 +53,9 @@ class Augment(Settings):
     variant: Literal["unit", "released"] = Field(
         "unit", description="Encoding of the parameters: every slot in [-1, 1], or the authors' numbers."
     )
+    effects: Literal["ours", "released"] = Field(
+        "ours", description="With variant released: our audio effects, or the authors' (no shift, clipped jitter, mel flip)."
+    )
     audio: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Audio transforms and their options.")
     visual: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Visual transforms and their options.")
 
@@ -85,9 +88,12 @@ class Architecture(Settings):
         "equiav", description="equiav; invariant: intra-modal contrast without predictor; plain: inter-modal loss only."
     )
     inter: Literal["centroid", "predicted", "mean", "augmented"] = Field(
-        "centroid", description="Which representation enters the inter-modal loss."
+        "centroid",
+        description="Which representation enters the inter-modal loss; without predictor (method invariant) centroid "
+        "and predicted mean augmented, and method plain has the mean alone.",
     )
     checkpointing: bool = Field(False, description="Recompute activations in the backward pass to save memory.")
+    compile: bool = Field(False, description="Compile the transformer blocks with torch.compile (needs a C++ compiler).")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -96,6 +102,15 @@ class Architecture(Settings):
         if self.image_side % self.visual_patch:
             raise ValueError(f"image_side {self.image_side} must be a multiple of visual_patch {self.visual_patch}")
         return self
+
+    @property
+    def inter_source(self) -> Literal["centroid", "predicted", "mean", "augmented"]:
+        """`inter`, as far as `method` has it."""
+        if self.method == "plain":
+            return "mean"
+        if self.method == "invariant" and self.inter in ("centroid", "predicted"):
+            return "augmented"
+        return self.inter
 
 
 class Loss(Settings):
@@ -144,6 +159,25 @@ class Data(Settings):
     audio_std: float | None = Field(
         None, gt=0, description="Standard deviation of the log-mel; measured when not given."
     )
+
+
+class ModelConfig(Settings):
+    """What config.json beside the weights holds: all that preprocessing, augmentation and the model need."""
+
+    schema_version: Literal[1] = Field(1, description="Version of this file's layout.")
+    architecture: Architecture = Architecture()
+    features: Features = Features()
+    augment: Augment = Augment()
+    audio_mean: float = Field(-4.346, description="Mean of the training log-mel (default: AudioSet).")
+    audio_std: float = Field(4.332, gt=0, description="Standard deviation of the training log-mel (default: AudioSet).")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("mel_bins", "time_frames"):
+            size, patch = getattr(self.features, name), self.architecture.audio_patch
+            if size % patch:
+                raise ValueError(f"features.{name} {size} must be a multiple of audio_patch {patch}")
+        return self
 
 
 class Recipe(Settings):

@@ -1,0 +1,143 @@
+"""A model's folder and its twin on the Hugging Face Hub: config.json, model.safetensors and README.md, no pickles.
+
+folder or Hub id -> (config, weights);   model -> README.md (the model card)
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from equiav.config import ModelConfig, parse_settings
+from equiav.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+def fetch(name: str | Path, file: str, *, revision: str | None = None, local_files_only: bool = False) -> Path:
+    """Path of one file of a model folder or of a Hub repository (downloaded on first use, then from the cache).
+
+    Raises:
+        ModelError: no such folder, repository, revision or file; or not cached while offline.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / file).is_file():
+            raise ModelError(f"{folder} is not a model folder: it has no {file}")
+        return folder / file
+    try:
+        return Path(hf_hub_download(str(name), file, revision=revision, local_files_only=local_files_only))
+    except HFValidationError:
+        raise ModelError(f"no model {str(name)!r}: neither a folder nor a Hub id of the form owner/name") from None
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"{name}: {file} is neither a local folder's nor in the Hub cache, and the Hub was not reached ({error}); "
+            "go online once, or give a folder"
+        ) from None
+    except HfHubHTTPError as error:
+        raise ModelError(f"{name}: no {file} at revision {revision or 'main'} on the Hub: {error}") from None
+
+
+def read_config(path: Path) -> ModelConfig:
+    """A model's config.json, checked.
+
+    Raises:
+        ModelError: not JSON, or another version's.
+        ConfigError: a key is unknown or a value out of range.
+    """
+    try:
+        tree: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: not a readable JSON file: {error}") from None
+    if not isinstance(tree, dict) or "schema_version" not in tree:
+        raise ModelError(f"{path}: not an equiav model's config.json: it has no schema_version")
+    return parse_settings(ModelConfig, tree, where=str(path))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file.
+
+    Raises:
+        ModelError: damaged, or no safetensors file.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def model_card(
+    config: ModelConfig,
+    parameters: int,
+    *,
+    license: str = "apache-2.0",  # noqa: A002  (the Hub's name for it)
+    data: str = "not stated",
+    metrics: dict[str, float] | None = None,
+    limits: str = "",
+) -> ModelCard:
+    """README.md of a model: licence, data, metrics and limits, in the Hub's form.
+
+    Args:
+        license: the Hub's short name of the licence the weights are given under.
+        data: one sentence on what the model was trained on.
+        metrics: names and values, e.g. {"A->V R@1": 0.31}.
+        limits: sentences added to the limits that hold for every model of this kind.
+    """
+    features, sizes = config.features, config.architecture
+    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in (metrics or {}).items())
+    table = f"| metric | value |\n|---|---|\n{rows}" if rows else "None were stored with the weights."
+    front = ModelCardData(
+        library_name="equiav",
+        license=license,
+        tags=["audio-visual", "self-supervised", "contrastive-learning", "equivariance", "retrieval"],
+        pipeline_tag="feature-extraction",
+    )
+    return ModelCard(f"""---
+{front.to_yaml()}
+---
+
+# A joint embedding of sound and image (EquiAV)
+
+Embeds {features.clip_s:g} s of sound and one video frame into one space of {sizes.embedding} numbers, trained without
+labels by the method of Kim et al., *EquiAV: Leveraging Equivariance for Audio-Visual Contrastive Learning*, ICML 2024
+(arXiv 2403.09502). {parameters / 1e6:.1f} M parameters; method `{sizes.method}`, predictor `{sizes.predictor}`.
+
+```python
+from equiav import EquiAV
+
+model = EquiAV.from_pretrained("this folder or Hub id")
+audio = model.encode(audio=["dog.wav"])  # (n, {sizes.embedding}), L2-normalised
+image = model.encode(image=["dog.jpg"])  # cosine = audio @ image.T
+```
+
+## Data
+
+{data}
+
+## Metrics
+
+{table}
+
+## Limits
+
+- There is no text tower: it cannot be searched with words.
+- Sound is {features.sample_rate} Hz mono, {features.mel_bins} mel bins; images are {sizes.image_side} pixels
+  square, one frame at a time: no motion is seen.
+- It knows what sounded and looked alike in its training videos, with their biases; it has no notion of truth, and it
+  is not made to identify people or to judge their behaviour.
+{limits}
+
+## Licence
+
+{license}
+""")

@@ -1,0 +1,180 @@
+"""The encoder: a pre-norm vision transformer without class token, for spectrograms and images alike.
+
+    image (B, C, H, W) -> patches -> + positions + modality vector -> blocks -> LayerNorm -> tokens (B, N, D)
+
+Fixed 2-D sine-cosine positions and a learned modality vector on every token; the base view and the augmented view
+pass the blocks as one batch and end in a LayerNorm of their own (models/pt_EquiAV.py: norm_a, norm_a_aug).
+LayerNorm eps 1e-5 as in the release, GELU by the error function. The release's blocks also carry norm1_a, norm1_v,
+norm2_a and norm2_v, which it never uses: left out here.
+
+B batch · C channels · H, W image · N tokens, row by row · D width · G rows and columns of the patch grid
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from equiav.errors import ModelError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from equiav.config import Architecture
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one joint projection to queries, keys and values."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        """Mix the tokens of each sequence."""
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(*qkv.unbind(0))
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """Linear, GELU, Linear; hidden width 4 D."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """Transform each token on its own."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; `drop_path` is the chance that a sequence skips a branch in training."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = MLP(width)
+        self.drop_path = 0.0
+
+    def forward(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        """Add what attention and MLP make of the normalised tokens."""
+        tokens = tokens + self._dropped(self.attention(self.norm1(tokens)))
+        return tokens + self._dropped(self.mlp(self.norm2(tokens)))
+
+    def _dropped(self, branch: Tensor) -> Tensor:
+        if not self.training or self.drop_path == 0:
+            return branch
+        kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path
+        return branch * kept.to(branch.dtype) / (1 - self.drop_path)
+
+
+class Encoder(nn.Module):
+    """One modality's vision transformer.
+
+    Args:
+        grid: (rows, columns) of patches at the size of training.
+        stretch: whether positions are interpolated along (rows, columns) when the input is smaller than in
+            training; along the other axes they are cut off at the end. Larger inputs always interpolate.
+        view_norm: whether augmented views end in a LayerNorm of their own.
+    """
+
+    def __init__(
+        self,
+        settings: Architecture,
+        *,
+        channels: int,
+        patch: int,
+        grid: tuple[int, int],
+        stretch: tuple[bool, bool],
+        view_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.patch, self.grid, self.stretch = patch, grid, stretch
+        self.channels = channels
+        self.checkpointing = settings.checkpointing
+        self.patch_projection = nn.Linear(channels * patch * patch, settings.width)
+        self.modality = nn.Parameter(torch.empty(settings.width))
+        self.blocks = nn.ModuleList(Block(settings.width, settings.heads) for _ in range(settings.depth))
+        self.norm = nn.LayerNorm(settings.width)
+        self.view_norm = nn.LayerNorm(settings.width) if view_norm else None
+
+    def forward(
+        self, base: Float[Tensor, "B C H W"], view: Float[Tensor, "B C H W"] | None = None
+    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"] | None]:
+        """Tokens of the base view and, where given, of the augmented view: one batch up to the final norms."""
+        if view is None:
+            return self.norm(self.features(self.embed(base))), None
+        if self.view_norm is None:
+            raise ModelError("an augmented view was given to an encoder without view LayerNorm: method plain has none")
+        tokens = self.features(torch.cat([self.embed(base), self.embed(view)]))
+        return self.norm(tokens[: len(base)]), self.view_norm(tokens[len(base) :])
+
+    def embed(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
+        """Patches, projected; with positions and modality added. A last part smaller than a patch is left out."""
+        _, channels, height, width = image.shape
+        rows, columns = height // self.patch, width // self.patch
+        if channels != self.channels or not rows or not columns:
+            raise ModelError(
+                f"an input of {channels} channels, {height}x{width}; expected {self.channels} channels of at least "
+                f"{self.patch}x{self.patch}"
+            )
+        tokens = self.patch_projection(patches(image[:, :, : rows * self.patch, : columns * self.patch], self.patch))
+        return tokens + (self.positions(rows, columns) + self.modality).to(tokens.dtype)
+
+    def positions(self, rows: int, columns: int) -> Float[Tensor, "N D"]:
+        """Positions of a grid, trimmed or interpolated from the grid of training."""
+        device = self.modality.device
+        axes = [
+            _coordinates(size, trained, stretch, device)
+            for size, trained, stretch in zip((rows, columns), self.grid, self.stretch, strict=True)
+        ]
+        return sincos_positions(axes[0], axes[1], len(self.modality))
+
+    def features(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        """The blocks, without the final norm."""
+        for block in self.blocks:
+            if self.checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, use_reentrant=False)
+            else:
+                tokens = block(tokens)
+        return tokens
+
+
+def patches(image: Float[Tensor, "B C H W"], patch: int) -> Float[Tensor, "B N C*patch*patch"]:
+    """Cut into patches: rows of the grid first; inside a patch channel, row, column, as a convolution kernel lies."""
+    grid = image.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
+    return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def sincos_positions(
+    rows: Float[Tensor, " rows"], columns: Float[Tensor, " columns"], width: int
+) -> Float[Tensor, "N D"]:
+    """2-D sine-cosine positions as in MAE: D/2 slots for the column, then D/2 for the row; each sines, then cosines."""
+    frequency = 10_000 ** -torch.linspace(0, 1, width // 4 + 1, dtype=torch.float64, device=rows.device)[:-1]
+
+    def code(axis: Tensor) -> Tensor:
+        angle = axis.double()[:, None] * frequency
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+    across = code(columns)[None].expand(len(rows), -1, -1)
+    down = code(rows)[:, None].expand(-1, len(columns), -1)
+    return torch.cat([across, down], dim=-1).flatten(0, 1).float()
+
+
+def _coordinates(size: int, trained: int, stretch: bool, device: torch.device) -> Float[Tensor, " size"]:
+    """0, 1, 2, … as trained, or patch centres spread over the trained range."""
+    index = torch.arange(size, dtype=torch.float32, device=device)
+    if size == trained or (size < trained and not stretch):
+        return index
+    return (index + 0.5) * (trained / size) - 0.5

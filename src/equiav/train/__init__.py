@@ -1,0 +1,1 @@
+"""Losses, optimiser, the one training loop and what runs on it."""

@@ -1,0 +1,117 @@
+"""The three contrastive losses:  EquiAVOutput + weights -> {"loss": scalar, its parts, accuracies}.
+
+    intra (per modality): NT-Xent between predicted p and augmented u, both ways (EquiAV eq. of the intra-modal loss;
+        loss/simclr.py):  l(p -> u)_i = -log e^{p_i·u_i/t} / (sum_k e^{p_i·u_k/t} + sum_{k != i} e^{p_i·p_k/t})
+    inter: symmetric InfoNCE between the audio and the visual embedding (loss/ntxent.py)
+
+All in float32 on L2-normalised embeddings. With several processes every one computes the loss of the whole batch from
+embeddings gathered with their gradient; averaged by DDP, the gradient equals that of one process. Deliberate
+difference from the release, whose inter-modal gather is cut from the gradient (utils.py:262).
+
+B batch · E embedding width
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from equiav.errors import ModelError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from equiav.config import Loss
+    from equiav.model.equiav import EquiAVOutput
+
+
+def nt_xent(
+    predicted: Float[Tensor, "B E"], augmented: Float[Tensor, "B E"], temperature: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Intra-modal loss, and how often the positive is an anchor's nearest, both averaged over both directions.
+
+    Negatives of an anchor are all other embeddings of both sides; the positive is in the denominator.
+    """
+    _check_batch(predicted)
+    n = len(predicted)
+    both = F.normalize(torch.cat([predicted, augmented]).float(), dim=-1)
+    logits = (both @ both.T) / temperature
+    logits = logits.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=both.device), float("-inf"))
+    target = torch.arange(2 * n, device=both.device).roll(n)
+    return F.cross_entropy(logits, target), _accuracy(logits, target)
+
+
+def info_nce(
+    audio: Float[Tensor, "B E"], visual: Float[Tensor, "B E"], temperature: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Inter-modal loss, and how often the positive is an anchor's nearest, averaged over audio->visual and back."""
+    _check_batch(audio)
+    logits = F.normalize(audio.float(), dim=-1) @ F.normalize(visual.float(), dim=-1).T / temperature
+    target = torch.arange(len(audio), device=audio.device)
+    loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    return loss, (_accuracy(logits, target) + _accuracy(logits.T, target)) / 2
+
+
+def equiav_loss(output: EquiAVOutput, settings: Loss) -> dict[str, Tensor]:
+    """Weighted sum under "loss", and "loss_inter", "loss_intra_audio", "loss_intra_visual", "accuracy_…" beside it.
+
+    Without augmented views (method plain) there is the inter-modal part alone.
+
+    Raises:
+        ModelError: fewer than two clips in all processes: such a loss is 0 whatever the model does.
+    """
+    # autocast would take the similarities to half precision
+    with torch.autocast(output.audio_inter.device.type, enabled=False):
+        t = settings.temperature
+        inter, accuracy = info_nce(_gathered(output.audio_inter), _gathered(output.visual_inter), t)
+        found = {"loss": settings.inter * inter, "loss_inter": inter, "accuracy_inter": accuracy}
+        for name, weight, predicted, augmented in (
+            ("intra_audio", settings.intra_audio, output.audio_predicted, output.audio_augmented),
+            ("intra_visual", settings.intra_visual, output.visual_predicted, output.visual_augmented),
+        ):
+            if predicted is not None and augmented is not None:
+                intra, accuracy = nt_xent(_gathered(predicted), _gathered(augmented), t)
+                found |= {f"loss_{name}": intra, f"accuracy_{name}": accuracy}
+                found["loss"] = found["loss"] + weight * intra
+        return found
+
+
+def _check_batch(x: Tensor) -> None:
+    if len(x) < 2:
+        raise ModelError(f"a contrastive loss needs other clips to compare with: a batch of 2 or more, found {len(x)}")
+
+
+@torch.no_grad()
+def _accuracy(logits: Tensor, target: Tensor) -> Tensor:
+    return (logits.argmax(dim=1) == target).float().mean()
+
+
+def _gathered(x: Float[Tensor, "b E"]) -> Float[Tensor, "B E"]:
+    """The embeddings of all processes in float32, in rank order, with gradient; its own where there is one process."""
+    x = x.float()
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return x
+    gathered: Tensor = _AllGather.apply(x)  # type: ignore[assignment]
+    return gathered
+
+
+class _AllGather(torch.autograd.Function):
+    """all_gather whose backward sums what every process asks of this process's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.rows = len(x)
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        start = dist.get_rank() * ctx.rows
+        return total[start : start + ctx.rows]
