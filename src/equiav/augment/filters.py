@@ -95,8 +95,8 @@ def _cubic(distance: Tensor) -> Tensor:
 class BlurOptions(FlagOptions):
     """Options of `blur`."""
 
-    p: Probability = Field(0.5, description="Probability that the blur is on.")
-    sigma: Range = Field((0.1, 2.0), description="Standard deviation, in cells (frames and bins) or pixels.")
+    p: Probability = Field(default=0.5, description="Probability that the blur is on.")
+    sigma: Range = Field(default=(0.1, 2.0), description="Standard deviation, in cells (frames and bins) or pixels.")
 
 
 @dataclass(frozen=True)

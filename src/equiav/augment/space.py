@@ -23,6 +23,7 @@ from torch import Tensor
 
 from equiav.augment import uniforms
 from equiav.augment.transform import (
+    P,
     Params,
     Transform,
     decode_columns,
@@ -173,14 +174,21 @@ class AugmentationSpace:
         return SpaceParams(decode_columns(self.transforms, vectors), self.names)
 
     def part(self, params: SpaceParams, name: str) -> Params:
-        """The parameters of one transform."""
-        start = 0
+        """The parameters of one transform, by name.
+
+        Raises:
+            ConfigError: no such transform.
+        """
         for transform in self.transforms:
-            stop = start + len(transform.slots)
             if transform.name == name:
-                return transform.kind(*params.values[:, start:stop].unbind(1))
-            start = stop
+                return self.part_of(params, transform)
         raise ConfigError(f"no transform {name!r}{nearest(name, [t.name for t in self.transforms])}")
+
+    def part_of(self, params: SpaceParams, transform: Transform[P]) -> P:
+        """The parameters of one of the space's transforms, with their type."""
+        before = self.transforms[: self.transforms.index(transform)]
+        start = sum(len(other.slots) for other in before)
+        return transform.kind(*params.values[:, start : start + len(transform.slots)].unbind(1))
 
     def apply(self, x: Tensor, params: SpaceParams) -> Tensor:
         """All transforms in order.
@@ -190,7 +198,7 @@ class AugmentationSpace:
         """
         self._check_lengths(x, params)
         for transform in self.transforms:
-            x = transform.apply(x, self.part(params, transform.name))
+            x = transform.apply(x, self.part_of(params, transform))
         return x
 
     def only(self, *names: str) -> Self:

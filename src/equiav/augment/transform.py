@@ -43,7 +43,7 @@ Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
 class FlagOptions(Settings):
     """Options of a transform that is only on or off."""
 
-    p: Probability = Field(0.5, description="Probability that it is on.")
+    p: Probability = Field(default=0.5, description="Probability that it is on.")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,10 @@ class Slot:
     def coded(self, *, zero: float = 0.0, one: float = 1.0, off: float = 0.0) -> Slot:
         """The same slot under another code (the `released` variant)."""
         return dataclasses.replace(self, zero=zero, one=one, off=off)
+
+    def renamed(self, name: str) -> Slot:
+        """The same slot under another name."""
+        return dataclasses.replace(self, name=name)
 
 
 FLAG = Slot.centred("on", "0 off, 1 on", 0.0, 1.0, 0.0)

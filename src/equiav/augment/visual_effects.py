@@ -1,0 +1,199 @@
+"""Transformations of a picture in [0, 1]: the paper's families, with the meaning of PIL and torchvision.
+
+    (B, 3, S, S) in [0, 1] -> (B, 3, S, S) in [0, 1]; the crop starts from the frame
+
+EquiAV §3; DESIGN §4: random resized crop, colour jitter in a sampled order, blur, horizontal flip, grayscale. There
+is no rounding to 8 bits between the steps. Deliberate difference from the release: the crop is a share of the
+square that the base view shows, so that psi(t) alone says how one leads to the other; a share of the whole frame
+(`of: frame`, as released) depends on the frame's aspect, which the predictor is not told.
+
+B batch · S side of the view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import permutations
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import override
+
+from equiav.augment.boxes import BoxParams, box_slots, draw_box
+from equiav.augment.color import grey, jitter
+from equiav.augment.filters import Blur, Interpolation
+from equiav.augment.transform import (
+    FLAG,
+    FlagOptions,
+    Params,
+    Probability,
+    Range,
+    Slot,
+    Transform,
+)
+from equiav.augment.view import cut
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+class VisualCropOptions(FlagOptions):
+    """Options of the visual `crop`."""
+
+    p: Probability = Field(default=0.9, description="Probability that the crop is on.")
+    scale: Range = Field(default=(0.08, 1.0), description="Area of the box, as a share of the square or frame.")
+    ratio: Range = Field(default=(3 / 4, 4 / 3), description="Width over height of the box, both as shares.")
+    interpolation: Interpolation = Field(default="bilinear", description="Resampling filter, antialiased as in PIL.")
+    of: Literal["square", "frame"] = Field(
+        default="square", description="What the box is a share of: the base view's centre square, or the whole frame."
+    )
+
+
+class VisualCrop(Transform[BoxParams]):
+    """Cuts a box out of the frame and resizes it to the view.
+
+    `p` is 0.9, not 1 as released: with the crop always on, the plain view and the views with one other effect lie
+    outside of what the predictor was trained on and can't be asked about (DESIGN §4).
+    """
+
+    name = "crop"
+    kind = BoxParams
+    Options = VisualCropOptions
+    slots = box_slots("the height", "the width")
+
+    @override
+    def amounts(self, u: Float[Tensor, "n 4"]) -> tuple[Tensor, ...]:
+        return draw_box(u, self.options.scale, self.options.ratio)
+
+    @override
+    def apply(self, x: Float[Tensor, "B 3 H W"], params: BoxParams) -> Float[Tensor, "B 3 H W"]:
+        """Crop square pictures to their own size; `view` takes frames of any size."""
+        return self.view(x, params, x.shape[-1], None)
+
+    def view(
+        self, frames: Tensor, params: BoxParams, image_side: int, sizes: Tensor | None
+    ) -> Float[Tensor, "B 3 S S"]:
+        """The view of side S that the box shows."""
+        of_frame = self.options.of == "frame"
+        return cut(frames, image_side, self.options.interpolation, sizes=sizes, box=params, of_frame=of_frame)
+
+
+class JitterOptions(FlagOptions):
+    """Options of `jitter`."""
+
+    p: Probability = Field(default=0.8, description="Probability that the jitter is on.")
+    brightness: float = Field(default=0.4, ge=0, le=1, description="Largest change of the brightness factor from 1.")
+    contrast: float = Field(default=0.4, ge=0, le=1, description="Largest change of the contrast factor from 1.")
+    saturation: float = Field(default=0.4, ge=0, le=1, description="Largest change of the saturation factor from 1.")
+    hue: float = Field(default=0.1, ge=0, le=0.5, description="Largest turn of the hue, in turns.")
+
+
+@dataclass(frozen=True)
+class JitterParams(Params):
+    """Order (first .. fourth: 0 brightness, 1 contrast, 2 saturation, 3 hue) and amounts."""
+
+    first: Float[Tensor, " n"]
+    second: Float[Tensor, " n"]
+    third: Float[Tensor, " n"]
+    fourth: Float[Tensor, " n"]
+    brightness: Float[Tensor, " n"]
+    contrast: Float[Tensor, " n"]
+    saturation: Float[Tensor, " n"]
+    hue: Float[Tensor, " n"]
+
+
+class Jitter(Transform[JitterParams]):
+    """Changes brightness, contrast, saturation and hue, one after the other in a sampled order."""
+
+    name = "jitter"
+    kind = JitterParams
+    Options = JitterOptions
+
+    def __init__(self, options: JitterOptions) -> None:
+        super().__init__(options)
+        self.slots = jitter_slots(options.brightness, options.contrast, options.saturation, options.hue)
+
+    @property
+    @override
+    def uniforms(self) -> int:
+        """The coin, one for the order, four amounts."""
+        return 6
+
+    @override
+    def amounts(self, u: Float[Tensor, "n 5"]) -> tuple[Tensor, ...]:
+        orders = u.new_tensor(_ORDERS)[(u[:, 0] * len(_ORDERS)).long()]
+        o = self.options
+        reach = u.new_tensor([o.brightness, o.contrast, o.saturation, o.hue])
+        amounts = (2 * u[:, 1:] - 1) * reach + u.new_tensor([1.0, 1.0, 1.0, 0.0])
+        return (*orders.unbind(1), *amounts.unbind(1))
+
+    @override
+    def apply(self, x: Float[Tensor, "B 3 S S"], params: JitterParams) -> Float[Tensor, "B 3 S S"]:
+        factors = torch.stack([params.brightness, params.contrast, params.saturation], dim=1)
+        order = torch.stack([params.first, params.second, params.third, params.fourth], dim=1)
+        return jitter(x, factors, params.hue, order)
+
+    @override
+    def settle(self, params: JitterParams) -> JitterParams:
+        """Ranks of the order slots: any four numbers become a permutation."""
+        order = torch.stack([params.first, params.second, params.third, params.fourth], dim=1)
+        ranks = order.argsort(dim=1, stable=True).argsort(dim=1).to(order.dtype)
+        first, second, third, fourth = ranks.unbind(1)
+        return replace(params, first=first, second=second, third=third, fourth=fourth)
+
+
+_ORDERS = tuple(permutations((0.0, 1.0, 2.0, 3.0)))
+
+
+def jitter_slots(brightness: float, contrast: float, saturation: float, hue: float) -> tuple[Slot, ...]:
+    """Slots of a jitter with the given reaches."""
+    effect = "0 brightness, 1 contrast, 2 saturation, 3 hue"
+    return (
+        FLAG,
+        *(
+            Slot.centred(name, effect, 0.0, 3.0, float(i))
+            for i, name in enumerate(("first", "second", "third", "fourth"))
+        ),
+        Slot.centred("brightness", "factor", 1 - brightness, 1 + brightness, 1.0),
+        Slot.centred("contrast", "factor", 1 - contrast, 1 + contrast, 1.0),
+        Slot.centred("saturation", "factor", 1 - saturation, 1 + saturation, 1.0),
+        Slot.centred("hue", "turns", -hue, hue, 0.0),
+    )
+
+
+class Flip(Transform[Params]):
+    """Mirrors left and right."""
+
+    name = "flip"
+    kind = Params
+    Options = FlagOptions
+    slots = (FLAG,)
+
+    @override
+    def apply(self, x: Float[Tensor, "B 3 S S"], params: Params) -> Float[Tensor, "B 3 S S"]:
+        return torch.where(params.on[:, None, None, None] > 0.5, x.flip(3), x)
+
+
+class GrayscaleOptions(FlagOptions):
+    """Options of `grayscale`."""
+
+    p: Probability = Field(default=0.2, description="Probability that the picture loses its colour.")
+
+
+class Grayscale(Transform[Params]):
+    """Takes the colour away: every channel becomes the luma."""
+
+    name = "grayscale"
+    kind = Params
+    Options = GrayscaleOptions
+    slots = (FLAG,)
+
+    @override
+    def apply(self, x: Float[Tensor, "B 3 S S"], params: Params) -> Float[Tensor, "B 3 S S"]:
+        return torch.where(params.on[:, None, None, None] > 0.5, grey(x), x)
+
+
+PAPER = ("crop", "jitter", "blur", "flip", "grayscale")
+ALL: dict[str, type[Transform[Any]]] = {kind.name: kind for kind in (VisualCrop, Jitter, Blur, Flip, Grayscale)}
