@@ -271,7 +271,7 @@ class Contrast(Transform[FactorParams]):
 
 
 class Reverse(Transform[Params]):
-    """Plays the clip backwards."""
+    """Plays the clip backwards: a spectrogram (B, T, M) or a waveform (B, S)."""
 
     name = "reverse"
     kind = Params
@@ -280,7 +280,8 @@ class Reverse(Transform[Params]):
 
     @override
     def apply(self, x: Float[Tensor, "B T M"], params: Params) -> Float[Tensor, "B T M"]:
-        return torch.where(params.on[:, None, None] > 0.5, x.flip(1), x)
+        on = params.on.view(-1, *[1] * (x.ndim - 1)) > 0.5
+        return torch.where(on, x.flip(1), x)
 
 
 PAPER = ("time_mask", "frequency_mask", "shift", "crop", "gain", "contrast", "blur", "reverse")

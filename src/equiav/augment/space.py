@@ -68,7 +68,7 @@ class SpaceParams:
     def replace(self, name: str, values: Tensor | float) -> SpaceParams:
         """A copy with one slot set to `values` in all sets; the transform's flag is not touched."""
         changed = dataclasses.replace(self, values=self.values.clone())
-        changed.column(name).copy_(torch.as_tensor(values))
+        changed.column(name).copy_(torch.as_tensor(values).expand(len(self)))
         return changed
 
     def to(self, device: torch.device | str) -> SpaceParams:
@@ -222,3 +222,9 @@ class AugmentationSpace:
             raise ConfigError(f"{len(x)} inputs but {len(params)} parameter sets: they go one to one")
         if params.names != self.names:
             raise ConfigError(f"the parameters are of another space: {params.names}, expected {self.names}")
+
+    def _check_composable(self, params: SpaceParams, names: tuple[str, ...]) -> None:
+        on = {t.name for t in self.transforms if bool((self.part_of(params, t).on > 0.5).any())}
+        if on - set(names):
+            others = ", ".join(sorted(on - set(names)))
+            raise ConfigError(f"two sets compose to one only for {', '.join(names)}; also on: {others}")

@@ -152,3 +152,10 @@ def _reverse(words: Tensor) -> Tensor:
     for step, mask in ((1, 0x55555555), (2, 0x33333333), (4, 0x0F0F0F0F), (8, 0x00FF00FF), (16, 0x0000FFFF)):
         words = ((words >> step) & mask) | ((words & mask) << step)
     return words
+
+
+def noise(seed: Float[Tensor, " n"], width: int) -> Float[Tensor, "n width"]:
+    """Uniforms in [0, 1) that follow from a seed in [0, 1): the noise that a parameter set stands for."""
+    start = _mix((seed * 2**24).to(torch.int64) + 1)
+    counter = torch.arange(1, width + 1, device=seed.device) * _signed(_GOLDEN)
+    return _shift(_mix(start[:, None] + counter), 40).to(torch.float32).mul_(2.0**-24)

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
-from equiav.augment import visual_effects
+from equiav.augment import visual_effects, visual_more
 from equiav.augment.filters import Interpolation
 from equiav.augment.released import released_visual_transforms
 from equiav.augment.space import AugmentationSpace, SpaceParams
@@ -99,6 +100,38 @@ class VisualSpace(AugmentationSpace):
         """
         return cut(frames, self.image_side, self._plain_interpolation, sizes=sizes)
 
+    def compose(self, first: SpaceParams, then: SpaceParams) -> SpaceParams:
+        """Sets whose view of a frame is the view that `then` makes of the view that `first` makes.
+
+        Raises:
+            ConfigError: something else than crop, flip and grayscale is on, or the crop is a share of the frame.
+        """
+        for params in (first, then):
+            self._check_composable(params, ("crop", "flip", "grayscale"))
+        if self._crop is None or self._crop.options.of == "frame":
+            raise ConfigError("crops compose only where they are shares of the square (augment.visual.crop.of)")
+        known = [transform.name for transform in self.transforms]
+        outer, inner = self.part_of(first, self._crop), self.part_of(then, self._crop)
+        left = inner.left
+        if "flip" in known:
+            left = torch.where(first.column("flip.on") > 0.5, 1 - inner.left - inner.width, left)
+        box = {
+            "on": torch.maximum(outer.on, inner.on),
+            "top": outer.top + inner.top * outer.height,
+            "left": outer.left + left * outer.width,
+            "height": outer.height * inner.height,
+            "width": outer.width * inner.width,
+        }
+        result = first
+        for name, values in box.items():
+            result = result.replace(f"crop.{name}", values)
+        if "flip" in known:
+            result = result.replace("flip.on", (first.column("flip.on") != then.column("flip.on")).float())
+        if "grayscale" in known:
+            grey = torch.maximum(first.column("grayscale.on"), then.column("grayscale.on"))
+            result = result.replace("grayscale.on", grey)
+        return result
+
 
 def visual_space(settings: Augment, image_side: int) -> VisualSpace:
     """The visual space of a recipe.
@@ -108,5 +141,8 @@ def visual_space(settings: Augment, image_side: int) -> VisualSpace:
     """
     if settings.variant == "released":
         return VisualSpace(released_visual_transforms(settings), image_side, plain_interpolation="bicubic")
-    transforms = build_transforms("visual", settings.visual, visual_effects.ALL, visual_effects.PAPER)
+    transforms = build_transforms("visual", settings.visual, KNOWN, visual_effects.PAPER)
     return VisualSpace(transforms, image_side)
+
+
+KNOWN = {**visual_effects.ALL, **visual_more.ALL}

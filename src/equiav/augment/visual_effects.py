@@ -167,13 +167,14 @@ class Flip(Transform[Params]):
     """Mirrors left and right."""
 
     name = "flip"
+    axis = 3
     kind = Params
     Options = FlagOptions
     slots = (FLAG,)
 
     @override
     def apply(self, x: Float[Tensor, "B 3 S S"], params: Params) -> Float[Tensor, "B 3 S S"]:
-        return torch.where(params.on[:, None, None, None] > 0.5, x.flip(3), x)
+        return torch.where(params.on[:, None, None, None] > 0.5, x.flip(self.axis), x)
 
 
 class GrayscaleOptions(FlagOptions):

@@ -1,0 +1,125 @@
+"""Transformations of sound beyond the paper's: for experiments on unseen transformations and users' own recipes.
+
+    audio (B, T, M), standardised log-mel -> (B, T, M)
+
+None is in the default list. B batch · T time frames (10 ms) · M mel bins.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import override
+
+from equiav.augment.audio_effects import AmountParams, FactorParams, take_frames
+from equiav.augment.transform import FLAG, FlagOptions, Params, Range, Slot, Transform
+from equiav.augment.uniforms import noise
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+class MelShiftOptions(FlagOptions):
+    """Options of `mel_shift`."""
+
+    largest: float = Field(default=8.0, gt=0, description="Largest shift, in mel bins.")
+
+
+class MelShift(Transform[AmountParams]):
+    """Moves the sound up the mel axis, a rough change of pitch; bins that nothing moves into become the mean."""
+
+    name = "mel_shift"
+    kind = AmountParams
+    Options = MelShiftOptions
+
+    def __init__(self, options: MelShiftOptions) -> None:
+        super().__init__(options)
+        self.slots = (FLAG, Slot.centred("amount", "mel bins, up is positive", -options.largest, options.largest, 0.0))
+
+    @override
+    def apply(self, x: Float[Tensor, "B T M"], params: AmountParams) -> Float[Tensor, "B T M"]:
+        bins = torch.arange(x.shape[2], device=x.device, dtype=x.dtype)
+        distance = bins[:, None] + params.amount[:, None, None] - bins  # from, to
+        return torch.bmm(x, (1 - distance.abs()).clamp(min=0))
+
+
+class StretchOptions(FlagOptions):
+    """Options of `stretch`."""
+
+    speed: Range = Field(default=(0.8, 1.25), description="Speed of play; 1 changes nothing.")
+
+
+class Stretch(Transform[FactorParams]):
+    """Plays faster or slower about the middle of the clip at the same pitch; what is missing becomes the mean."""
+
+    name = "stretch"
+    kind = FactorParams
+    Options = StretchOptions
+
+    def __init__(self, options: StretchOptions) -> None:
+        super().__init__(options)
+        self.slots = (FLAG, Slot.centred("factor", "speed", *options.speed, 1.0))
+
+    @override
+    def apply(self, x: Float[Tensor, "B T M"], params: FactorParams) -> Float[Tensor, "B T M"]:
+        T = x.shape[1]
+        middle = (T - 1) / 2
+        place = middle + (torch.arange(T, device=x.device) - middle) * params.factor[:, None]
+        before = place.floor()
+        inside = (place >= 0) & (place <= T - 1)
+        earlier = take_frames(x, before.clamp(0, T - 1).long())
+        later = take_frames(x, (before + 1).clamp(0, T - 1).long())
+        return torch.lerp(earlier, later, (place - before)[:, :, None]).masked_fill(~inside[:, :, None], 0.0)
+
+
+class NoiseOptions(FlagOptions):
+    """Options of `noise`."""
+
+    snr_db: Range = Field(default=(0.0, 30.0), description="Ratio of the clip's mean power to the noise's, in dB.")
+    log_std: float = Field(
+        default=4.4, gt=0, description="Standard deviation of the log-mel, in nats: what 1 in the input stands for."
+    )
+
+
+@dataclass(frozen=True)
+class NoiseParams(Params):
+    """Ratio and the number of the noise."""
+
+    snr_db: Float[Tensor, " n"]
+    seed: Float[Tensor, " n"]
+
+
+class Noise(Transform[NoiseParams]):
+    """Adds white noise of the same power in every mel bin; the noise itself follows from `seed`."""
+
+    name = "noise"
+    kind = NoiseParams
+    Options = NoiseOptions
+
+    def __init__(self, options: NoiseOptions) -> None:
+        super().__init__(options)
+        low, high = options.snr_db
+        self.slots = (
+            FLAG,
+            Slot.centred("snr_db", "dB", low, high, high),
+            Slot.centred("seed", "number of the noise", 0.0, 1.0, 0.0),
+        )
+
+    @override
+    def apply(self, x: Float[Tensor, "B T M"], params: NoiseParams) -> Float[Tensor, "B T M"]:
+        B, T, M = x.shape
+        nats = x * self.options.log_std
+        mean_power = nats.flatten(1).logsumexp(1) - math.log(T * M)
+        # the power of a Gaussian signal in one cell is exponentially distributed
+        cell = torch.log(-torch.log1p(-noise(params.seed, T * M)) + 1e-9).view(B, T, M)
+        level = mean_power - params.snr_db * (math.log(10) / 10)
+        noisy = torch.logaddexp(nats, level[:, None, None] + cell) / self.options.log_std
+        return torch.where(params.on[:, None, None] > 0.5, noisy, x)
+
+
+ALL: dict[str, type[Transform[Any]]] = {kind.name: kind for kind in (MelShift, Stretch, Noise)}
