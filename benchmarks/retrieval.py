@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from equiav.evaluate.retrieval import retrieval_metrics
+from equiav.evaluate.metrics import retrieval_metrics
 
 
 def fastest(work: Callable[[], object], repeats: int) -> float:

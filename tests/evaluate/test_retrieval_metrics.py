@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score, ndcg_score
 
 from equiav.errors import ConfigError, ModelError
 from equiav.evaluate.bootstrap import mean_intervals, median_interval
+from equiav.evaluate.metrics import RetrievalResult, retrieval_metrics
 from equiav.evaluate.ranking import (
     class_scores,
     expected_average_precision,
@@ -18,7 +19,6 @@ from equiav.evaluate.ranking import (
     partner_ranks,
     unit_rows,
 )
-from equiav.evaluate.retrieval import RetrievalResult, retrieval_metrics
 
 # Sign patterns of length 4 have norm 2: their cosines (0, ±½, ±1) are exact in float32, so ties are exact too
 PATTERN = st.lists(st.sampled_from([-1.0, 1.0]), min_size=4, max_size=4)

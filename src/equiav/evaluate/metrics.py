@@ -1,0 +1,265 @@
+"""The figures of cross-modal retrieval: embeddings of n pairs (n, E), (n, E) -> `RetrievalResult`.
+
+Query i has one right answer, gallery item i. A figure means nothing without its gallery size, so the size is part of
+the result, and every figure comes with what chance would give and a 95 % bootstrap interval over the queries.
+
+The rank of the own partner is 1 + the items strictly better + half of the items tied with it: the mean over all orders
+of the tied items. Before and after all ties is reported beside it whenever that differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from equiav.errors import ConfigError
+from equiav.evaluate.bootstrap import mean_intervals, median_interval
+from equiav.evaluate.ranking import (
+    ClassLevels,
+    ClassScores,
+    class_scores,
+    harmonic_number,
+    merge_equal_rows,
+    partner_ranks,
+    unit_rows,
+)
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64
+
+RECALLS = (1, 5, 10)
+
+
+class FrozenResult(BaseModel):
+    """A frozen record that writes itself as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Estimate(FrozenResult):
+    """One figure with its 95 % interval and what a random order would give."""
+
+    value: float
+    low: float = Field(description="Lower end of the 95 % bootstrap interval over queries.")
+    high: float = Field(description="Upper end of the 95 % bootstrap interval over queries.")
+    chance: float = Field(description="Expected value for a random order of the gallery.")
+
+
+class Ties(FrozenResult):
+    """The same figures with the own partner before all tied items and after them."""
+
+    queries: int = Field(description="Queries whose partner is tied with at least one other item.")
+    optimistic: dict[str, float]
+    pessimistic: dict[str, float]
+
+
+class ClassLevel(FrozenResult):
+    """Retrieval of the right class: relevant is every gallery item that shares a label with the query."""
+
+    queries: int = Field(description="Queries with at least one relevant item.")
+    precision_at_1: Estimate
+    precision_at_10: Estimate
+    mean_average_precision: Estimate
+
+
+class RetrievalResult(FrozenResult):
+    """One direction. Ranks count from 1; recalls, MRR and nDCG lie in [0, 1].
+
+    With one right answer per query the average precision is 1/rank, so `mean_reciprocal_rank` is also the mAP, and
+    nDCG@10 is 1/log2(1 + rank) for ranks up to 10, else 0.
+    """
+
+    gallery_size: int = Field(description="Items ranked for every query; as many queries were asked.")
+    gallery_duplicates: int = Field(description="Gallery embeddings equal to an earlier one.")
+    recall_at_1: Estimate
+    recall_at_5: Estimate
+    recall_at_10: Estimate
+    median_rank: Estimate
+    mean_rank: Estimate
+    mean_reciprocal_rank: Estimate
+    ndcg_at_10: Estimate
+    ties: Ties | None = Field(None, description="None when no partner is tied.")
+    class_level: ClassLevel | None = Field(
+        None, description="With the own partner in the gallery, where it counts as relevant; None without labels."
+    )
+    class_level_others: ClassLevel | None = Field(
+        None, description="With the own partner taken out: only other clips of the same class count."
+    )
+
+
+class RetrievalReport(FrozenResult):
+    """Both directions over one split, and what could flatter them."""
+
+    split: str
+    clips: int = Field(description="Gallery size of both directions: the pairs of the split.")
+    audio_to_visual: RetrievalResult
+    visual_to_audio: RetrievalResult
+    equal_sounds: int = Field(description="Clips whose log-mel equals an earlier clip's.")
+    equal_pictures: int = Field(description="Clips whose frame equals an earlier clip's.")
+    shared_sources: int = Field(description="Clips cut from a file that also gave clips to another split.")
+
+    @property
+    def warnings(self) -> list[str]:
+        """One sentence for each thing that makes the figures easier or harder than they look."""
+        found = [
+            (self.equal_sounds, "clips have the same sound as an earlier one"),
+            (self.equal_pictures, "clips have the same picture as an earlier one"),
+            (self.audio_to_visual.gallery_duplicates, "picture embeddings equal an earlier one"),
+            (self.visual_to_audio.gallery_duplicates, "sound embeddings equal an earlier one"),
+            (self.shared_sources, "clips come from files that also gave clips to another split"),
+        ]
+        return [f"{count} of {self.clips} {what}" for count, what in found if count]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return self.model_dump(mode="json")
+
+    def to_table(self) -> Any:
+        """A rich table: a row per figure, a column per direction, the gallery size in its title."""
+        from rich.table import Table
+
+        table = Table(
+            "",
+            f"sound → picture (1 of {self.audio_to_visual.gallery_size})",
+            f"picture → sound (1 of {self.visual_to_audio.gallery_size})",
+            "chance",
+            title=f"retrieval on split {self.split!r}: {self.clips} clips; value [95 % interval over queries]",
+            title_justify="left",
+            caption="; ".join(self.warnings) or None,
+            caption_justify="left",
+        )
+        for name, there, back in _table_rows(self.audio_to_visual, self.visual_to_audio):
+            cells = [f"{found.value:.4g} [{found.low:.4g}, {found.high:.4g}]" for found in (there, back)]
+            table.add_row(name, *cells, f"{there.chance:.3g}")
+        return table
+
+
+def retrieval_metrics(
+    queries: npt.ArrayLike,
+    gallery: npt.ArrayLike,
+    *,
+    labels: Sequence[Sequence[str]] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> RetrievalResult:
+    """Rank the gallery for every query by cosine; gallery item i is the right answer to query i.
+
+    Args:
+        queries: (n, E), scaled to unit length here.
+        gallery: (n, E), likewise.
+        labels: for each pair its labels; adds the class-level figures. A pair without labels is no class-level query.
+        resamples: bootstrap resamples of the queries.
+        seed: of the bootstrap.
+
+    Raises:
+        ConfigError: shapes or lengths do not fit.
+        ModelError: NaN, infinite or all-zero embeddings.
+    """
+    query_rows = unit_rows(queries, name="queries")
+    gallery_rows = unit_rows(gallery, name="gallery")
+    if query_rows.shape != gallery_rows.shape:
+        raise ConfigError(
+            f"queries {query_rows.shape} and gallery {gallery_rows.shape} must be the same n pairs of the same width"
+        )
+    if labels is not None and len(labels) != len(query_rows):
+        raise ConfigError(f"{len(labels)} label lists for {len(query_rows)} pairs: expected one list per pair")
+    if resamples < 1:
+        raise ConfigError(f"resamples must be at least 1, found {resamples}")
+
+    merged = merge_equal_rows(gallery_rows)
+    ranks = partner_ranks(query_rows, merged)
+    tied = int(np.count_nonzero(ranks.pessimistic > ranks.optimistic))
+    ties = None
+    if tied:
+        ties = Ties(
+            queries=tied, optimistic=_point_values(ranks.optimistic), pessimistic=_point_values(ranks.pessimistic)
+        )
+    levels = class_scores(query_rows, merged, labels, ks=(1, 10)) if labels else ClassLevels(None, None)
+    return RetrievalResult(
+        gallery_size=len(query_rows),
+        gallery_duplicates=merged.duplicates,
+        ties=ties,
+        class_level=_class_level(levels.with_own, resamples=resamples, seed=seed),
+        class_level_others=_class_level(levels.others, resamples=resamples, seed=seed),
+        **_estimates(ranks.mean, resamples=resamples, seed=seed),
+    )
+
+
+def _per_query(ranks: Float64[np.ndarray, " n"]) -> dict[str, Float64[np.ndarray, " n"]]:
+    """What each query adds to the means."""
+    table = {f"recall_at_{k}": (ranks <= k).astype(np.float64) for k in RECALLS}
+    table["mean_rank"] = ranks.astype(np.float64)
+    table["mean_reciprocal_rank"] = 1 / ranks
+    table["ndcg_at_10"] = np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0.0)
+    return table
+
+
+def _point_values(ranks: npt.NDArray[np.int64]) -> dict[str, float]:
+    values = {name: float(column.mean()) for name, column in _per_query(ranks.astype(np.float64)).items()}
+    return {**values, "median_rank": float(np.median(ranks))}
+
+
+def _chance(n: int) -> dict[str, float]:
+    """Expected figures for a random order of n items with one right answer."""
+    first = np.arange(1, min(n, 10) + 1)
+    return {
+        **{f"recall_at_{k}": min(1.0, k / n) for k in RECALLS},
+        "median_rank": (n + 1) / 2,
+        "mean_rank": (n + 1) / 2,
+        "mean_reciprocal_rank": harmonic_number(n) / n,
+        "ndcg_at_10": float(np.sum(1 / np.log2(1 + first)) / n),
+    }
+
+
+def _estimates(ranks: Float64[np.ndarray, " n"], *, resamples: int, seed: int) -> dict[str, Estimate]:
+    chance = _chance(len(ranks))
+    table = _per_query(ranks)
+    low, high = mean_intervals(np.stack(list(table.values()), axis=1), resamples=resamples, seed=seed)
+    estimates = {
+        name: Estimate(value=float(column.mean()), low=float(low[i]), high=float(high[i]), chance=chance[name])
+        for i, (name, column) in enumerate(table.items())
+    }
+    low_median, high_median = median_interval(ranks, resamples=resamples, seed=seed)
+    estimates["median_rank"] = Estimate(
+        value=float(np.median(ranks)), low=low_median, high=high_median, chance=chance["median_rank"]
+    )
+    return estimates
+
+
+def _class_level(scores: ClassScores | None, *, resamples: int, seed: int) -> ClassLevel | None:
+    if scores is None:
+        return None
+    columns = [scores.precision_at[1], scores.precision_at[10], scores.average_precision]
+    chances = [scores.chance_precision, scores.chance_precision, scores.chance_average_precision]
+    low, high = mean_intervals(np.stack(columns, axis=1), resamples=resamples, seed=seed)
+    first, tenth, average = (
+        Estimate(value=float(column.mean()), low=float(low[i]), high=float(high[i]), chance=chances[i])
+        for i, column in enumerate(columns)
+    )
+    return ClassLevel(
+        queries=len(columns[0]), precision_at_1=first, precision_at_10=tenth, mean_average_precision=average
+    )
+
+
+def _table_rows(there: RetrievalResult, back: RetrievalResult) -> Iterator[tuple[str, Estimate, Estimate]]:
+    """Name and figure of both directions, class level last."""
+    names = (
+        "recall_at_1",
+        "recall_at_5",
+        "recall_at_10",
+        "median_rank",
+        "mean_rank",
+        "mean_reciprocal_rank",
+        "ndcg_at_10",
+    )
+    for name in names:
+        yield name.replace("_", " "), getattr(there, name), getattr(back, name)
+    for key, note in (("class_level", ""), ("class_level_others", ", own partner left out")):
+        levels = getattr(there, key), getattr(back, key)
+        if all(levels):
+            for name in ("precision_at_1", "precision_at_10", "mean_average_precision"):
+                yield f"class {name.replace('_', ' ')}{note}", *(getattr(level, name) for level in levels)
