@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from equiav.augment.boxes import BoxParams, box_slots, draw_box
+from equiav.augment.boxes import BoxParams, box_slots, draw_box, settle_box
 from equiav.augment.filters import Blur, resampling_weights
 from equiav.augment.transform import (
     FLAG,
@@ -86,6 +86,10 @@ class _Mask(Transform[MaskParams]):
         width = u[:, 0] * self.options.widest
         start = u[:, 1] * (1 - width)
         return start, start + width
+
+    @override
+    def settle(self, params: MaskParams) -> MaskParams:
+        return MaskParams(params.on, params.start, torch.maximum(params.start, params.end))
 
     @override
     def apply(self, x: Float[Tensor, "B T M"], params: MaskParams) -> Float[Tensor, "B T M"]:
@@ -188,6 +192,10 @@ class AudioCrop(Transform[BoxParams]):
     @override
     def amounts(self, u: Float[Tensor, "n 4"]) -> tuple[Tensor, ...]:
         return draw_box(u, self.options.scale, self.options.ratio)
+
+    @override
+    def settle(self, params: BoxParams) -> BoxParams:
+        return settle_box(params)
 
     @override
     def apply(self, x: Float[Tensor, "B T M"], params: BoxParams) -> Float[Tensor, "B T M"]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 _KNOTS = 1024
+_THINNEST = 0.01
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,13 @@ def draw_box(
     width = torch.exp(0.5 * (area.log() + log_ratio)).clamp(max=1.0)
     height = torch.exp(0.5 * (area.log() - log_ratio)).clamp(max=1.0)
     return u[:, 2] * (1 - height), u[:, 3] * (1 - width), height, width
+
+
+def settle_box(params: BoxParams) -> BoxParams:
+    """The nearest box inside the whole, at least 1 % long and wide."""
+    height, width = params.height.clamp(_THINNEST, 1), params.width.clamp(_THINNEST, 1)
+    top, left = torch.minimum(params.top, 1 - height), torch.minimum(params.left, 1 - width)
+    return BoxParams(params.on, top, left, height, width)
 
 
 @lru_cache(maxsize=32)

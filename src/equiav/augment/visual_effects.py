@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from equiav.augment.boxes import BoxParams, box_slots, draw_box
+from equiav.augment.boxes import BoxParams, box_slots, draw_box, settle_box
 from equiav.augment.color import grey, jitter
 from equiav.augment.filters import Blur, Interpolation
 from equiav.augment.transform import (
@@ -66,6 +66,10 @@ class VisualCrop(Transform[BoxParams]):
     @override
     def amounts(self, u: Float[Tensor, "n 4"]) -> tuple[Tensor, ...]:
         return draw_box(u, self.options.scale, self.options.ratio)
+
+    @override
+    def settle(self, params: BoxParams) -> BoxParams:
+        return settle_box(params)
 
     @override
     def apply(self, x: Float[Tensor, "B 3 H W"], params: BoxParams) -> Float[Tensor, "B 3 H W"]:
