@@ -1,0 +1,1 @@
+"""A library: one Lance table of clips, one of rejects, in a folder."""

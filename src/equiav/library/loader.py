@@ -1,0 +1,114 @@
+"""Batches for training and embedding:  library, split  →  log-mel (B, T, M) and one frame per clip, in order.
+
+The order and the frames drawn depend on (seed, epoch) alone, so a run resumed in the middle of an epoch sees what an
+uninterrupted one sees. The next batch is read and its JPEGs decoded while the current one trains.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from equiav.errors import LibraryError
+from equiav.library.table import Library
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64, UInt8
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B clips. Frames of unlike sizes are padded with zeros at the right and the bottom; `sizes`: the true H, W."""
+
+    audio: Float[Tensor, "B T M"]  # raw log-mel, float32
+    frames: UInt8[Tensor, "B 3 H W"]
+    sizes: Int64[Tensor, "B 2"]
+    clip_ids: list[str]
+    labels: list[list[str]]
+    indices: Int64[Tensor, " B"]  # row numbers in the clips table
+
+
+class ClipLoader:
+    """Batches of one split.
+
+    Args:
+        library: where from.
+        split: which clips; None takes all.
+        batch_size: B.
+        seed: of order and frames.
+        frame: a random one of the clip's frames, or the middle one.
+        shuffle: a new order each epoch, or the table's.
+        drop_last: leave out a last batch smaller than B.
+
+    Raises:
+        LibraryError: the split is empty, or smaller than a batch with `drop_last`.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        split: str | None,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        frame: Literal["random", "middle"] = "random",
+        shuffle: bool = True,
+        drop_last: bool = True,
+    ) -> None:
+        self.library, self.batch_size, self.seed = library, batch_size, seed
+        self.frame, self.shuffle, self.drop_last = frame, shuffle, drop_last
+        self.rows = library.positions(split)
+        if not len(self):
+            raise LibraryError(
+                f"{library.path}: split {split!r} has {len(self.rows)} clips with sound and picture, "
+                f"not enough for a batch of {batch_size if drop_last else 1}"
+            )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        full, rest = divmod(len(self.rows), self.batch_size)
+        return full if self.drop_last or not rest else full + 1
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+        """The batches of `epoch`, from `start_batch` on."""
+        rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(len(self.rows)) if self.shuffle else np.arange(len(self.rows))
+        draws = rng.random(len(self.rows)) if self.frame == "random" else np.full(len(self.rows), 0.5)
+        parts = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start_batch, len(self))]
+        with ThreadPoolExecutor(1) as reader:
+            coming = [reader.submit(self._read, part, draws[part]) for part in parts[:1]]
+            for following in [*parts[1:], None]:
+                batch = coming.pop()
+                if following is not None:
+                    coming.append(reader.submit(self._read, following, draws[following]))
+                yield batch.result()
+
+    def _read(self, part: NDArray[np.int64], draws: NDArray[np.float64]) -> Batch:
+        rows = self.rows[part]
+        table = self.library.take(rows.tolist(), ["clip_id", "labels", "fbank", "frames"])
+        pictures = []
+        for frames, draw in zip(table["frames"], draws, strict=True):
+            data = frames.values[int(draw * len(frames.values))].as_py()
+            pictures.append(np.array(Image.open(io.BytesIO(data)).convert("RGB")))
+        sizes = np.array([picture.shape[:2] for picture in pictures])
+        height, width = sizes.max(axis=0)
+        padded = np.zeros((len(pictures), height, width, 3), np.uint8)
+        for target, picture in zip(padded, pictures, strict=True):
+            target[: picture.shape[0], : picture.shape[1]] = picture
+        return Batch(
+            audio=torch.from_numpy(self.library.fbanks(table)),
+            frames=torch.from_numpy(padded).permute(0, 3, 1, 2).contiguous(),
+            sizes=torch.from_numpy(sizes),
+            clip_ids=table["clip_id"].to_pylist(),
+            labels=table["labels"].to_pylist(),
+            indices=torch.from_numpy(rows.copy()),
+        )

@@ -1,0 +1,115 @@
+"""What to ingest:  a folder, one file, or a CSV `path,label[,split,start_s,end_s]`  →  items."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from equiav.errors import ConfigError
+
+MEDIA_SUFFIXES = frozenset(
+    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts"}
+    | {".vob", ".webm", ".wmv"}
+)
+COLUMNS = ("path", "label", "split", "start_s", "end_s")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to ingest: a whole file, or one window of it."""
+
+    path: Path
+    labels: tuple[str, ...] = ()
+    split: str = "train"
+    start_s: float | None = None
+    end_s: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Stable name of this item: hash of the absolute path and the window."""
+        text = f"{self.start_s}|{self.end_s}|".encode() + os.fsencode(self.path.absolute())
+        return hashlib.sha256(text).hexdigest()[:24]
+
+    @property
+    def source(self) -> str:
+        """The absolute path as text; bytes that are no UTF-8 are shown escaped."""
+        return os.fsencode(self.path.absolute()).decode("utf-8", "backslashreplace")
+
+
+def read_source(source: Path) -> list[Item]:
+    """The items of a folder (recursive; links that lead out of it are not followed), a CSV, or one file.
+
+    Raises:
+        ConfigError: no such thing, nothing to ingest in it, or a wrong line in the CSV.
+    """
+    if source.is_dir():
+        items = [Item(path) for path in _media_files(source)]
+        if not items:
+            raise ConfigError(
+                f"{source}: no video files in this folder (looked for {', '.join(sorted(MEDIA_SUFFIXES))}, recursively)"
+            )
+        return items
+    if not source.exists():
+        raise ConfigError(f"{source}: no such folder or file; give a folder of videos, one video, or a CSV")
+    return read_csv(source) if source.suffix.lower() == ".csv" else [Item(source)]
+
+
+def _media_files(folder: Path) -> list[Path]:
+    found = []
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(root, name)
+            if path.suffix.lower() in MEDIA_SUFFIXES and not name.startswith("."):
+                inside = not path.is_symlink() or path.resolve().is_relative_to(folder.resolve())
+                found.extend([path] if inside else [])
+    return found
+
+
+def read_csv(source: Path) -> list[Item]:
+    """Items of a CSV with a header; relative paths count from the CSV's folder; several labels are split at `;`."""
+    try:
+        lines = source.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{source}: not a UTF-8 text file: {error}") from None
+    rows = csv.DictReader(lines, strict=True)
+    header = tuple(rows.fieldnames or ())
+    unknown = [name for name in header if name not in COLUMNS]
+    if "path" not in header or unknown:
+        raise ConfigError(
+            f"{source}: header is {','.join(header) or 'missing'}; expected path,label[,split,start_s,end_s]"
+        )
+    try:
+        items = [_row_item(source, number, row) for number, row in enumerate(rows, 2)]
+    except csv.Error as error:
+        raise ConfigError(f"{source}, line {rows.line_num}: {error}") from None
+    if not items:
+        raise ConfigError(f"{source}: no lines below the header")
+    return items
+
+
+def _row_item(source: Path, number: int, row: dict[str, str | None]) -> Item:
+    where = f"{source}, line {number}"
+    if None in row or not row["path"]:
+        raise ConfigError(f"{where}: {'more fields than the header' if None in row else 'the path is empty'}")
+    times: dict[str, float | None] = {}
+    for name in ("start_s", "end_s"):
+        text = (row.get(name) or "").strip()
+        try:
+            times[name] = float(text) if text else None
+        except ValueError:
+            raise ConfigError(f"{where}: {name} is {text!r}, expected seconds") from None
+    start_s, end_s = times["start_s"], times["end_s"]
+    if end_s is not None and start_s is None:
+        start_s = 0.0
+    if not all(t is None or (math.isfinite(t) and t >= 0) for t in (start_s, end_s)) or (
+        start_s is not None and end_s is not None and end_s <= start_s
+    ):
+        raise ConfigError(f"{where}: window {start_s}–{end_s} s is empty or negative")
+    labels = tuple(label.strip() for label in (row.get("label") or "").split(";") if label.strip())
+    split = (row.get("split") or "").strip() or "train"
+    return Item(source.parent / row["path"], labels, split, start_s, end_s)

@@ -1,0 +1,264 @@
+"""The library on disk:  L/clips.lance (one row per clip) and L/rejects.lance (one row per thing that gave none).
+
+Every append is one atomic Lance commit; the tables' metadata hold the schema version and the feature settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from equiav.config import Features
+from equiav.errors import LibraryError
+
+SCHEMA_VERSION = 1
+VERSION_KEY, FEATURES_KEY = b"equiav.library", b"equiav.features"
+TRAINABLE = "status = 'ok'"
+FRAGMENTS = 64  # more of them than this are joined when an ingest ends
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One row of clips.lance: a window of one media file."""
+
+    clip_id: str
+    item: str  # what of a source the row was made from: `library.manifests.Item.key`
+    source: str
+    start_s: float
+    end_s: float
+    labels: list[str]
+    split: str
+    status: str
+    fbank: NDArray[np.float16]  # (T, M) raw log-mel
+    fbank_frames: int  # rows of fbank that are sound; the rest is padding
+    fbank_mean: float  # mean and mean square over those rows
+    fbank_square: float
+    frames: list[bytes]
+    frame_times_s: list[float]
+    file_size: int
+    file_mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Reject:
+    """One row of rejects.lance: an item that gave no clip, and why."""
+
+    item: str
+    path: str
+    stage: str
+    reason: str
+    detail: str
+    file_size: int
+    file_mtime_ns: int
+
+
+class Library:
+    """A folder of clips.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        LibraryError: there is no library, or it is damaged, or of a newer equiav.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self._clips_path.exists():
+            raise LibraryError(f"{self.path} holds no library; make one: equiav ingest VIDEOS --library {self.path}")
+        self._clips = _open(self._clips_path)
+        metadata = self._clips.schema.metadata or {}
+        version = metadata.get(VERSION_KEY, b"missing").decode()
+        if version != str(SCHEMA_VERSION):
+            raise LibraryError(f"{self._clips_path}: schema {version}, this equiav reads {SCHEMA_VERSION}")
+        self.features = Features.model_validate_json(metadata[FEATURES_KEY])
+
+    @classmethod
+    def create(cls, path: str | Path, features: Features) -> Library:
+        """Make an empty library, or open the one there is.
+
+        Raises:
+            LibraryError: the library there was made with other features.
+        """
+        path = Path(path)
+        if not (path / "clips.lance").exists():
+            path.mkdir(parents=True, exist_ok=True)
+            lance.write_dataset(_clips_schema(features).empty_table(), path / "clips.lance", mode="create")
+        library = cls(path)
+        if library.features != features:
+            found, wanted = library.features.model_dump(), features.model_dump()
+            differ = "; ".join(f"{k} is {found[k]}, asked {wanted[k]}" for k in found if found[k] != wanted[k])
+            raise LibraryError(f"{path} was made with other features: {differ}. Use the same, or another folder")
+        if not library._rejects_path.exists():
+            lance.write_dataset(_REJECTS_SCHEMA.empty_table(), library._rejects_path, mode="create")
+        return library
+
+    @property
+    def _clips_path(self) -> Path:
+        return self.path / "clips.lance"
+
+    @property
+    def _rejects_path(self) -> Path:
+        return self.path / "rejects.lance"
+
+    def append(self, clips: Sequence[Clip]) -> None:
+        """Add rows in one atomic commit: a reader, or the next run, sees all of them or none."""
+        if not clips:
+            return
+        schema = self._clips.schema
+        columns: dict[str, Any] = {f.name: [getattr(clip, f.name) for clip in clips] for f in fields(Clip)}
+        flat = np.concatenate([clip.fbank.ravel() for clip in clips])
+        columns["fbank"] = pa.FixedSizeListArray.from_arrays(pa.array(flat), schema.field("fbank").type.list_size)
+        self._clips = lance.write_dataset(pa.table(columns, schema=schema), self._clips_path, mode="append")
+
+    def remove_item(self, item: str) -> None:
+        """Drop the clips of an item whose file changed."""
+        self._clips.delete(f"item = '{item}'")
+
+    def reject(self, rejects: Sequence[Reject]) -> None:
+        """Record what gave no clip; an item's older record is replaced."""
+        if rejects:
+            rows = pa.Table.from_pylist([asdict(reject) for reject in rejects], schema=_REJECTS_SCHEMA)
+            _open(self._rejects_path).merge_insert(
+                "item"
+            ).when_matched_update_all().when_not_matched_insert_all().execute(rows)
+
+    def forgive(self, items: Iterable[str]) -> None:
+        """Drop the reject records of items that gave clips after all."""
+        quoted = ", ".join(f"'{item}'" for item in items)
+        if quoted:
+            _open(self._rejects_path).delete(f"item IN ({quoted})")
+
+    def rejects(self) -> list[Reject]:
+        """All reject records."""
+        if not self._rejects_path.exists():
+            return []
+        return [Reject(**row) for row in _open(self._rejects_path).to_table().to_pylist()]
+
+    def clips(self, split: str | None = None, columns: list[str] | None = None) -> pa.Table:
+        """The rows with both sound and picture, in the table's order, of one split or all."""
+        return self._clips.to_table(columns=columns, filter=_where(split))
+
+    def count(self, split: str | None = None) -> int:
+        """Clips with both sound and picture, of one split or all."""
+        return self._clips.count_rows(filter=_where(split))
+
+    def positions(self, split: str | None = None) -> NDArray[np.int64]:
+        """Row numbers for `take`, of one split or all, in the table's order."""
+        table = self._clips.to_table(columns=["clip_id", "status", "split"])
+        keep = np.array([status == "ok" for status in table["status"].to_pylist()], dtype=bool)
+        if split is not None:
+            keep &= np.array([found == split for found in table["split"].to_pylist()], dtype=bool)
+        return np.flatnonzero(keep)
+
+    def take(self, positions: Sequence[int], columns: list[str] | None = None) -> pa.Table:
+        """Rows by number, in the order asked."""
+        return self._clips.take(list(positions), columns=columns)
+
+    def fbanks(self, table: pa.Table) -> NDArray[np.float32]:
+        """The `fbank` column of rows of this library as (n, T, M)."""
+        flat = table["fbank"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return flat.astype(np.float32).reshape(-1, self.features.time_frames, self.features.mel_bins)
+
+    def clip(self, clip_id: str) -> dict[str, Any]:
+        """One row as a dict; its `fbank` as float32 (T, M).
+
+        Raises:
+            LibraryError: no such clip.
+        """
+        quoted = clip_id.replace("'", "''")
+        table = self._clips.to_table(filter=f"clip_id = '{quoted}'")
+        if not len(table):
+            raise LibraryError(f"{self.path} holds no clip {clip_id!r}")
+        return table.slice(0, 1).drop(["fbank"]).to_pylist()[0] | {"fbank": self.fbanks(table)[0]}
+
+    def log_mel_stats(self, split: str | None = None) -> tuple[float, float]:
+        """Mean and standard deviation of the log-mel over all sounding frames (padding left out) of a split."""
+        table = self.clips(split, ["fbank_frames", "fbank_mean", "fbank_square"])
+        weight = table["fbank_frames"].to_numpy().astype(np.float64)
+        if not weight.sum():
+            raise LibraryError(f"{self.path}: split {split!r} has no clips to measure the log-mel on")
+        mean, square = (np.average(table[name].to_numpy(), weights=weight) for name in ("fbank_mean", "fbank_square"))
+        return float(mean), float(np.sqrt(square - mean**2))
+
+    def known_items(self) -> dict[str, tuple[int, int, int]]:
+        """item → (clips, file size, file mtime) of everything that gave clips."""
+        table = self._clips.to_table(columns=["item", "file_size", "file_mtime_ns"])
+        known: dict[str, tuple[int, int, int]] = {}
+        for item, size, mtime in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
+            known[item] = (known.get(item, (0, 0, 0))[0] + 1, size, mtime)
+        return known
+
+    def clip_ids(self) -> set[str]:
+        """Ids of all clips, whatever their status."""
+        return set(self._clips.to_table(columns=["clip_id"])["clip_id"].to_pylist())
+
+    def fingerprint(self) -> str:
+        """Hash of the features and of all clip ids, whatever their order."""
+        digest = hashlib.sha256(self.features.model_dump_json().encode())
+        for clip_id in sorted(self.clip_ids()):
+            digest.update(clip_id.encode())
+        return digest.hexdigest()[:16]
+
+    def tidy(self) -> None:
+        """Join the small fragments that many appends leave: random access stays fast."""
+        if len(self._clips.get_fragments()) > FRAGMENTS:
+            self._clips.optimize.compact_files()
+            self._clips = _open(self._clips_path)
+
+
+def _where(split: str | None) -> str:
+    if split is None:
+        return TRAINABLE
+    quoted = split.replace("'", "''")
+    return f"{TRAINABLE} AND split = '{quoted}'"
+
+
+def _open(path: Path) -> lance.LanceDataset:
+    try:
+        return lance.dataset(path)
+    except (ValueError, OSError) as error:
+        raise LibraryError(
+            f"{path} is no readable table ({error}); if it is damaged, ingest into a new folder"
+        ) from None
+
+
+def _clips_schema(features: Features) -> pa.Schema:
+    text, number, whole = pa.string(), pa.float64(), pa.int64()
+    types = {
+        "clip_id": text,
+        "item": text,
+        "source": text,
+        "start_s": number,
+        "end_s": number,
+        "labels": pa.list_(text),
+        "split": text,
+        "status": text,
+        "fbank": pa.list_(pa.float16(), features.time_frames * features.mel_bins),
+        "fbank_frames": whole,
+        "fbank_mean": number,
+        "fbank_square": number,
+        "frames": pa.list_(pa.binary()),
+        "frame_times_s": pa.list_(pa.float32()),
+        "file_size": whole,
+        "file_mtime_ns": whole,
+    }
+    metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode(), FEATURES_KEY: json.dumps(features.model_dump()).encode()}
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()], metadata=metadata)
+
+
+_REJECTS_SCHEMA = pa.schema(
+    [
+        pa.field(f.name, pa.int64() if f.name.startswith("file_") else pa.string(), nullable=False)
+        for f in fields(Reject)
+    ]
+)
