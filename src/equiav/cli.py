@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Optional
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -40,7 +40,7 @@ err = Console(stderr=True)
 LibraryPath = Annotated[Path, typer.Option("--library", "-L", help="Library folder, made by `equiav ingest`.")]
 RunPath = Annotated[Path, typer.Option("--run", "-R", help="Run folder, made by `equiav pretrain`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Overrides = Annotated[Optional[list[str]], typer.Argument(help="Settings to change: key=value, e.g. optim.lr=1e-4.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. optim.lr=1e-4.")]
 
 
 def main() -> NoReturn:
@@ -176,7 +176,7 @@ def toyworld(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write the videos into.")],
     clips: Annotated[int, typer.Option("--clips", "-n", min=2, help="Number of videos.")] = 1600,
     seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same world.")] = 0,
-    test: Annotated[Optional[int], typer.Option(help="Videos of the test split; default an eighth.")] = None,
+    test: Annotated[int | None, typer.Option(help="Videos of the test split; default an eighth.")] = None,
 ) -> None:
     """Render a made-up audio-visual world to ordinary .mp4 files, with labels.csv.
 
@@ -198,7 +198,7 @@ def ingest(
     library: LibraryPath,
     overrides: Overrides = None,
     recipe: Annotated[str, typer.Option(help="Recipe whose `features` to use for a new library.")] = "base",
-    workers: Annotated[Optional[int], typer.Option(min=1, help="Processes; default one per core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default one per core.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read videos into a library. Run it again to add new files; nothing is added twice.
@@ -255,23 +255,17 @@ def pretrain(
             load_recipe(recipe, overrides or []),
             Library(library),
             run,
-            on_step=lambda step: bar.update(step.step, step.steps, describe(step)),
+            on_step=lambda step: bar.update(step.step, step.steps, step.describe()),
             should_stop=should_stop,
         )
     if as_json:
         _print_json({"run": run, "step": done.step, "steps": done.steps, "clips": done.clips})
     elif done.done:
         typer.echo(
-            f"trained {done.steps} steps on {done.clips} clips: {run / 'model'}; next: equiav embed -L {library} -R {run}"
+            f"trained {done.steps} steps on {done.clips} clips: {run / 'model'}\nnext: equiav embed -L {library} -R {run}"
         )
     else:
         typer.echo(f"stopped and saved at step {done.step} of {done.steps}; continue with the same command")
-
-
-def describe(step: Any) -> str:
-    """One line about a training step, for the progress bar."""
-    losses = " ".join(f"{name} {value:.3g}" for name, value in step.losses.items())
-    return f"{losses} {step.clips_per_s:.0f} clips/s"
 
 
 @evaluate_app.command("retrieval")
@@ -313,12 +307,12 @@ def embed(library: LibraryPath, run: RunPath, as_json: AsJson = False) -> None:
 def search(
     library: LibraryPath,
     run: RunPath,
-    audio: Annotated[Optional[Path], typer.Option(help="Search by a sound (any audio or video file).")] = None,
-    image: Annotated[Optional[Path], typer.Option(help="Search by a picture.")] = None,
-    video: Annotated[Optional[Path], typer.Option(help="Search by a video: its sound and its picture.")] = None,
-    clip: Annotated[Optional[str], typer.Option(help="Search by a clip of the library, by its id.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="Search by a sound (any audio or video file).")] = None,
+    image: Annotated[Path | None, typer.Option(help="Search by a picture.")] = None,
+    video: Annotated[Path | None, typer.Option(help="Search by a video: its sound and its picture.")] = None,
+    clip: Annotated[str | None, typer.Option(help="Search by a clip of the library, by its id.")] = None,
     by: Annotated[
-        Optional[str], typer.Option(help="Compare with the clips' audio, visual, or both; default: the other sense.")
+        str | None, typer.Option(help="Compare with the clips' audio, visual, or both; default: the other sense.")
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many hits.")] = 5,
     as_json: AsJson = False,

@@ -109,7 +109,7 @@ def _page(
         summary=summary,
         metrics=losses,
         retrieval=report,
-        queries=_queries(out, library, index),
+        queries=_queries(library, index),
         commands=_own_commands(),
     )
 
@@ -122,8 +122,8 @@ def _own_commands() -> list[str]:
     ]
 
 
-def _queries(out: Path, library: Library, index: SearchIndex) -> list[QueryShown]:
-    """Test clips asked by sound, by picture, by sound: hits from the test split, the clip's own other half among them."""
+def _queries(library: Library, index: SearchIndex) -> list[QueryShown]:
+    """Held-out clips asked by sound, by picture, by sound; their own other halves are among what can be found."""
     from equiav.diagnose.report import QueryShown
 
     held_out = library.clips(split="test", columns=["clip_id"])["clip_id"].to_pylist()
@@ -135,12 +135,12 @@ def _queries(out: Path, library: Library, index: SearchIndex) -> list[QueryShown
         own, other = ("visual", "audio") if kind == "picture" else ("audio", "visual")
         hits = index.search(index.clip_vector(clip_id, own), by=other, k=len(held_out), exclude=others)
         rank = 1 + [hit.clip_id for hit in hits].index(clip_id)
-        found = [_shown(out, library, hit.clip_id, hit.score) for hit in hits[:HITS]]
-        shown.append(QueryShown(kind, _shown(out, library, clip_id), found, rank))
+        found = [_shown(library, hit.clip_id, hit.score) for hit in hits[:HITS]]
+        shown.append(QueryShown(kind, _shown(library, clip_id), found, rank))
     return shown
 
 
-def _shown(out: Path, library: Library, clip_id: str, score: float | None = None) -> ClipShown:
+def _shown(library: Library, clip_id: str, score: float | None = None) -> ClipShown:
     from equiav.diagnose.report import ClipShown
 
     row = library.clip(clip_id)

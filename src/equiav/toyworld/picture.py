@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -94,22 +96,31 @@ def _rattle_shape(x: Image, y: Image) -> Image:
 
 def _flute_shape(x: Image, y: Image) -> Image:
     holes = np.maximum(np.abs(np.mod(x + 0.15, 0.3) - 0.15) - 0.06, np.abs(y) - 0.09)
-    return np.maximum(_box(x, y, 0, 0, 1.0, 0.2), -holes)
+    return np.maximum(_box(x, y, 0, 0, 1.0, 0.27), -holes)
 
 
-SHAPES = {
-    "bell": _bell_shape,
-    "string": _string_shape,
-    "drum": _drum_shape,
-    "siren": _siren_shape,
-    "engine": _engine_shape,
-    "drip": _drip_shape,
-    "bird": _bird_shape,
-    "cricket": _cricket_shape,
-    "wind": _wind_shape,
-    "ball": _ball_shape,
-    "rattle": _rattle_shape,
-    "flute": _flute_shape,
+@dataclass(frozen=True)
+class Look:
+    """A silhouette, the dark marks on it (positive where marked), and its size beside the others."""
+
+    shape: Callable[[Image, Image], Image]
+    marks: Callable[[Image, Image], Image]
+    scale: float = 1.0
+
+
+LOOKS = {
+    "bell": Look(_bell_shape, lambda x, y: np.sin(9 * y + 0 * x)),
+    "string": Look(_string_shape, lambda x, y: 0.12 - np.abs(y + 0.45) + 0 * x, 1.2),
+    "drum": Look(_drum_shape, lambda x, y: np.sin(9 * x + 0 * y)),
+    "siren": Look(_siren_shape, lambda x, y: y - 0.15 + 0 * x),
+    "engine": Look(_engine_shape, lambda x, y: np.sin(14 * np.hypot(x, y))),
+    "drip": Look(_drip_shape, lambda x, y: 0.3 - np.hypot(x, y - 0.4)),
+    "bird": Look(_bird_shape, lambda x, y: np.abs(x) - 0.45 + 0 * y, 1.2),
+    "cricket": Look(_cricket_shape, lambda x, y: np.sin(8 * (x + y))),
+    "wind": Look(_wind_shape, lambda x, y: 0 * x * y),
+    "ball": Look(_ball_shape, lambda x, y: np.sin(5 * x) * np.sin(5 * y)),
+    "rattle": Look(_rattle_shape, lambda x, y: 0.5 - np.hypot(x, y + 0.35), 1.2),
+    "flute": Look(_flute_shape, lambda x, y: np.sin(12 * x + 0 * y), 1.25),
 }
 
 
@@ -158,16 +169,18 @@ def _texture(rng: np.random.Generator, side: int) -> Image:
 
 def _sprite(clip: Clip, rng: np.random.Generator) -> tuple[Image, Image]:
     """Colour (h, w, 3) and coverage (h, w, 1) of one thing, tilted a little."""
-    radius = (9.0 + 10.0 * clip.size) * rng.uniform(0.95, 1.05)
+    look = LOOKS[clip.kind]
+    radius = look.scale * (10.0 + 12.0 * clip.size) * rng.uniform(0.95, 1.05)
     reach = int(np.ceil(radius * 1.35))
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32) / np.float32(radius)
     tilt = rng.uniform(-0.25, 0.25)
     x, y = x * np.cos(tilt) + y * np.sin(tilt), y * np.cos(tilt) - x * np.sin(tilt)
-    distance = SHAPES[clip.kind](x, y) * radius
+    distance = look.shape(x, y) * radius
     cover = np.clip(0.5 - distance, 0, 1).astype(np.float32)[..., None]
     hue = 0.66 * clip.hardness + rng.normal(0, 0.01)
     colour = np.array(colorsys.hsv_to_rgb(hue % 1.0, 0.85, 0.95), np.float32)
     shade = np.clip(0.85 - 0.25 * (x + y), 0.5, 1.1).astype(np.float32)[..., None]
+    shade *= np.where(look.marks(x, y) > 0, np.float32(0.25), np.float32(1))[..., None]
     return colour * shade, cover
 
 

@@ -29,14 +29,21 @@ class HasClips(Protocol):
     """What the loop needs to know of a batch: whose fault a bad step may be."""
 
     @property
-    def clip_ids(self) -> list[str]: ...
+    def clip_ids(self) -> list[str]:
+        """Ids of its clips."""
+        ...
 
 
 class Loader(Protocol):
     """Batches of an epoch, from any batch on; the order depends on (its seed, epoch) alone."""
 
-    def __len__(self) -> int: ...
-    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Any]: ...
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        ...
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Any]:
+        """The batches of `epoch`, from `start_batch` on."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,13 @@ class Step:
     clips_per_s: float
     data_wait: float  # share of the step's time spent waiting for the loader
     skipped: int  # steps skipped so far because of a non-finite loss or gradient
-    losses: dict[str, float]
+    losses: dict[str, float]  # "loss", its parts and accuracies
+
+    def describe(self) -> str:
+        """One line for a progress bar."""
+        short = {name.removeprefix("loss_"): value for name, value in self.losses.items() if name.startswith("loss")}
+        parts = " ".join(f"{name} {value:.2f}" for name, value in short.items())
+        return f"{parts} · {self.clips_per_s:.0f} clips/s"
 
 
 def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -162,11 +175,10 @@ def _line(step: Step) -> dict[str, Any]:
 
 def _open_metrics(path: Path, step: int) -> Any:
     """Append to metrics.jsonl; lines after the restored step are dropped: they will be written again."""
-    kept = []
+    kept: list[str] = []
     if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if text.endswith("\n") and json.loads(text)["step"] <= step:
-                kept.append(text)
+        whole = (text for text in path.read_text(encoding="utf-8").splitlines(keepends=True) if text.endswith("\n"))
+        kept = [text for text in whole if json.loads(text)["step"] <= step]
     path.write_text("".join(kept), encoding="utf-8")
     return path.open("a", encoding="utf-8")
 
@@ -178,5 +190,5 @@ def _note_bad_step(run: Path, step: int, clips: list[str], parts: dict[str, Tens
     if bad >= MAX_BAD_STEPS:
         raise TrainingError(
             f"step {step}: loss or gradient not finite for {bad} steps in a row ({found}); clips {', '.join(clips[:8])}"
-            f"{' …' if len(clips) > 8 else ''}; lower optim.lr, or look at these clips ({run / 'skipped.jsonl'} has all)"
+            f"{' …' if len(clips) > 8 else ''}; lower optim.lr, or look at these clips (all in {run / 'skipped.jsonl'})"
         )

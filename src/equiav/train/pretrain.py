@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from equiav.augment.visual import normalise
 from equiav.config import ModelConfig, Recipe
 from equiav.errors import TrainingError
 from equiav.library.loader import Batch, ClipLoader
@@ -55,7 +56,7 @@ def pretrain(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = resolve(recipe, library, device)
-    claim_run(run, recipe, library)
+    claim_run(run, recipe)
     loader = ClipLoader(library, recipe.data.split, recipe.train.global_batch, recipe.train.seed)
     torch.manual_seed(recipe.train.seed)
     model = EquiAV(model_config(recipe)).to(device)
@@ -78,7 +79,7 @@ def method_losses(model: EquiAV, batch: Batch, generator: torch.Generator, recip
     frames, sizes = batch.frames.to(device), batch.sizes.to(device)
     if recipe.train.roll:
         audio = roll_time(audio, generator)
-    visual = model.visual_space.normalise(model.visual_space.plain(frames, sizes))
+    visual = normalise(model.visual_space.plain(frames, sizes))
     n, samples = len(audio), recipe.model.centroid_samples
     if recipe.model.method == "plain":
         output = model(audio, visual)
@@ -91,7 +92,7 @@ def method_losses(model: EquiAV, batch: Batch, generator: torch.Generator, recip
             audio,
             visual,
             model.audio_space.apply(audio, audio_params),
-            model.visual_space.normalise(model.visual_space.apply(frames, visual_params, sizes)),
+            normalise(model.visual_space.apply(frames, visual_params, sizes)),
             model.audio_space.encode(audio_params),
             model.visual_space.encode(visual_params),
             model.audio_space.encode(audio_set).unflatten(0, (n, samples)).to(device),
@@ -134,8 +135,10 @@ def resolve(recipe: Recipe, library: Library, device: torch.device) -> Recipe:
 
 def model_config(recipe: Recipe) -> ModelConfig:
     """What the model folder keeps of a resolved recipe."""
-    assert recipe.data.audio_mean is not None
-    assert recipe.data.audio_std is not None
+    if recipe.data.audio_mean is None or recipe.data.audio_std is None:
+        raise TrainingError(
+            "data.audio_mean and data.audio_std are not known yet: resolve the recipe on a library first"
+        )
     return ModelConfig(
         architecture=recipe.model,
         features=recipe.features,
@@ -145,7 +148,7 @@ def model_config(recipe: Recipe) -> ModelConfig:
     )
 
 
-def claim_run(run: Path, recipe: Recipe, library: Library) -> None:
+def claim_run(run: Path, recipe: Recipe) -> None:
     """Write recipe.yaml, or check that the run found there is the same one."""
     run.mkdir(parents=True, exist_ok=True)
     file = run / "recipe.yaml"
