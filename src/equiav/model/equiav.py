@@ -54,6 +54,29 @@ class EquiAVOutput(NamedTuple):
     visual_augmented: Float[Tensor, "B E"] | None
 
 
+def make_encoder(config: ModelConfig, modality: Literal["audio", "visual"], *, view_norm: bool) -> Encoder:
+    """The encoder of a modality.
+
+    Shorter sounds than in training take the first positions; other image sizes, and longer sounds, interpolate them.
+    """
+    settings, features = config.architecture, config.features
+    if modality == "audio":
+        patch = settings.audio_patch
+        grid = (features.mel_bins // patch, features.time_frames // patch)
+        return Encoder(settings, channels=1, patch=patch, grid=grid, stretch=False, view_norm=view_norm)
+    side = settings.image_side // settings.visual_patch
+    return Encoder(
+        settings, channels=3, patch=settings.visual_patch, grid=(side, side), stretch=True, view_norm=view_norm
+    )
+
+
+def stored_config(config: ModelConfig) -> dict[str, Any]:
+    """config.json's content: how a run spends memory and time is no property of the weights, and is left at default."""
+    default = {name: Architecture.model_fields[name].default for name in ("checkpointing", "compile")}
+    kept = config.model_copy(update={"architecture": config.architecture.model_copy(update=default)})
+    return kept.model_dump(mode="json")
+
+
 class Tower(nn.Module):
     """One modality: encoder, parameter encoder and heads; the predictor is lent to it, as it may be shared."""
 
@@ -91,8 +114,8 @@ class Tower(nn.Module):
             moved = self.predict(tokens, self._asked(params, centroid_params), predictor)
             predicted = latent["predicted"] = moved[:, 0]
             latent["centroid"] = moved[:, 1:].mean(dim=1)
-        intra = self.intra_head(torch.cat([predicted, latent["augmented"]]))
-        return self.inter_head(latent[self.source]), intra[: len(mean)], intra[len(mean) :]
+        predicted, augmented = self.intra_head(torch.cat([predicted, latent["augmented"]])).chunk(2)
+        return self.inter_head(latent[self.source]), predicted, augmented
 
     def _asked(
         self, params: Float[Tensor, "B P"] | None, centroid_params: Float[Tensor, "B K P"] | None
@@ -168,7 +191,7 @@ class EquiAV(
         if isinstance(config, dict):
             config = parse_settings(ModelConfig, config, where="config")
         self.config = config
-        self._hub_mixin_config = config.model_dump(mode="json")
+        self._hub_mixin_config = stored_config(config)
         features, settings = config.features, config.architecture
         self.audio_space = audio_space or make_audio_space(config.augment, features.time_frames, features.mel_bins)
         self.visual_space = visual_space or make_visual_space(config.augment, settings.image_side)
@@ -177,30 +200,11 @@ class EquiAV(
             self._build(settings)
         self.to_empty(device=device)
         self._fill(seed)
-        if settings.compile:
-            self._compile_blocks()
 
     def _build(self, settings: Architecture) -> None:
         """Modules without values."""
-        features = self.config.features
-        patch, side = settings.audio_patch, settings.image_side // settings.visual_patch
         view_norm = settings.method != "plain"
-        audio = Encoder(
-            settings,
-            channels=1,
-            patch=patch,
-            grid=(features.mel_bins // patch, features.time_frames // patch),
-            stretch=(False, False),
-            view_norm=view_norm,
-        )
-        visual = Encoder(
-            settings,
-            channels=3,
-            patch=settings.visual_patch,
-            grid=(side, side),
-            stretch=(True, True),
-            view_norm=view_norm,
-        )
+        audio, visual = (make_encoder(self.config, sense, view_norm=view_norm) for sense in ("audio", "visual"))
         self.audio_tower = Tower(settings, audio, self.audio_space.size)
         self.visual_tower = Tower(settings, visual, self.visual_space.size)
         if settings.method != "equiav":
@@ -221,11 +225,6 @@ class EquiAV(
             for tower, space in ((self.audio_tower, self.audio_space), (self.visual_tower, self.visual_space)):
                 generator = torch.Generator().manual_seed(seed)
                 tower.centroid_set.copy_(space.encode(space.sample(len(tower.centroid_set), generator)))
-
-    def _compile_blocks(self) -> None:
-        for tower in (self.audio_tower, self.visual_tower):
-            for block in tower.encoder.blocks:
-                block.compile()
 
     def forward(
         self,
@@ -309,20 +308,21 @@ class EquiAV(
         audio: Any = None,
         image: Any = None,
         video: Any = None,
+        sample_rate: int | None = None,
         batch_size: int = 16,
-    ) -> np.ndarray:
-        """Embeddings (n, E) of files, bytes or arrays; see `equiav.search.embed.encode`."""
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Embeddings (n, E) of files, bytes or arrays, or an (audio, visual) pair of videos.
+
+        See `equiav.search.encode.encode` for what it takes and raises.
+        """
         # a door upward on purpose: the public object speaks for the whole library
         from equiav.search.embed import encode
 
-        return encode(self, audio=audio, image=image, video=video, batch_size=batch_size)
+        return encode(self, audio=audio, image=image, video=video, sample_rate=sample_rate, batch_size=batch_size)
 
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with any weight and with any setting that changes an embedding."""
-        settings = self.config.model_dump(mode="json")
-        for free in ("checkpointing", "compile"):
-            del settings["architecture"][free]
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(self._hub_mixin_config, sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
@@ -359,7 +359,15 @@ class EquiAV(
         return predictor
 
     def _as_image(self, audio: Float[Tensor, "B T M"]) -> Float[Tensor, "B 1 M T"]:
-        bins = self.config.features.mel_bins
-        if audio.ndim != 3 or audio.shape[2] != bins:
-            raise ModelError(f"expected log-mel audio (batch, frames, {bins} mel bins), found {tuple(audio.shape)}")
-        return audio.transpose(1, 2).unsqueeze(1)
+        return as_image(audio, self.config.features.mel_bins)
+
+
+def as_image(audio: Float[Tensor, "B T M"], mel_bins: int) -> Float[Tensor, "B 1 M T"]:
+    """The spectrogram as the encoder sees it: mel bins down, time across.
+
+    Raises:
+        ModelError: another number of mel bins, or no batch.
+    """
+    if audio.ndim != 3 or audio.shape[2] != mel_bins:
+        raise ModelError(f"expected log-mel audio (batch, frames, {mel_bins} mel bins), found {tuple(audio.shape)}")
+    return audio.transpose(1, 2).unsqueeze(1)

@@ -52,16 +52,28 @@ def read_config(path: Path) -> ModelConfig:
     """A model's config.json, checked.
 
     Raises:
-        ModelError: not JSON, or another version's.
+        ModelError: not JSON, or not a model's.
         ConfigError: a key is unknown or a value out of range.
+    """
+    tree = read_json(path)
+    if "schema_version" not in tree:
+        raise ModelError(f"{path}: not an equiav model's config.json: it has no schema_version")
+    return parse_settings(ModelConfig, tree, where=str(path))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds one object.
+
+    Raises:
+        ModelError: it does not.
     """
     try:
         tree: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: not a readable JSON file: {error}") from None
-    if not isinstance(tree, dict) or "schema_version" not in tree:
-        raise ModelError(f"{path}: not an equiav model's config.json: it has no schema_version")
-    return parse_settings(ModelConfig, tree, where=str(path))
+    if not isinstance(tree, dict):
+        raise ModelError(f"{path}: expected a JSON object, found {type(tree).__name__}")
+    return tree
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

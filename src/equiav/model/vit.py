@@ -38,8 +38,9 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         """Mix the tokens of each sequence."""
-        qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(*qkv.unbind(0))
+        # unbound before it is transposed: backward then gathers the three gradients in one pass
+        query, key, value = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        mixed = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
@@ -84,8 +85,8 @@ class Encoder(nn.Module):
 
     Args:
         grid: (rows, columns) of patches at the size of training.
-        stretch: whether positions are interpolated along (rows, columns) when the input is smaller than in
-            training; along the other axes they are cut off at the end. Larger inputs always interpolate.
+        stretch: an input smaller than in training spreads the positions over its patches (images); otherwise it takes
+            the first ones (sound). Larger inputs always spread them.
         view_norm: whether augmented views end in a LayerNorm of their own.
     """
 
@@ -96,7 +97,7 @@ class Encoder(nn.Module):
         channels: int,
         patch: int,
         grid: tuple[int, int],
-        stretch: tuple[bool, bool],
+        stretch: bool,
         view_norm: bool = True,
     ) -> None:
         super().__init__()
@@ -108,6 +109,9 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(Block(settings.width, settings.heads) for _ in range(settings.depth))
         self.norm = nn.LayerNorm(settings.width)
         self.view_norm = nn.LayerNorm(settings.width) if view_norm else None
+        if settings.compile:
+            for block in self.blocks:
+                block.compile()
 
     def forward(
         self, base: Float[Tensor, "B C H W"], view: Float[Tensor, "B C H W"] | None = None
@@ -117,29 +121,29 @@ class Encoder(nn.Module):
             return self.norm(self.features(self.embed(base))), None
         if self.view_norm is None:
             raise ModelError("an augmented view was given to an encoder without view LayerNorm: method plain has none")
-        tokens = self.features(torch.cat([self.embed(base), self.embed(view)]))
-        return self.norm(tokens[: len(base)]), self.view_norm(tokens[len(base) :])
+        tokens, view_tokens = self.features(self.embed(base, view)).chunk(2)
+        return self.norm(tokens), self.view_norm(view_tokens)
 
-    def embed(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N D"]:
+    def embed(self, *images: Float[Tensor, "B C H W"]) -> Float[Tensor, "n*B N D"]:
         """Patches, projected; with positions and modality added. A last part smaller than a patch is left out."""
-        _, channels, height, width = image.shape
+        _, channels, height, width = images[0].shape
         rows, columns = height // self.patch, width // self.patch
         if channels != self.channels or not rows or not columns:
             raise ModelError(
                 f"an input of {channels} channels, {height}x{width}; expected {self.channels} channels of at least "
                 f"{self.patch}x{self.patch}"
             )
-        tokens = self.patch_projection(patches(image[:, :, : rows * self.patch, : columns * self.patch], self.patch))
+        # one copy from all images into one batch of patches
+        grids = [as_grid(x[:, :, : rows * self.patch, : columns * self.patch], self.patch) for x in images]
+        tokens = self.patch_projection(torch.cat(grids).flatten(3).flatten(1, 2))
         return tokens + (self.positions(rows, columns) + self.modality).to(tokens.dtype)
 
     def positions(self, rows: int, columns: int) -> Float[Tensor, "N D"]:
         """Positions of a grid, trimmed or interpolated from the grid of training."""
         device = self.modality.device
-        axes = [
-            _coordinates(size, trained, stretch, device)
-            for size, trained, stretch in zip((rows, columns), self.grid, self.stretch, strict=True)
-        ]
-        return sincos_positions(axes[0], axes[1], len(self.modality))
+        down = _coordinates(rows, self.grid[0], self.stretch, device)
+        across = _coordinates(columns, self.grid[1], self.stretch, device)
+        return sincos_positions(down, across, len(self.modality))
 
     def features(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         """The blocks, without the final norm."""
@@ -151,10 +155,9 @@ class Encoder(nn.Module):
         return tokens
 
 
-def patches(image: Float[Tensor, "B C H W"], patch: int) -> Float[Tensor, "B N C*patch*patch"]:
-    """Cut into patches: rows of the grid first; inside a patch channel, row, column, as a convolution kernel lies."""
-    grid = image.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
-    return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+def as_grid(image: Float[Tensor, "B C H W"], patch: int) -> Float[Tensor, "B rows columns C patch patch"]:
+    """A view of the patches: rows of the grid first; inside a patch channel, row, column, as in a kernel."""
+    return image.unflatten(3, (-1, patch)).unflatten(2, (-1, patch)).permute(0, 2, 4, 1, 3, 5)
 
 
 def sincos_positions(
