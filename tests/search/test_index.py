@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from equiav.errors import ConfigError, LibraryError, ModelError
-from equiav.search.index import EmbeddedClips, EmbeddingsTable, SearchIndex, mean_direction, table_path
+from equiav.search.encode import mean_direction
+from equiav.search.index import EmbeddedClips, EmbeddingsTable, SearchIndex, table_path
 
 
 def unit(x):

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equiav.errors import LibraryError
 from equiav.evaluate.metrics import RetrievalReport, RetrievalResult, retrieval_metrics
 from equiav.library.loader import ClipLoader
-from equiav.search.embed import check_features, embed_batch
+from equiav.search.embed import check_features
+from equiav.search.encode import embed_batch
 
 if TYPE_CHECKING:
     from equiav.library.table import Library
@@ -34,42 +34,53 @@ def evaluate_retrieval(
     changes speed alone.
 
     Raises:
-        LibraryError: the split has no clips.
-        ModelError: the library's features are not the model's, or an embedding is not finite.
+        LibraryError: the split has no clips, or the library's features are not the model's.
+        ModelError: an embedding is not finite.
     """
     check_features(library, model)
     loader = ClipLoader(library, split, batch_size, seed, frame="middle", shuffle=False, drop_last=False)
-    audio, visual, labels, ids = [], [], [], []
-    sounds: set[bytes] = set()
-    pictures: set[bytes] = set()
+    audio, visual, labels = [], [], []
+    sounds, pictures = _Contents(), _Contents()
     for batch in loader.epoch(0):
         embedded = embed_batch(model, batch)
         audio.append(embedded.audio)
         visual.append(embedded.visual)
         labels += batch.labels
-        ids += batch.clip_ids
-        sounds |= {_digest(sound) for sound in batch.audio.numpy()}
-        pictures |= {_digest(picture) for picture in batch.frames.numpy()}
-    if not ids:
-        raise LibraryError(f"{library.path}: split {split!r} has no clips to evaluate on")
-    audio_rows, visual_rows = np.concatenate(audio), np.concatenate(visual)
+        for sound, picture, (height, width) in zip(batch.audio, batch.frames, batch.sizes.tolist(), strict=True):
+            sounds.add(sound.numpy())
+            # without the padding, which depends on the batch
+            pictures.add(picture[:, :height, :width].numpy())
+    # equal content gets one vector: computed in two batches, its rounding could break the tie
+    audio_rows, visual_rows = np.concatenate(audio)[sounds.first], np.concatenate(visual)[pictures.first]
 
     def measure(queries: np.ndarray, gallery: np.ndarray) -> RetrievalResult:
         return retrieval_metrics(queries, gallery, labels=labels, resamples=resamples, seed=seed)
 
     return RetrievalReport(
         split=split,
-        clips=len(ids),
+        clips=len(labels),
         audio_to_visual=measure(audio_rows, visual_rows),
         visual_to_audio=measure(visual_rows, audio_rows),
-        equal_sounds=len(ids) - len(sounds),
-        equal_pictures=len(ids) - len(pictures),
+        equal_sounds=sounds.repeated,
+        equal_pictures=pictures.repeated,
         shared_sources=_shared_sources(library, split),
     )
 
 
-def _digest(array: np.ndarray) -> bytes:
-    return hashlib.blake2b(array.tobytes(), digest_size=16).digest()
+class _Contents:
+    """For each array added, the number of the first one equal to it."""
+
+    def __init__(self) -> None:
+        self.first: list[int] = []
+        self._known: dict[bytes, int] = {}
+
+    def add(self, array: np.ndarray) -> None:
+        digest = hashlib.blake2b(f"{array.shape}".encode() + array.tobytes(), digest_size=16).digest()
+        self.first.append(self._known.setdefault(digest, len(self.first)))
+
+    @property
+    def repeated(self) -> int:
+        return len(self.first) - len(self._known)
 
 
 def _shared_sources(library: Library, split: str) -> int:

@@ -22,9 +22,12 @@ import numpy as np
 import pyarrow as pa
 
 from equiav.errors import ConfigError, LibraryError, ModelError
+from equiav.search.encode import encode, mean_direction
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32, Float64
+
+    from equiav.model.equiav import EquiAV
 
 SCHEMA_VERSION = 1
 SCHEMA_KEY, MODEL_KEY = b"equiav.embeddings", b"equiav.model"
@@ -166,6 +169,12 @@ class EmbeddingsTable:
         fixed = {name: pa.FixedSizeListArray.from_arrays(pa.array(rows), self.width) for name, rows in flat.items()}
         self._dataset = lance.write_dataset(pa.table({**plain, **fixed}, schema=schema), self.path, mode="append")
 
+    def remove(self, clip_ids: Collection[str]) -> None:
+        """Drop the rows of clips that left the library, in one atomic commit."""
+        if clip_ids:
+            quoted = ", ".join("'" + clip_id.replace("'", "''") + "'" for clip_id in sorted(clip_ids))
+            self._dataset.delete(f"clip_id IN ({quoted})")
+
 
 class SearchIndex:
     """Exact cosine search over one embeddings table, as it was when the index was made.
@@ -256,18 +265,42 @@ class SearchIndex:
         return vector / norm
 
 
+def search_files(
+    library: str | Path,
+    model: EquiAV,
+    *,
+    audio: str | Path | bytes | None = None,
+    image: str | Path | bytes | None = None,
+    video: str | Path | bytes | None = None,
+    clip: str | None = None,
+    by: By | None = None,
+    k: int = 5,
+) -> list[Hit]:
+    """The k clips of a library nearest to a sound, a picture, a video or one of its own clips.
+
+    Without `by` the other sense is searched: pictures for a sound, sounds for a picture. A video's query is the unit
+    mean of its sound and its picture, and is compared with both senses; so is a clip's, which is itself left out.
+
+    Raises:
+        ConfigError: not exactly one query, or `by` or k out of range.
+        LibraryError: no embeddings of this model, or no such clip. MediaError: the query file cannot be used.
+    """
+    queries = {"audio": audio, "image": image, "video": video, "clip": clip}
+    given = [name for name, query in queries.items() if query is not None]
+    if len(given) != 1:
+        raise ConfigError(f"give exactly one query (audio, image, video or clip), found {given or 'none'}")
+    index = SearchIndex(EmbeddingsTable.open(library, model.fingerprint()))
+    if clip is not None:
+        return index.search(index.clip_vector(clip), by=by or "both", k=k, exclude=[clip])
+    embedded = encode(model, audio=audio, image=image, video=video)
+    if isinstance(embedded, np.ndarray):
+        return index.search(embedded[0], by=by or ("visual" if image is None else "audio"), k=k)
+    return index.search(mean_direction(embedded.audio[0], embedded.visual[0]), by=by or "both", k=k)
+
+
 def table_path(library: str | Path, fingerprint: str) -> Path:
     """Where a model's embeddings of a library lie."""
     return Path(library) / "embeddings" / f"{fingerprint}.lance"
-
-
-def mean_direction(*vectors: Float32[np.ndarray, " E"]) -> Float32[np.ndarray, " E"]:
-    """The unit vector half way between unit vectors."""
-    total = np.sum(vectors, axis=0)
-    norm = np.linalg.norm(total)
-    if norm == 0:
-        raise ModelError("the vectors point in opposite directions: their mean has no direction")
-    return (total / norm).astype(np.float32)
 
 
 def _schema(fingerprint: str, width: int) -> pa.Schema:

@@ -1,0 +1,270 @@
+"""Sounds, pictures and videos into the model's space: files, bytes or arrays -> unit vectors (n, E).
+
+A file is read as `equiav ingest` reads it: the same windows, log-mel and frames. What is longer than the model's
+window is cut into windows every `hop_s` seconds, each is embedded, and the mean of their unit vectors, scaled to
+length 1 again, stands for the whole. The same input gives the same vector, always, whatever else is in the batch.
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from equiav.augment.visual import normalise
+from equiav.config import Features
+from equiav.errors import ConfigError, MediaError, ModelError
+from equiav.library.ingest import plan_windows
+from equiav.library.manifests import Item
+from equiav.media.decode import load_image, load_waveform, read_audio, read_frames
+from equiav.media.fbank import fit_frames, log_mel
+from equiav.media.probe import MediaInfo, describe, open_media
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int64, UInt8
+    from torch import Tensor
+
+    from equiav.library.loader import Batch
+    from equiav.model.equiav import EquiAV
+
+
+class Embeddings(NamedTuple):
+    """Unit vectors of both senses of n clips."""
+
+    audio: Float32[np.ndarray, "n E"]
+    visual: Float32[np.ndarray, "n E"]
+
+
+def encode(
+    model: EquiAV,
+    *,
+    audio: Any = None,
+    image: Any = None,
+    video: Any = None,
+    sample_rate: int | None = None,
+    batch_size: int = 16,
+) -> Float32[np.ndarray, "n E"] | Embeddings:
+    """Embed sounds, pictures or videos: one of the three, a list of n or a single one.
+
+    Args:
+        model: the model; it is used in evaluation mode on the device where it lies.
+        audio: paths of audio or video files, the bytes of such files, or mono arrays (S,) with their `sample_rate`.
+        image: paths (a video gives its middle frame), bytes, PIL images, or uint8 arrays (H, W, 3).
+        video: paths or bytes of files with sound and picture; of each window the sound and the middle frame are used.
+        sample_rate: of the arrays in `audio`, in Hz.
+        batch_size: windows or pictures per pass through the model.
+
+    Returns:
+        (n, E) for `audio` and `image`; for `video` a pair `Embeddings(audio, visual)` of such arrays.
+
+    Raises:
+        ConfigError: not exactly one of the three, nothing in it, or something of another kind.
+        MediaError: a file cannot be used.
+        ModelError: the model gave NaN or infinite values.
+    """
+    given = {"audio": audio, "image": image, "video": video}
+    given = {name: items for name, items in given.items() if items is not None}
+    if len(given) != 1:
+        raise ConfigError(f"give exactly one of audio, image and video, found {list(given) or 'none'}")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, found {batch_size}")
+    features = model.config.features
+
+    def sounds(batch: list[np.ndarray]) -> np.ndarray:
+        return embed_log_mels(model, torch.from_numpy(np.stack(batch)))
+
+    def pictures(batch: list[np.ndarray]) -> np.ndarray:
+        return embed_pictures(model, *stack_pictures(batch))
+
+    if audio is not None:
+        items = _as_list(audio, single=1)
+        return _mean_vectors(items, lambda item: _sounds(item, sample_rate, features), sounds, batch_size)
+    if image is not None:
+        items = _as_list(image, single=3)
+        return _mean_vectors(items, lambda item: [_picture(item, features)], pictures, batch_size)
+
+    def both(batch: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        heard, seen = zip(*batch, strict=True)
+        return np.stack([sounds(list(heard)), pictures(list(seen))], axis=1)
+
+    items = _as_list(video, single=0)
+    vectors = _mean_vectors(items, lambda item: _video_windows(item, features), both, batch_size)
+    return Embeddings(audio=vectors[:, 0], visual=vectors[:, 1])
+
+
+def embed_batch(model: EquiAV, batch: Batch) -> Embeddings:
+    """Both senses of a loader's batch."""
+    return Embeddings(embed_log_mels(model, batch.audio), embed_pictures(model, batch.frames, batch.sizes))
+
+
+def embed_log_mels(model: EquiAV, log_mels: Tensor) -> Float32[np.ndarray, "B E"]:
+    """Raw log-mel (B, T, M) to unit vectors."""
+    with _inference(model) as device:
+        return _checked(model.embed_audio(model.standardise(log_mels.to(device))))
+
+
+def embed_pictures(
+    model: EquiAV, frames: UInt8[Tensor, "B 3 H W"], sizes: Int64[Tensor, "B 2"]
+) -> Float32[np.ndarray, "B E"]:
+    """Frames, zero-padded to one size, with their true sizes, to unit vectors."""
+    with _inference(model) as device:
+        return _checked(model.embed_visual(normalise(model.visual_space.plain(frames.to(device), sizes.to(device)))))
+
+
+def stack_pictures(pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> tuple[Tensor, Tensor]:
+    """Pictures of any sizes as one zero-padded batch (B, 3, H, W), and their sizes (B, 2)."""
+    sizes = np.array([picture.shape[:2] for picture in pictures])
+    padded = np.zeros((len(pictures), *sizes.max(axis=0), 3), dtype=np.uint8)
+    for target, picture in zip(padded, pictures, strict=True):
+        target[: picture.shape[0], : picture.shape[1]] = picture
+    return torch.from_numpy(padded).permute(0, 3, 1, 2), torch.from_numpy(sizes)
+
+
+@contextmanager
+def _inference(model: EquiAV) -> Iterator[torch.device]:
+    """Evaluation mode without gradients; the model's own mode is put back."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield next(model.parameters()).device
+    finally:
+        model.train(training)
+
+
+def _checked(vectors: Tensor) -> Float32[np.ndarray, "B E"]:
+    found = vectors.float().cpu().numpy()
+    if not np.isfinite(found).all():
+        raise ModelError("the model gave NaN or infinite embeddings: its weights are broken; look at the run's losses")
+    return found
+
+
+def _mean_vectors(
+    items: list[Any],
+    windows: Callable[[Any], Iterable[Any]],
+    embed: Callable[[list[Any]], np.ndarray],
+    batch_size: int,
+) -> Float32[np.ndarray, "n *senses E"]:
+    """Embed the windows of all items batch by batch; the mean direction of each item's windows."""
+    totals: dict[int, np.ndarray] = {}
+    stream = ((i, window) for i, item in enumerate(items) for window in windows(item))
+    while batch := list(islice(stream, batch_size)):
+        for (i, _), vectors in zip(batch, embed([window for _, window in batch]), strict=True):
+            totals[i] = totals[i] + vectors if i in totals else vectors
+    return mean_direction(np.stack([totals[i] for i in range(len(items))]))
+
+
+def mean_direction(*vectors: Float32[np.ndarray, "*n E"]) -> Float32[np.ndarray, "*n E"]:
+    """Unit vectors along the sums of vectors.
+
+    Raises:
+        ModelError: they cancel out.
+    """
+    total = np.sum(vectors, axis=0, dtype=np.float64)
+    norms = np.linalg.norm(total, axis=-1, keepdims=True)
+    if not norms.all():
+        raise ModelError("the vectors point in opposite directions: their mean has no direction")
+    return (total / norms).astype(np.float32)
+
+
+def _as_list(items: Any, *, single: int) -> list[Any]:
+    """A list of items; one path, bytes, picture or array of `single` dimensions is a list of one."""
+    if torch.is_tensor(items):
+        items = items.cpu().numpy()
+    if isinstance(items, (str, bytes, Path, Image.Image)) or (isinstance(items, np.ndarray) and items.ndim == single):
+        return [items]
+    found = list(items)
+    if not found:
+        raise ConfigError("nothing to embed: the list is empty")
+    return found
+
+
+@contextmanager
+def _as_path(item: Any) -> Iterator[Path]:
+    """A path as it is, bytes as a file for a while."""
+    if isinstance(item, (str, Path)):
+        yield Path(item)
+        return
+    if not isinstance(item, bytes):
+        raise ConfigError(f"expected a path or the bytes of a file, found {type(item).__name__}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bytes"
+        path.write_bytes(item)
+        yield path
+
+
+def _sounds(item: Any, sample_rate: int | None, features: Features) -> Iterator[Float32[np.ndarray, "T M"]]:
+    """The log-mel of every window of a sound."""
+    if torch.is_tensor(item) or isinstance(item, np.ndarray):
+        item = _wav_file(np.asarray(item), sample_rate)
+    with _as_path(item) as path:
+        waveform = load_waveform(path, features.sample_rate)
+        length_s = len(waveform) / features.sample_rate
+        for start_s, end_s in _windows(path, length_s, features):
+            first, last = (round(time_s * features.sample_rate) for time_s in (start_s, end_s))
+            yield _log_mel(waveform[first:last], path, features)
+
+
+def _log_mel(waveform: Float32[np.ndarray, " S"], path: Path, features: Features) -> Float32[np.ndarray, "T M"]:
+    mel = log_mel(waveform, features)
+    if not len(mel):
+        raise MediaError("too_short", f"{path.name}: {len(waveform)} samples are less than one spectrogram frame")
+    return fit_frames(mel, features.time_frames)
+
+
+def _windows(path: Path, length_s: float, features: Features) -> list[tuple[float, float]]:
+    """The windows that ingest would cut a file of this length into."""
+    whole = MediaInfo(length_s, length_s, length_s, None, None, None, None, None)
+    return plan_windows(Item(path), whole, features)
+
+
+def _wav_file(samples: np.ndarray, sample_rate: int | None) -> bytes:
+    """A mono float32 WAV file, so that arrays take the way of files, resampling included."""
+    if sample_rate is None:
+        raise ConfigError("audio arrays need their sample_rate, in Hz")
+    if samples.ndim != 1 or not len(samples) or not np.issubdtype(samples.dtype, np.floating):
+        raise ConfigError(
+            f"an audio array is mono, float, shape (S,), in [-1, 1]; found {samples.dtype} of shape {samples.shape}"
+        )
+    data = samples.astype("<f4").tobytes()
+    # format 3 is IEEE float, 4 bytes a sample
+    fmt = struct.pack("<HHIIHH", 3, 1, sample_rate, 4 * sample_rate, 4, 32)
+    chunks = b"fmt " + struct.pack("<I", len(fmt)) + fmt + b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
+
+
+def _picture(item: Any, features: Features) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture as RGB, its short side at most that of the stored frames."""
+    if isinstance(item, Image.Image):
+        item = np.asarray(item.convert("RGB"))
+    elif isinstance(item, (str, Path, bytes)):
+        item = load_image(item)
+    picture = np.asarray(item)
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
+        raise ConfigError(f"an image array is uint8 RGB, shape (H, W, 3); found {picture.dtype} of {picture.shape}")
+    height, width = picture.shape[:2]
+    scale = features.frame_side / min(height, width)
+    if scale >= 1:
+        return picture
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+
+
+def _video_windows(item: Any, features: Features) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Log-mel and middle frame of every window of a video, as ingest makes them."""
+    with _as_path(item) as path, open_media(path) as container:
+        info = describe(container, path)
+        for start_s, end_s in plan_windows(Item(path), info, features):
+            sound = read_audio(container, path, start_s, end_s, features.sample_rate)
+            share = (features.frames_per_clip // 2 + 0.5) / features.frames_per_clip
+            middle_s = start_s + share * max(min(end_s, info.video_end_s or end_s) - start_s, 0.0)
+            frames, _ = read_frames(container, path, [middle_s], features.frame_side, features.jpeg_quality)
+            yield _log_mel(sound, path, features), load_image(frames[0])

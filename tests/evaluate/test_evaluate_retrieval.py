@@ -1,0 +1,109 @@
+"""Retrieval on a library: both directions, the same at every batch size, and honest about doubles."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from equiav.config import Architecture, Features, ModelConfig
+from equiav.errors import LibraryError
+from equiav.evaluate.metrics import RetrievalReport, retrieval_metrics
+from equiav.evaluate.retrieval import evaluate_retrieval
+from equiav.library.table import Clip, Library
+from equiav.model.equiav import EquiAV
+from equiav.search.embed import embed_library
+
+FEATURES = Features(mel_bins=16, time_frames=32, clip_s=0.35, frame_side=24, frames_per_clip=1)
+SIZES = Architecture(
+    width=24,
+    depth=1,
+    heads=3,
+    image_side=32,
+    parameter_width=8,
+    predictor_heads=2,
+    predictor_head_width=8,
+    head_hidden=16,
+    embedding=12,
+    centroid_samples=3,
+)
+
+
+def clip(i, *, sound, picture, split, source):
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(picture).integers(0, 256, (24, 24 + 3 * (picture % 2), 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return Clip(
+        clip_id=f"clip{i:02d}",
+        item=f"item{i}",
+        source=source,
+        start_s=0.0,
+        end_s=0.35,
+        labels=[f"class{i % 2}"],
+        split=split,
+        status="ok",
+        fbank=np.random.default_rng([1, sound]).normal(-4, 4, (32, 16)).astype(np.float16),
+        fbank_frames=32,
+        fbank_mean=-4.0,
+        fbank_square=32.0,
+        frames=[buffer.getvalue()],
+        frame_times_s=[0.1],
+        file_size=1,
+        file_mtime_ns=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    return EquiAV(ModelConfig(architecture=SIZES, features=FEATURES), seed=0).eval()
+
+
+@pytest.fixture
+def library(tmp_path):
+    made = Library.create(tmp_path / "library", FEATURES)
+    test = [clip(i, sound=i, picture=i, split="test", source=f"{i}.mp4") for i in range(10)]
+    # the sound of clip 1 once more, the picture of clip 2 twice more
+    test += [
+        clip(10, sound=1, picture=10, split="test", source="10.mp4"),
+        clip(11, sound=11, picture=2, split="test", source="11.mp4"),
+        clip(12, sound=12, picture=2, split="test", source="12.mp4"),
+    ]
+    train = [clip(20 + i, sound=20 + i, picture=20 + i, split="train", source=f"{i}.mp4") for i in (3, 4, 70)]
+    made.append(test + train)
+    return made
+
+
+def test_both_directions_equal_the_metrics_of_the_stored_embeddings(library, model):
+    report = evaluate_retrieval(library, model, split="test")
+    table = embed_library(library, model)
+    keep = [i for i, clip_id in enumerate(table.clip_ids()) if int(clip_id[4:]) < 20]
+    sound, picture = table.vectors("audio")[keep], table.vectors("visual")[keep]
+    labels = [[f"class{i % 2}"] for i in range(13)]
+    assert report.clips == report.audio_to_visual.gallery_size == 13
+    assert report.audio_to_visual == retrieval_metrics(sound, picture, labels=labels)
+    assert report.visual_to_audio == retrieval_metrics(picture, sound, labels=labels)
+    assert report.audio_to_visual != report.visual_to_audio
+
+
+def test_batch_size_does_not_change_the_report(library, model):
+    alone, together = (evaluate_retrieval(library, model, batch_size=size) for size in (1, 13))
+    assert alone == together
+
+
+def test_doubles_and_shared_files_are_counted(library, model):
+    report = evaluate_retrieval(library, model, split="test", batch_size=4)
+    assert (report.equal_sounds, report.equal_pictures, report.shared_sources) == (1, 2, 2)
+    assert report.audio_to_visual.gallery_duplicates == 2
+    assert report.visual_to_audio.gallery_duplicates == 1
+    assert "2 of 13 clips come from files that also gave clips to another split" in report.warnings
+    assert report.audio_to_visual.ties is not None
+    assert report.audio_to_visual.ties.queries == 3
+    assert RetrievalReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_an_empty_split_or_foreign_features_are_clear_errors(library, model, tmp_path):
+    with pytest.raises(LibraryError, match="split 'valid' has 0 clips"):
+        evaluate_retrieval(library, model, split="valid")
+    other = Library.create(tmp_path / "other", FEATURES.model_copy(update={"sample_rate": 8000}))
+    with pytest.raises(LibraryError, match="sample_rate is 8000, the model's 16000"):
+        evaluate_retrieval(other, model)

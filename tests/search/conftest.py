@@ -1,0 +1,18 @@
+"""A small library and a small model for the tests of search."""
+
+import pytest
+from tiny_library import FEATURES, make_clip, make_model
+
+from equiav.library.table import Library
+
+
+@pytest.fixture
+def library(tmp_path):
+    made = Library.create(tmp_path / "library", FEATURES)
+    made.append([make_clip(i) for i in range(10)])
+    return made
+
+
+@pytest.fixture(scope="session")
+def model():
+    return make_model()

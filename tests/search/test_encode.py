@@ -1,0 +1,188 @@
+"""Queries take the way of ingest: the same file gives the same vector, as path, as bytes, as array, in any batch."""
+
+import io
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_library import FEATURES
+
+from equiav.errors import ConfigError, LibraryError, MediaError
+from equiav.library.ingest import ingest
+from equiav.library.table import Library
+from equiav.media.fbank import fit_frames, log_mel
+from equiav.media.mux import write_clip
+from equiav.search.embed import embed_library
+from equiav.search.encode import Embeddings, embed_log_mels, encode
+from equiav.search.index import SearchIndex, search_files
+
+RATE = FEATURES.sample_rate
+
+
+def tone(hertz, seconds, rate=RATE):
+    time = np.arange(round(seconds * rate)) / rate
+    return (0.4 * np.sin(2 * np.pi * hertz * time) * np.exp(-2 * (time % 0.3))).astype(np.float32)
+
+
+def write_wav(path, samples, rate=RATE):
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(np.round(samples * 32768).astype("<i2").tobytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for i, (hertz, seconds) in enumerate([(300, 0.5), (900, 0.5), (2000, 1.3)]):
+        rng = np.random.default_rng(i)
+        picture = np.kron(rng.integers(0, 256, (6, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+        frames = np.repeat(picture[None], round(seconds * 10), axis=0)
+        write_clip(folder / f"{i}.mp4", frames, 10, tone(hertz, seconds, 24_000), 24_000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def embedded(videos, model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("embedded") / "library"
+    report = ingest(videos, path, FEATURES, workers=1)
+    assert not report.rejects
+    library = Library(path)
+    embed_library(library, model)
+    return library
+
+
+def test_path_bytes_and_array_give_one_vector(tmp_path, model):
+    samples = np.round(tone(440, 0.4) * 32768).astype(np.float32) / 32768
+    path = write_wav(tmp_path / "a.wav", samples)
+    expected = encode(model, audio=[path])
+    assert expected.shape == (1, 12)
+    assert expected.dtype == np.float32
+    for same in (str(path), path.read_bytes(), [path.read_bytes()]):
+        np.testing.assert_array_equal(encode(model, audio=same), expected)
+    np.testing.assert_allclose(encode(model, audio=samples, sample_rate=RATE), expected, atol=1e-6)
+    np.testing.assert_allclose(encode(model, audio=torch.from_numpy(samples), sample_rate=RATE), expected, atol=1e-6)
+
+
+def test_arrays_of_another_rate_are_resampled(model):
+    slow, fast = (encode(model, audio=tone(440, 0.4, rate), sample_rate=rate)[0] for rate in (RATE, 48_000))
+    other = encode(model, audio=tone(1500, 0.4), sample_rate=RATE)[0]
+    assert slow @ fast > 0.99
+    assert 1 - slow @ fast < 0.2 * (1 - slow @ other)
+
+
+def test_a_long_sound_is_the_mean_direction_of_its_windows(tmp_path, model):
+    samples = np.concatenate([tone(300, 0.4), tone(1500, 0.4), tone(700, 0.3)])
+    path = write_wav(tmp_path / "long.wav", samples)
+    quantised = np.round(samples * 32768).astype(np.float32) / 32768
+    windows = [quantised[:3200], quantised[3200:6400], quantised[6400:]]
+    mels = np.stack([fit_frames(log_mel(window, FEATURES), FEATURES.time_frames) for window in windows])
+    total = embed_log_mels(model, torch.from_numpy(mels)).sum(axis=0)
+    np.testing.assert_allclose(encode(model, audio=path)[0], total / np.linalg.norm(total), atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_batches_do_not_change_a_vector(tmp_path, model, batch_size):
+    paths = [write_wav(tmp_path / f"{i}.wav", tone(200 + 300 * i, 0.3 + 0.3 * i)) for i in range(4)]
+    together = encode(model, audio=paths, batch_size=batch_size)
+    alone = np.concatenate([encode(model, audio=path) for path in paths])
+    np.testing.assert_allclose(together, alone, atol=2e-6)
+    pictures = [np.random.default_rng(i).integers(0, 256, (33 + 9 * i, 50, 3), dtype=np.uint8) for i in range(4)]
+    together = encode(model, image=pictures, batch_size=batch_size)
+    np.testing.assert_allclose(together, np.concatenate([encode(model, image=p) for p in pictures]), atol=2e-6)
+
+
+def test_pictures_as_path_bytes_pil_and_array_give_one_vector(tmp_path, model):
+    picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    path = tmp_path / "a.png"
+    path.write_bytes(buffer.getvalue())
+    expected = encode(model, image=picture)
+    for same in (path, str(path), buffer.getvalue(), Image.open(path), [Image.open(path)], torch.from_numpy(picture)):
+        np.testing.assert_array_equal(encode(model, image=same), expected)
+
+
+def test_a_video_gives_what_embedding_the_library_stored(videos, embedded, model):
+    found = encode(model, video=[videos / "0.mp4", (videos / "1.mp4").read_bytes()])
+    assert isinstance(found, Embeddings)
+    index = SearchIndex(embed_library(embedded, model))
+    rows = embedded.clips(columns=["clip_id", "source"]).to_pylist()
+    for i in range(2):
+        clip_id = next(row["clip_id"] for row in rows if Path(row["source"]).name == f"{i}.mp4")
+        # the library stores the log-mel in half precision
+        assert found.audio[i] @ index.clip_vector(clip_id, "audio") > 0.9999
+        assert found.visual[i] @ index.clip_vector(clip_id, "visual") > 0.9999
+
+
+def test_search_files_finds_the_clip_a_file_became(videos, embedded, model):
+    for i in range(2):
+        for query in ({"audio": videos / f"{i}.mp4"}, {"image": videos / f"{i}.mp4"}):
+            by = "audio" if "audio" in query else "visual"
+            hit = search_files(embedded.path, model, **query, by=by, k=1)[0]
+            assert (Path(hit.source).name, hit.score) == (f"{i}.mp4", pytest.approx(1, abs=2e-2))
+
+
+def test_without_by_the_other_sense_is_searched(videos, embedded, model):
+    sound, picture = videos / "0.mp4", videos / "1.mp4"
+    n = embedded.count()
+    assert search_files(embedded.path, model, audio=sound, k=n) == search_files(
+        embedded.path, model, audio=sound, by="visual", k=n
+    )
+    assert search_files(embedded.path, model, image=picture, k=n) == search_files(
+        embedded.path, model, image=picture, by="audio", k=n
+    )
+    assert search_files(embedded.path, model, video=picture, k=n) == search_files(
+        embedded.path, model, video=picture, by="both", k=n
+    )
+
+
+def test_a_clip_does_not_find_itself(embedded, model):
+    ids = embedded.clips(columns=["clip_id"])["clip_id"].to_pylist()
+    found = search_files(embedded.path, model, clip=ids[0], k=len(ids) - 1)
+    assert sorted(hit.clip_id for hit in found) == sorted(ids[1:])
+
+
+def test_the_models_mode_is_left_as_it_was(model):
+    for training in (True, False):
+        model.train(training)
+        encode(model, image=np.zeros((40, 40, 3), np.uint8))
+        assert model.training is training
+
+
+def test_what_cannot_be_encoded_is_a_clear_error(tmp_path, model):
+    samples = tone(440, 0.4)
+    with pytest.raises(ConfigError, match="exactly one of audio, image and video, found none"):
+        encode(model)
+    with pytest.raises(ConfigError, match="found \\['audio', 'image'\\]"):
+        encode(model, audio="a", image="b")
+    with pytest.raises(ConfigError, match="the list is empty"):
+        encode(model, image=[])
+    with pytest.raises(ConfigError, match="sample_rate"):
+        encode(model, audio=samples)
+    with pytest.raises(ConfigError, match=r"float, shape \(S,\).*int64 of shape \(5,\)"):
+        encode(model, audio=np.arange(5), sample_rate=RATE)
+    with pytest.raises(ConfigError, match="path or the bytes of a file, found int"):
+        encode(model, audio=[3])
+    with pytest.raises(ConfigError, match=r"uint8 RGB, .*float64 of \(4, 4, 3\)"):
+        encode(model, image=np.zeros((4, 4, 3)))
+    with pytest.raises(ConfigError, match="batch_size must be at least 1"):
+        encode(model, image=np.zeros((40, 40, 3), np.uint8), batch_size=0)
+    with pytest.raises(MediaError, match="missing"):
+        encode(model, audio=tmp_path / "nothing.wav")
+    with pytest.raises(MediaError, match="too_short"):
+        encode(model, audio=tone(440, 0.01), sample_rate=RATE)
+
+
+def test_what_cannot_be_searched_for_is_a_clear_error(tmp_path, embedded, model):
+    with pytest.raises(ConfigError, match=r"exactly one query .* found none"):
+        search_files(embedded.path, model)
+    with pytest.raises(ConfigError, match=r"exactly one query .*'audio', 'clip'"):
+        search_files(embedded.path, model, audio="a", clip="b")
+    with pytest.raises(LibraryError, match="no embeddings of model"):
+        search_files(tmp_path, model, clip="b")
