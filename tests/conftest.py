@@ -1,0 +1,22 @@
+"""Media files that several tests read, made once."""
+
+import pytest
+
+from samples import TINY, pictures, tone, write_bad, write_media
+
+
+@pytest.fixture(scope="session")
+def features():
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def good_video(tmp_path_factory):
+    """1.4 s, 64x48, a tone: two windows of TINY."""
+    return write_media(tmp_path_factory.mktemp("media") / "good.mp4", frames=pictures(14), sound=tone(1.4))
+
+
+@pytest.fixture(scope="session")
+def bad_videos(tmp_path_factory, good_video):
+    """One file of each bad kind: kind → path."""
+    return write_bad(tmp_path_factory.mktemp("bad"), good_video)
