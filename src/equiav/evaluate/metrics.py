@@ -124,8 +124,8 @@ class RetrievalReport(FrozenResult):
 
         table = Table(
             "",
-            f"sound → picture (1 of {self.audio_to_visual.gallery_size})",
-            f"picture → sound (1 of {self.visual_to_audio.gallery_size})",
+            f"sound → picture (of {self.audio_to_visual.gallery_size})",
+            f"picture → sound (of {self.visual_to_audio.gallery_size})",
             "chance",
             title=f"retrieval on split {self.split!r}: {self.clips} clips; value [95 % interval over queries]",
             title_justify="left",
@@ -133,7 +133,7 @@ class RetrievalReport(FrozenResult):
             caption_justify="left",
         )
         for name, there, back in _table_rows(self.audio_to_visual, self.visual_to_audio):
-            cells = [f"{found.value:.4g} [{found.low:.4g}, {found.high:.4g}]" for found in (there, back)]
+            cells = [f"{found.value:.3g} [{found.low:.3g}, {found.high:.3g}]" for found in (there, back)]
             table.add_row(name, *cells, f"{there.chance:.3g}")
         return table
 
@@ -245,21 +245,28 @@ def _class_level(scores: ClassScores | None, *, resamples: int, seed: int) -> Cl
     )
 
 
+_SHORT_NAMES = {
+    "recall_at_1": "R@1",
+    "recall_at_5": "R@5",
+    "recall_at_10": "R@10",
+    "median_rank": "median rank",
+    "mean_rank": "mean rank",
+    "mean_reciprocal_rank": "MRR",
+    "ndcg_at_10": "nDCG@10",
+    "precision_at_1": "P@1",
+    "precision_at_10": "P@10",
+    "mean_average_precision": "mAP",
+}
+
+
 def _table_rows(there: RetrievalResult, back: RetrievalResult) -> Iterator[tuple[str, Estimate, Estimate]]:
-    """Name and figure of both directions, class level last."""
-    names = (
-        "recall_at_1",
-        "recall_at_5",
-        "recall_at_10",
-        "median_rank",
-        "mean_rank",
-        "mean_reciprocal_rank",
-        "ndcg_at_10",
-    )
-    for name in names:
-        yield name.replace("_", " "), getattr(there, name), getattr(back, name)
-    for key, note in (("class_level", ""), ("class_level_others", ", own partner left out")):
-        levels = getattr(there, key), getattr(back, key)
-        if all(levels):
-            for name in ("precision_at_1", "precision_at_10", "mean_average_precision"):
-                yield f"class {name.replace('_', ' ')}{note}", *(getattr(level, name) for level in levels)
+    """Short name and figure of both directions; class level last, without and with the own partner."""
+    levels = [("", there, back)]
+    for prefix, key in (("other clips of its class: ", "class_level_others"), ("its class: ", "class_level")):
+        levels.append((prefix, getattr(there, key), getattr(back, key)))
+    for prefix, first, second in levels:
+        if first is None or second is None:
+            continue
+        for name, short in _SHORT_NAMES.items():
+            if hasattr(first, name):
+                yield prefix + short, getattr(first, name), getattr(second, name)
