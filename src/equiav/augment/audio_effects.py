@@ -24,7 +24,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from equiav.augment.boxes import BoxParams, box_slots, draw_box, settle_box
-from equiav.augment.filters import Blur, resampling_weights
+from equiav.augment.filters import Blur, resample_rows, resampling_taps
 from equiav.augment.transform import (
     FLAG,
     FlagOptions,
@@ -70,6 +70,7 @@ class _Mask(Transform[MaskParams]):
     """Sets an interval of one axis to 0, the mean (SpecAugment, Park et al. 2019)."""
 
     kind = MaskParams
+    everywhere = True
     axis: int
     of: str
 
@@ -92,15 +93,19 @@ class _Mask(Transform[MaskParams]):
         return MaskParams(params.on, params.start, torch.maximum(params.start, params.end))
 
     @override
-    def apply(self, x: Float[Tensor, "B T M"], params: MaskParams) -> Float[Tensor, "B T M"]:
-        return x.masked_fill(masked(x.shape[self.axis], params.start, params.end, self.axis), 0.0)
+    def effect(self, x: Float[Tensor, "B T M"], params: MaskParams) -> Float[Tensor, "B T M"]:
+        params = params.to(x.device)
+        return x.mul_(kept(x.shape[self.axis], params.start, params.end, self.axis))
 
 
-def masked(size: int, start: Tensor, end: Tensor, axis: int) -> Tensor:
-    """Where the centre of a frame (axis 1) or bin (axis 2) lies in [start, end): (B, size, 1) or (B, 1, size)."""
+def kept(size: int, start: Tensor, end: Tensor, axis: int) -> Tensor:
+    """0 where the centre of a frame (axis 1) or bin (axis 2) lies in [start, end), else 1.
+
+    A factor of shape (B, size, 1) or (B, 1, size): on a processor many times faster than filling by mask.
+    """
     centre = (torch.arange(size, device=start.device) + 0.5) / size
     inside = (centre >= start[:, None]) & (centre < end[:, None])
-    return inside.unsqueeze(2 if axis == 1 else 1)
+    return (~inside).float().unsqueeze(2 if axis == 1 else 1)
 
 
 class TimeMask(_Mask):
@@ -145,6 +150,7 @@ class Shift(Transform[AmountParams]):
 
     name = "shift"
     kind = AmountParams
+    everywhere = True
     Options = ShiftOptions
 
     def __init__(self, options: ShiftOptions) -> None:
@@ -153,9 +159,9 @@ class Shift(Transform[AmountParams]):
         self.slots = (FLAG, Slot.centred("amount", "share of the clip, later is positive", -largest, largest, 0.0))
 
     @override
-    def apply(self, x: Float[Tensor, "B T M"], params: AmountParams) -> Float[Tensor, "B T M"]:
+    def effect(self, x: Float[Tensor, "B T M"], params: AmountParams) -> Float[Tensor, "B T M"]:
         T = x.shape[1]
-        frames = (params.amount * T).round().long()
+        frames = (params.to(x.device).amount * T).round().long()
         return take_frames(x, (torch.arange(T, device=x.device) - frames[:, None]) % T)
 
 
@@ -186,6 +192,7 @@ class AudioCrop(Transform[BoxParams]):
 
     name = "crop"
     kind = BoxParams
+    everywhere = True
     Options = AudioCropOptions
     slots = box_slots("the clip", "the mel axis")
 
@@ -198,26 +205,16 @@ class AudioCrop(Transform[BoxParams]):
         return settle_box(params)
 
     @override
-    def apply(self, x: Float[Tensor, "B T M"], params: BoxParams) -> Float[Tensor, "B T M"]:
-        M = x.shape[2]
+    def effect(self, x: Float[Tensor, "B T M"], params: BoxParams) -> Float[Tensor, "B T M"]:
+        B, T, M = x.shape
+        params = params.to(x.device)
         first, last = params.left * M, (params.left + params.width) * M
-        weights = resampling_weights(first, last, M, M, clip_low=first, clip_high=last, interpolation="bilinear")
-        return torch.bmm(stretch_time(x, params.top, params.height), weights.transpose(1, 2))
-
-
-def stretch_time(x: Float[Tensor, "B T M"], start: Tensor, share: Tensor) -> Float[Tensor, "B T M"]:
-    """Stretch the interval [start, start + share) of the clip over all T frames; a share is at most 1.
-
-    Enlarging needs two taps per frame, so rows are gathered: (B, T, T) weights would cost eight batches of memory.
-    """
-    T = x.shape[1]
-    low, high = start * T, (start + share) * T
-    frame = torch.arange(T, device=x.device) + 0.5
-    place = low[:, None] + frame * share[:, None] - 0.5
-    place = place.clamp(low[:, None].floor(), high[:, None].ceil() - 1).clamp(0, T - 1)
-    before = place.floor()
-    after = torch.minimum(before + 1, (high[:, None].ceil() - 1).clamp(0, T - 1))
-    return torch.lerp(take_frames(x, before.long()), take_frames(x, after.long()), (place - before)[:, :, None])
+        bins = resampling_taps(first, last, M, M, clip_low=first, clip_high=last, interpolation="bilinear")
+        first, last = params.top * T, (params.top + params.height) * T
+        frames = resampling_taps(first, last, T, T, clip_low=first, clip_high=last, interpolation="bilinear")
+        # a product is faster than two transpositions: the mel axis is short
+        matrix = x.new_zeros(B, M, M).scatter_add_(1, bins.index.transpose(1, 2), bins.weight.transpose(1, 2))
+        return torch.bmm(resample_rows(x[:, None], frames)[:, 0], matrix)
 
 
 class GainOptions(FlagOptions):
@@ -234,6 +231,7 @@ class Gain(Transform[AmountParams]):
 
     name = "gain"
     kind = AmountParams
+    everywhere = True
     Options = GainOptions
 
     def __init__(self, options: GainOptions) -> None:
@@ -242,8 +240,8 @@ class Gain(Transform[AmountParams]):
         self.slots = (FLAG, Slot.centred("amount", unit, -options.largest, options.largest, 0.0))
 
     @override
-    def apply(self, x: Float[Tensor, "B T M"], params: AmountParams) -> Float[Tensor, "B T M"]:
-        return x + params.amount[:, None, None]
+    def effect(self, x: Float[Tensor, "B T M"], params: AmountParams) -> Float[Tensor, "B T M"]:
+        return x.add_(params.to(x.device).amount[:, None, None])
 
 
 class ContrastOptions(FlagOptions):
@@ -265,6 +263,7 @@ class Contrast(Transform[FactorParams]):
 
     name = "contrast"
     kind = FactorParams
+    everywhere = True
     Options = ContrastOptions
 
     def __init__(self, options: ContrastOptions) -> None:
@@ -272,10 +271,10 @@ class Contrast(Transform[FactorParams]):
         self.slots = (FLAG, Slot.centred("factor", "factor", 1 - options.largest, 1 + options.largest, 1.0))
 
     @override
-    def apply(self, x: Float[Tensor, "B T M"], params: FactorParams) -> Float[Tensor, "B T M"]:
-        factor = params.factor[:, None, None]
-        # not mean + f·(x - mean), which is not exactly x at f = 1
-        return (x * factor).add_(x.mean((1, 2), keepdim=True) * (1 - factor))
+    def effect(self, x: Float[Tensor, "B T M"], params: FactorParams) -> Float[Tensor, "B T M"]:
+        factor = params.to(x.device).factor[:, None, None]
+        offset = x.mean((1, 2), keepdim=True) * (1 - factor)
+        return x.mul_(factor).add_(offset)
 
 
 class Reverse(Transform[Params]):
@@ -287,9 +286,8 @@ class Reverse(Transform[Params]):
     slots = (FLAG,)
 
     @override
-    def apply(self, x: Float[Tensor, "B T M"], params: Params) -> Float[Tensor, "B T M"]:
-        on = params.on.view(-1, *[1] * (x.ndim - 1)) > 0.5
-        return torch.where(on, x.flip(1), x)
+    def effect(self, x: Float[Tensor, "B T M"], params: Params) -> Float[Tensor, "B T M"]:
+        return x.flip(1)
 
 
 PAPER = ("time_mask", "frequency_mask", "shift", "crop", "gain", "contrast", "blur", "reverse")

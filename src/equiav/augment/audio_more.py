@@ -42,7 +42,8 @@ class MelShift(Transform[AmountParams]):
         self.slots = (FLAG, Slot.centred("amount", "mel bins, up is positive", -options.largest, options.largest, 0.0))
 
     @override
-    def apply(self, x: Float[Tensor, "B T M"], params: AmountParams) -> Float[Tensor, "B T M"]:
+    def effect(self, x: Float[Tensor, "B T M"], params: AmountParams) -> Float[Tensor, "B T M"]:
+        params = params.to(x.device)
         bins = torch.arange(x.shape[2], device=x.device, dtype=x.dtype)
         distance = bins[:, None] + params.amount[:, None, None] - bins  # from, to
         return torch.bmm(x, (1 - distance.abs()).clamp(min=0))
@@ -66,15 +67,16 @@ class Stretch(Transform[FactorParams]):
         self.slots = (FLAG, Slot.centred("factor", "speed", *options.speed, 1.0))
 
     @override
-    def apply(self, x: Float[Tensor, "B T M"], params: FactorParams) -> Float[Tensor, "B T M"]:
+    def effect(self, x: Float[Tensor, "B T M"], params: FactorParams) -> Float[Tensor, "B T M"]:
         T = x.shape[1]
+        params = params.to(x.device)
         middle = (T - 1) / 2
         place = middle + (torch.arange(T, device=x.device) - middle) * params.factor[:, None]
         before = place.floor()
         inside = (place >= 0) & (place <= T - 1)
         earlier = take_frames(x, before.clamp(0, T - 1).long())
         later = take_frames(x, (before + 1).clamp(0, T - 1).long())
-        return torch.lerp(earlier, later, (place - before)[:, :, None]).masked_fill(~inside[:, :, None], 0.0)
+        return torch.lerp(earlier, later, (place - before)[:, :, None]).masked_fill_(~inside[:, :, None], 0.0)
 
 
 class NoiseOptions(FlagOptions):
@@ -111,15 +113,15 @@ class Noise(Transform[NoiseParams]):
         )
 
     @override
-    def apply(self, x: Float[Tensor, "B T M"], params: NoiseParams) -> Float[Tensor, "B T M"]:
+    def effect(self, x: Float[Tensor, "B T M"], params: NoiseParams) -> Float[Tensor, "B T M"]:
         B, T, M = x.shape
+        params = params.to(x.device)
         nats = x * self.options.log_std
         mean_power = nats.flatten(1).logsumexp(1) - math.log(T * M)
         # the power of a Gaussian signal in one cell is exponentially distributed
         cell = torch.log(-torch.log1p(-noise(params.seed, T * M)) + 1e-9).view(B, T, M)
         level = mean_power - params.snr_db * (math.log(10) / 10)
-        noisy = torch.logaddexp(nats, level[:, None, None] + cell) / self.options.log_std
-        return torch.where(params.on[:, None, None] > 0.5, noisy, x)
+        return torch.logaddexp(nats, level[:, None, None] + cell) / self.options.log_std
 
 
 ALL: dict[str, type[Transform[Any]]] = {kind.name: kind for kind in (MelShift, Stretch, Noise)}

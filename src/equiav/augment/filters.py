@@ -1,14 +1,16 @@
 """Linear filters with their own settings for every sample of a batch: resampling and Gaussian smoothing.
 
-    box of each sample -> weights (B, S, H) -> weights @ x          antialiased crop and resize, any aspect
-    sigma of each sample -> kernels (B, R) -> depthwise convolution
+    box of each sample -> taps: indices and weights (B, S, k) -> weighted sums of rows      crop and resize
+    sigma of each sample -> kernels (B, R) -> depthwise convolution                         smoothing
 
 The resampling weights are PIL's (`Image.resize`): the filter is widened by the shrinking factor, cut at the box
-and normalised. There is no rounding to 8 bits between the passes.
+and normalised. There is no rounding to 8 bits between the passes. Weighted sums of whole rows (`embedding_bag`) are
+many times faster than products with the (S, H) matrices they stand for; columns are rows of the transposed map.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -21,14 +23,22 @@ from typing_extensions import override
 from equiav.augment.transform import FLAG, FlagOptions, Params, Probability, Range, Slot, Transform
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int64
 
 Interpolation = Literal["bilinear", "bicubic"]
 
 _CUBIC = -0.5  # PIL's and torchvision's antialiased a (Keys 1981)
 
 
-def resampling_weights(
+@dataclass(frozen=True)
+class Taps:
+    """Which k rows of an axis make up each of S outputs, per sample."""
+
+    index: Int64[Tensor, "B S k"]
+    weight: Float[Tensor, "B S k"]
+
+
+def resampling_taps(
     low: Float[Tensor, " B"],
     high: Float[Tensor, " B"],
     size_in: int,
@@ -37,43 +47,59 @@ def resampling_weights(
     clip_low: Float[Tensor, " B"],
     clip_high: Float[Tensor, " B"],
     interpolation: Interpolation,
-) -> Float[Tensor, "B S H"]:
-    """Weights that resize the interval [low, high) of an axis, in pixels, to `size_out` pixels.
+) -> Taps:
+    """Taps that resize the interval [low, high) of an axis, in pixels, to `size_out` pixels.
 
     Args:
         clip_low: first edge that the filter may see, in pixels (rounded down).
         clip_high: last edge that the filter may see, in pixels (rounded up).
     """
+    reach = 1 if interpolation == "bilinear" else 2
+    # no interval is longer than the axis, which bounds the taps without looking at the boxes
+    most = math.ceil(2 * reach * max(1.0, size_in / size_out))
     scale = ((high - low) / size_out)[:, None]
+    widen = scale.clamp(min=1.0)
     centre = low[:, None] + (torch.arange(size_out, device=low.device, dtype=low.dtype) + 0.5) * scale
-    pixel = torch.arange(size_in, device=low.device, dtype=low.dtype) + 0.5
-    distance = (pixel - centre[:, :, None]).div_(scale.clamp(min=1.0)[:, :, None]).abs_()
-    weights = _triangle(distance) if interpolation == "bilinear" else _cubic(distance)
-    seen = (pixel > clip_low[:, None].floor()) & (pixel < clip_high[:, None].ceil())
-    weights.mul_(seen[:, None, :])
-    return weights.div_(weights.sum(2, keepdim=True))
+    first = (centre - reach * widen - 0.5).floor() + 1
+    pixel = first[:, :, None] + torch.arange(most, device=low.device, dtype=low.dtype)
+    distance = (pixel + 0.5 - centre[:, :, None]).abs() / widen[:, :, None]
+    weight = _triangle(distance) if interpolation == "bilinear" else _cubic(distance)
+    seen = (pixel >= clip_low[:, None, None].floor()) & (pixel < clip_high[:, None, None].ceil())
+    weight = weight * seen
+    weight = weight / weight.sum(2, keepdim=True)
+    return Taps(pixel.clamp(0, size_in - 1).long(), weight)
 
 
-def resample(
-    x: Float[Tensor, "B C H W"], rows: Float[Tensor, "B S H"], columns: Float[Tensor, "B Z W"]
-) -> Float[Tensor, "B C S Z"]:
-    """Apply resampling weights to both axes of every sample."""
+def resample_rows(x: Float[Tensor, "B C H W"], taps: Taps) -> Float[Tensor, "B C S W"]:
+    """Weighted sums of rows."""
     B, C, H, W = x.shape
-    narrow = torch.bmm(x.reshape(B, C * H, W), columns.transpose(1, 2)).view(B, C, H, -1)
-    return torch.stack([torch.bmm(rows, narrow[:, channel]) for channel in range(C)], dim=1)
+    S, most = taps.index.shape[1:]
+    plane = torch.arange(B * C, device=x.device).view(B, C, 1, 1) * H
+    index = (taps.index[:, None] + plane).view(-1, most)
+    weight = taps.weight[:, None].expand(B, C, S, most).reshape(-1, most)
+    rows = x.reshape(B * C * H, W)
+    return functional.embedding_bag(index, rows, mode="sum", per_sample_weights=weight).view(B, C, S, W)
+
+
+def resample(x: Float[Tensor, "B C H W"], rows: Taps, columns: Taps) -> Float[Tensor, "B C S Z"]:
+    """Resample both axes."""
+    turned = resample_rows(x, rows).transpose(2, 3).contiguous()
+    return resample_rows(turned, columns).transpose(2, 3).contiguous()
 
 
 def smooth(x: Float[Tensor, "B C H W"], sigma: Float[Tensor, " B"], radius: int) -> Float[Tensor, "B C H W"]:
-    """Gaussian smoothing with a standard deviation per sample, in pixels; edges are repeated.
+    """Gaussian smoothing with a standard deviation per sample, in pixels, over three of them; edges are repeated.
 
     Args:
-        radius: taps on either side, at least three times the largest sigma for a full kernel.
+        radius: taps on either side, at least three times the largest sigma.
     """
     B, C, H, W = x.shape
     taps = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
-    # a sigma of 0 must give the delta kernel, not 0/0
-    kernel = torch.softmax(-0.5 * (taps / sigma.clamp(min=1e-2)[:, None]) ** 2, dim=1)
-    kernel = kernel.repeat_interleave(C, dim=0)[:, None, :, None]
+    # a sigma of 0 is the delta kernel, not 0/0
+    kernel = torch.exp(-0.5 * (taps / sigma.clamp(min=1e-2)[:, None]) ** 2)
+    # a kernel must not depend on the widest of its batch
+    kernel = kernel * (taps.abs() <= (3 * sigma).ceil()[:, None])
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(C, dim=0)[:, None, :, None]
     for across in (False, True):
         padding = (radius, radius, 0, 0) if across else (0, 0, radius, radius)
         padded = functional.pad(x, padding, mode="replicate")
@@ -83,7 +109,7 @@ def smooth(x: Float[Tensor, "B C H W"], sigma: Float[Tensor, " B"], radius: int)
 
 
 def _triangle(distance: Tensor) -> Tensor:
-    return distance.neg_().add_(1.0).clamp_(min=0.0)
+    return (1 - distance).clamp(min=0)
 
 
 def _cubic(distance: Tensor) -> Tensor:
@@ -115,13 +141,11 @@ class Blur(Transform[BlurParams]):
 
     def __init__(self, options: BlurOptions) -> None:
         super().__init__(options)
-        # three deviations hold 99.7 % of the kernel
-        self.radius = max(1, int(3 * options.sigma[1] + 0.999))
         self.slots = (FLAG, Slot.centred("sigma", "cells", options.sigma[0], options.sigma[1], 0.0))
 
     @override
-    def apply(self, x: Tensor, params: BlurParams) -> Tensor:
+    def effect(self, x: Tensor, params: BlurParams) -> Tensor:
         """Smooth (B, T, M) or (B, C, H, W)."""
+        radius = max(1, math.ceil(3 * float(params.sigma.max())))
         images = x if x.ndim == 4 else x[:, None]
-        smoothed = smooth(images, params.sigma, self.radius)
-        return torch.where(params.on[:, None, None, None] > 0.5, smoothed, images).view(x.shape)
+        return smooth(images, params.to(x.device).sigma, radius).view(x.shape)

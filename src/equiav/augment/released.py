@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from equiav.augment.audio_effects import AudioCrop, AudioCropOptions, Reverse, masked, take_frames
+from equiav.augment.audio_effects import AudioCrop, AudioCropOptions, Reverse, kept, take_frames
 from equiav.augment.boxes import box_slots
 from equiav.augment.color import BRIGHTNESS, CONTRAST
 from equiav.augment.filters import Blur, BlurOptions
@@ -118,6 +118,7 @@ class ReleasedMask(Transform[ReleasedMaskParams]):
 
     name = "mask"
     kind = ReleasedMaskParams
+    everywhere = True
 
     def __init__(self, time_frames: int, mel_bins: int, *, shifts: bool) -> None:
         super().__init__(FlagOptions(p=0.8))
@@ -144,10 +145,11 @@ class ReleasedMask(Transform[ReleasedMaskParams]):
         return [*columns, torch.ones_like(shift), shift]
 
     @override
-    def apply(self, x: Float[Tensor, "B T M"], params: ReleasedMaskParams) -> Float[Tensor, "B T M"]:
+    def effect(self, x: Float[Tensor, "B T M"], params: ReleasedMaskParams) -> Float[Tensor, "B T M"]:
         T, M = x.shape[1:]
-        x = x.masked_fill(masked(T, params.time_start / T, params.time_end / T, 1), 0.0)
-        x = x.masked_fill(masked(M, params.frequency_start / M, params.frequency_end / M, 2), 0.0)
+        params = params.to(x.device)
+        x = x.mul_(kept(T, params.time_start / T, params.time_end / T, 1))
+        x = x.mul_(kept(M, params.frequency_start / M, params.frequency_end / M, 2))
         if not self.shifts:
             return x
         frames = (params.shift * T).round().long()
@@ -199,18 +201,22 @@ class ReleasedAudioJitter(ReleasedJitter):
         self.clips = clips
 
     @override
-    def apply(self, x: Float[Tensor, "B T M"], params: JitterParams) -> Float[Tensor, "B T M"]:
+    def alike(self, params: JitterParams) -> None:
+        return None
+
+    @override
+    def effect(self, x: Float[Tensor, "B T M"], params: JitterParams) -> Float[Tensor, "B T M"]:
+        params = params.to(x.device)
         order = torch.stack([params.first, params.second, params.third, params.fourth], dim=1).round()
-        original = x
         for effect in order.unbind(1):
             one = torch.ones_like(params.brightness)
             factor = torch.where(effect == BRIGHTNESS, params.brightness, one)
             factor = torch.where(effect == CONTRAST, params.contrast, factor)
             offset = torch.where(effect == CONTRAST, 1 - factor, 0.0) * x.mean((1, 2))
-            x = (x * factor[:, None, None]).add_(offset[:, None, None])
+            x = x.mul_(factor[:, None, None]).add_(offset[:, None, None])
             if self.clips:
                 x = x.clamp_(0, 1)
-        return torch.where(params.on[:, None, None] > 0.5, x, original)
+        return x
 
 
 class ReleasedBlur(Blur):
@@ -231,5 +237,5 @@ class ReleasedAudioFlip(Reverse):
         self.axis = 2 if flips_mel else 1
 
     @override
-    def apply(self, x: Float[Tensor, "B T M"], params: Params) -> Float[Tensor, "B T M"]:
-        return torch.where(params.on[:, None, None] > 0.5, x.flip(self.axis), x)
+    def effect(self, x: Float[Tensor, "B T M"], params: Params) -> Float[Tensor, "B T M"]:
+        return x.flip(self.axis)

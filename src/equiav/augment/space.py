@@ -191,14 +191,22 @@ class AugmentationSpace:
         return transform.kind(*params.values[:, start : start + len(transform.slots)].unbind(1))
 
     def apply(self, x: Tensor, params: SpaceParams) -> Tensor:
-        """All transforms in order.
+        """All transforms in order; x is left as it is.
+
+        The (n, P) table of parameters is read on the processor, once per call: draw it with a generator of the
+        processor and an accelerator is never waited for.
 
         Raises:
             ConfigError: x and params have different lengths.
         """
         self._check_lengths(x, params)
-        for transform in self.transforms:
-            x = transform.apply(x, self.part_of(params, transform))
+        return self._overwrite(x.clone(), params, self.transforms)
+
+    def _overwrite(self, x: Tensor, params: SpaceParams, transforms: Sequence[Transform[Any]]) -> Tensor:
+        """Transforms in order, on an x that nobody else needs."""
+        params = params.to("cpu")
+        for transform in transforms:
+            x = transform.overwrite(x, self.part_of(params, transform))
         return x
 
     def only(self, *names: str) -> Self:

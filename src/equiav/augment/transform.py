@@ -28,6 +28,7 @@ from equiav.errors import ConfigError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from typing_extensions import Self
 
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -101,6 +102,16 @@ class Params:
         """The tensors in the order of the slots."""
         return [getattr(self, field.name) for field in dataclasses.fields(self)]
 
+    def rows(self, index: Tensor) -> Self:
+        """Some of the sets."""
+        return type(self)(*torch.stack(self.columns(), dim=1).index_select(0, index).unbind(1))
+
+    def to(self, device: torch.device) -> Self:
+        """The same sets on another device, in one copy."""
+        if self.on.device == device:
+            return self
+        return type(self)(*torch.stack(self.columns(), dim=1).to(device, non_blocking=True).unbind(1))
+
 
 P = TypeVar("P", bound=Params)
 
@@ -116,6 +127,8 @@ class Transform(ABC, Generic[P]):
     kind: type[P]
     Options: ClassVar[type[FlagOptions]]
     slots: tuple[Slot, ...] = ()
+    everywhere: ClassVar[bool] = False
+    """At neutral parameters the effect is exactly none, and cheaper than picking the samples that are on."""
 
     @property
     def uniforms(self) -> int:
@@ -138,8 +151,38 @@ class Transform(ABC, Generic[P]):
         return [low + u[:, i] * extent for i, (low, extent) in enumerate(ranges)]
 
     @abstractmethod
+    def effect(self, x: Tensor, params: P) -> Tensor:
+        """What the transform does to samples whose flag is on (and, if `everywhere`, to the neutral ones).
+
+        Args:
+            x: the transform's to overwrite.
+            params: of each sample, on the processor, where they can be read without waiting for an accelerator.
+        """
+
     def apply(self, x: Tensor, params: P) -> Tensor:
         """The effect; pure, and exactly x where `params.on` is 0."""
+        return self.overwrite(x.clone(), params.to(torch.device("cpu")))
+
+    def overwrite(self, x: Tensor, params: P) -> Tensor:
+        """`apply` to an x that nobody else needs, with params on the processor.
+
+        Samples that are off cost nothing: which ones those are is known there, and no accelerator is asked.
+        """
+        rows = (params.on > 0.5).nonzero().view(-1)
+        order = self.alike(params)
+        if order is None and (len(rows) == len(x) or (self.everywhere and len(rows))):
+            return self.effect(x, params)
+        if order is not None:
+            rows = order[params.on[order] > 0.5]
+        if not len(rows):
+            return x
+        chosen = rows.to(x.device, non_blocking=True)
+        return x.index_copy_(0, chosen, self.effect(x.index_select(0, chosen), params.rows(rows)))
+
+    def alike(self, params: P) -> Tensor | None:
+        """An order of the samples (n,) that `effect` wants them in, if any."""
+        del params
+        return None
 
     def settle(self, params: P) -> P:
         """Make decoded values a valid set (integers whole, permutations complete)."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from equiav.augment.boxes import BoxParams
-from equiav.augment.filters import Interpolation, resample, resampling_weights
+from equiav.augment.filters import Interpolation, Taps, resample, resampling_taps
 from equiav.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def cut(
         sizes = torch.stack([x.new_full((B,), H), x.new_full((B,), W)], dim=1)
     sizes = sizes.to(x.device, x.dtype)
     square = sizes.amin(1)
-    weights: list[Tensor] = []
+    taps: list[Taps] = []
     for axis, size in enumerate((H, W)):
         true = sizes[:, axis]
         low = (true - square) / 2
@@ -65,10 +65,10 @@ def cut(
             low = torch.where(on, origin + start * extent, low)
             high = torch.where(on, low + share * extent, high)
             clip_low, clip_high = torch.where(on, low, clip_low), torch.where(on, high, clip_high)
-        weights.append(
-            resampling_weights(
+        taps.append(
+            resampling_taps(
                 low, high, size, image_side, clip_low=clip_low, clip_high=clip_high, interpolation=interpolation
             )
         )
     # bicubic weights overshoot
-    return resample(x, *weights).clamp_(0, 1)
+    return resample(x, *taps).clamp_(0, 1)

@@ -38,7 +38,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 def normalise(x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
     """ImageNet normalisation of a view in [0, 1]."""
     mean, std = x.new_tensor(_IMAGENET_MEAN), x.new_tensor(_IMAGENET_STD)
-    return (x - mean[:, None, None]) / std[:, None, None]
+    return (x - mean[:, None, None]).div_(std[:, None, None])
 
 
 class VisualSpace(AugmentationSpace):
@@ -82,15 +82,10 @@ class VisualSpace(AugmentationSpace):
             ConfigError: x is no (B, 3, H, W) batch, or params are not B sets of this space.
         """
         self._check_lengths(x, params)
-        rest = self.transforms
         if self._crop is None:
-            view = self.plain(x, sizes)
-        else:
-            view = self._crop.view(x, self.part_of(params, self._crop), self.image_side, sizes)
-            rest = rest[1:]
-        for transform in rest:
-            view = transform.apply(view, self.part_of(params, transform))
-        return view
+            return self._overwrite(self.plain(x, sizes), params, self.transforms)
+        view = self._crop.view(x, self.part_of(params, self._crop), self.image_side, sizes)
+        return self._overwrite(view, params, self.transforms[1:])
 
     def plain(self, frames: Tensor, sizes: Tensor | None = None) -> Float[Tensor, "B 3 S S"]:
         """The base view: the short side resized to S, the centre square cut. Equal to `apply` at identity.

@@ -22,7 +22,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from equiav.augment.boxes import BoxParams, box_slots, draw_box, settle_box
-from equiav.augment.color import grey, jitter
+from equiav.augment.color import grey, jitter_
 from equiav.augment.filters import Blur, Interpolation
 from equiav.augment.transform import (
     FLAG,
@@ -72,7 +72,7 @@ class VisualCrop(Transform[BoxParams]):
         return settle_box(params)
 
     @override
-    def apply(self, x: Float[Tensor, "B 3 H W"], params: BoxParams) -> Float[Tensor, "B 3 H W"]:
+    def effect(self, x: Float[Tensor, "B 3 H W"], params: BoxParams) -> Float[Tensor, "B 3 H W"]:
         """Crop square pictures to their own size; `view` takes frames of any size."""
         return self.view(x, params, x.shape[-1], None)
 
@@ -81,6 +81,7 @@ class VisualCrop(Transform[BoxParams]):
     ) -> Float[Tensor, "B 3 S S"]:
         """The view of side S that the box shows."""
         of_frame = self.options.of == "frame"
+        params = params.to(frames.device)
         return cut(frames, image_side, self.options.interpolation, sizes=sizes, box=params, of_frame=of_frame)
 
 
@@ -127,17 +128,26 @@ class Jitter(Transform[JitterParams]):
 
     @override
     def amounts(self, u: Float[Tensor, "n 5"]) -> tuple[Tensor, ...]:
-        orders = u.new_tensor(_ORDERS)[(u[:, 0] * len(_ORDERS)).long()]
+        orders = torch.tensor(_ORDERS, dtype=u.dtype, device=u.device)[(u[:, 0] * len(_ORDERS)).long()]
         o = self.options
         reach = u.new_tensor([o.brightness, o.contrast, o.saturation, o.hue])
         amounts = (2 * u[:, 1:] - 1) * reach + u.new_tensor([1.0, 1.0, 1.0, 0.0])
         return (*orders.unbind(1), *amounts.unbind(1))
 
     @override
-    def apply(self, x: Float[Tensor, "B 3 S S"], params: JitterParams) -> Float[Tensor, "B 3 S S"]:
-        factors = torch.stack([params.brightness, params.contrast, params.saturation], dim=1)
-        order = torch.stack([params.first, params.second, params.third, params.fourth], dim=1)
-        return jitter(x, factors, params.hue, order)
+    def effect(self, x: Float[Tensor, "B 3 S S"], params: JitterParams) -> Float[Tensor, "B 3 S S"]:
+        amounts = torch.stack([params.brightness, params.contrast, params.saturation, params.hue], dim=1)
+        amounts = amounts.to(x.device, non_blocking=True)
+        start = 0
+        for order, count in zip(*_order_key(params).unique_consecutive(return_counts=True), strict=True):
+            stop = start + int(count)
+            jitter_(x[start:stop], amounts[start:stop], _ORDERS[int(order)])
+            start = stop
+        return x
+
+    @override
+    def alike(self, params: JitterParams) -> Tensor | None:
+        return _order_key(params).argsort()
 
     @override
     def settle(self, params: JitterParams) -> JitterParams:
@@ -148,7 +158,13 @@ class Jitter(Transform[JitterParams]):
         return replace(params, first=first, second=second, third=third, fourth=fourth)
 
 
-_ORDERS = tuple(permutations((0.0, 1.0, 2.0, 3.0)))
+_ORDERS = tuple(permutations((0, 1, 2, 3)))
+
+
+def _order_key(params: JitterParams) -> Tensor:
+    """Which of `_ORDERS` each set has."""
+    order = torch.stack([params.first, params.second, params.third, params.fourth], dim=1)
+    return (order.round().long()[:, None] == torch.tensor(_ORDERS)).all(2).long().argmax(1)
 
 
 def jitter_slots(brightness: float, contrast: float, saturation: float, hue: float) -> tuple[Slot, ...]:
@@ -177,8 +193,8 @@ class Flip(Transform[Params]):
     slots = (FLAG,)
 
     @override
-    def apply(self, x: Float[Tensor, "B 3 S S"], params: Params) -> Float[Tensor, "B 3 S S"]:
-        return torch.where(params.on[:, None, None, None] > 0.5, x.flip(self.axis), x)
+    def effect(self, x: Float[Tensor, "B 3 S S"], params: Params) -> Float[Tensor, "B 3 S S"]:
+        return x.flip(self.axis)
 
 
 class GrayscaleOptions(FlagOptions):
@@ -196,8 +212,8 @@ class Grayscale(Transform[Params]):
     slots = (FLAG,)
 
     @override
-    def apply(self, x: Float[Tensor, "B 3 S S"], params: Params) -> Float[Tensor, "B 3 S S"]:
-        return torch.where(params.on[:, None, None, None] > 0.5, grey(x), x)
+    def effect(self, x: Float[Tensor, "B 3 S S"], params: Params) -> Float[Tensor, "B 3 S S"]:
+        return x.copy_(grey(x))
 
 
 PAPER = ("crop", "jitter", "blur", "flip", "grayscale")

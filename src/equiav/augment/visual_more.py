@@ -57,14 +57,15 @@ class Rotation(Transform[RotationParams]):
         self.slots = (FLAG, Slot.centred("angle", unit, -options.largest, options.largest, 0.0))
 
     @override
-    def apply(self, x: Float[Tensor, "B 3 S S"], params: RotationParams) -> Float[Tensor, "B 3 S S"]:
+    def effect(self, x: Float[Tensor, "B 3 S S"], params: RotationParams) -> Float[Tensor, "B 3 S S"]:
         across, down = _grid(x)
+        params = params.to(x.device)
         angle = (params.angle * (math.pi / 180))[:, None, None]
         source = (
             torch.cos(angle) * across - torch.sin(angle) * down,
             torch.sin(angle) * across + torch.cos(angle) * down,
         )
-        return _look_up(x, *source, params.on)
+        return _look_up(x, *source)
 
 
 class PerspectiveOptions(FlagOptions):
@@ -100,10 +101,11 @@ class Perspective(Transform[PerspectiveParams]):
         )
 
     @override
-    def apply(self, x: Float[Tensor, "B 3 S S"], params: PerspectiveParams) -> Float[Tensor, "B 3 S S"]:
+    def effect(self, x: Float[Tensor, "B 3 S S"], params: PerspectiveParams) -> Float[Tensor, "B 3 S S"]:
         across, down = _grid(x)
+        params = params.to(x.device)
         depth = 1 + params.across[:, None, None] * across + params.down[:, None, None] * down
-        return _look_up(x, across / depth, down / depth, params.on)
+        return _look_up(x, across / depth, down / depth)
 
 
 def _grid(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,10 +116,9 @@ def _grid(x: Tensor) -> tuple[Tensor, Tensor]:
     return across.expand(H, W), down[:, None].expand(H, W)
 
 
-def _look_up(x: Tensor, across: Tensor, down: Tensor, on: Tensor) -> Tensor:
+def _look_up(x: Tensor, across: Tensor, down: Tensor) -> Tensor:
     grid = torch.stack([across, down], dim=3)
-    moved = functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return torch.where(on[:, None, None, None] > 0.5, moved, x)
+    return functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 class JpegOptions(FlagOptions):
@@ -145,9 +146,9 @@ class Jpeg(Transform[JpegParams]):
         self.slots = (FLAG, Slot.centred("quality", "JPEG quality", *options.quality, 100.0))
 
     @override
-    def apply(self, x: Float[Tensor, "B 3 S S"], params: JpegParams) -> Float[Tensor, "B 3 S S"]:
+    def effect(self, x: Float[Tensor, "B 3 S S"], params: JpegParams) -> Float[Tensor, "B 3 S S"]:
         H, W = x.shape[2:]
-        quality = params.quality.clamp(1, 100)
+        quality = params.to(x.device).quality.clamp(1, 100)
         percent = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, None, None, None]
         tables = x.new_tensor((_LUMINANCE, _CHROMINANCE, _CHROMINANCE)).view(3, 8, 8)
         steps = ((tables * percent + 50) / 100).floor().clamp(1, 255)[:, :, None, None]
@@ -160,7 +161,7 @@ class Jpeg(Transform[JpegParams]):
         blocks = (basis.T @ coefficients @ basis).transpose(3, 4).flatten(4).flatten(2, 3)
         blocks = blocks + x.new_tensor((128.0, 0.0, 0.0))[:, None, None]
         restored = torch.einsum("cd,bdhw->bchw", back, blocks)[:, :, :H, :W] / 255
-        return torch.where(params.on[:, None, None, None] > 0.5, restored.clamp(0, 1), x)
+        return restored.clamp(0, 1)
 
 
 def _cosines(x: Tensor) -> Float[Tensor, "8 8"]:
@@ -220,12 +221,13 @@ class Cutout(Transform[CutoutParams]):
         return u[:, 0] * (1 - side), u[:, 1] * (1 - side), side
 
     @override
-    def apply(self, x: Float[Tensor, "B 3 S S"], params: CutoutParams) -> Float[Tensor, "B 3 S S"]:
+    def effect(self, x: Float[Tensor, "B 3 S S"], params: CutoutParams) -> Float[Tensor, "B 3 S S"]:
         across, down = _grid(x)
+        params = params.to(x.device)
         left, top, side = (value[:, None, None] for value in (params.left, params.top, params.side))
         inside = ((across + 1) / 2 - left - side / 2).abs() < side / 2
         inside = inside & (((down + 1) / 2 - top - side / 2).abs() < side / 2)
-        return x.masked_fill(inside[:, None], 0.5)
+        return x.masked_fill_(inside[:, None], 0.5)
 
 
 ALL: dict[str, type[Transform[Any]]] = {kind.name: kind for kind in (VerticalFlip, Rotation, Perspective, Jpeg, Cutout)}

@@ -70,9 +70,9 @@ class WaveShift(Transform[AmountParams]):
         self.slots = (FLAG, Slot.centred("amount", "share of the clip, later is positive", -largest, largest, 0.0))
 
     @override
-    def apply(self, x: Float[Tensor, "B S"], params: AmountParams) -> Float[Tensor, "B S"]:
+    def effect(self, x: Float[Tensor, "B S"], params: AmountParams) -> Float[Tensor, "B S"]:
         S = x.shape[1]
-        samples = (params.amount * S).round().long()
+        samples = (params.to(x.device).amount * S).round().long()
         return x.gather(1, (torch.arange(S, device=x.device) - samples[:, None]) % S)
 
 
@@ -94,8 +94,8 @@ class WaveGain(Transform[AmountParams]):
         self.slots = (FLAG, Slot.centred("amount", "dB", -options.largest_db, options.largest_db, 0.0))
 
     @override
-    def apply(self, x: Float[Tensor, "B S"], params: AmountParams) -> Float[Tensor, "B S"]:
-        return x * torch.exp(params.amount * (math.log(10) / 20))[:, None]
+    def effect(self, x: Float[Tensor, "B S"], params: AmountParams) -> Float[Tensor, "B S"]:
+        return x * torch.exp(params.to(x.device).amount * (math.log(10) / 20))[:, None]
 
 
 class WaveNoiseOptions(FlagOptions):
@@ -121,10 +121,10 @@ class WaveNoise(Transform[NoiseParams]):
         )
 
     @override
-    def apply(self, x: Float[Tensor, "B S"], params: NoiseParams) -> Float[Tensor, "B S"]:
+    def effect(self, x: Float[Tensor, "B S"], params: NoiseParams) -> Float[Tensor, "B S"]:
+        params = params.to(x.device)
         level = x.square().mean(1).sqrt() * torch.exp(-params.snr_db * (math.log(10) / 20))
-        noisy = x + level[:, None] * gaussian(params.seed, x.shape[1])
-        return torch.where(params.on[:, None] > 0.5, noisy, x)
+        return x + level[:, None] * gaussian(params.seed, x.shape[1])
 
 
 def gaussian(seed: Float[Tensor, " n"], width: int) -> Float[Tensor, "n width"]:
@@ -167,8 +167,9 @@ class Room(Transform[RoomParams]):
         )
 
     @override
-    def apply(self, x: Float[Tensor, "B S"], params: RoomParams) -> Float[Tensor, "B S"]:
+    def effect(self, x: Float[Tensor, "B S"], params: RoomParams) -> Float[Tensor, "B S"]:
         S = x.shape[1]
+        params = params.to(x.device)
         tail = int(self.options.rt60_s[1] * self.options.sample_rate) + 1
         time_s = torch.arange(tail, device=x.device) / self.options.sample_rate
         decay = torch.exp(-3 * math.log(10) * time_s / params.rt60_s[:, None])
@@ -176,8 +177,7 @@ class Room(Transform[RoomParams]):
         response = response / response.square().sum(1, keepdim=True).sqrt()
         length = S + tail
         wet = torch.fft.irfft(torch.fft.rfft(x, length) * torch.fft.rfft(response, length), length)[:, :S]
-        mixed = torch.lerp(x, wet, params.mix[:, None])
-        return torch.where(params.on[:, None] > 0.5, mixed, x)
+        return torch.lerp(x, wet, params.mix[:, None])
 
 
 ALL: dict[str, type[Transform[Any]]] = {kind.name: kind for kind in (WaveShift, WaveGain, WaveNoise, Room, Reverse)}
