@@ -1,4 +1,4 @@
-"""What a media file holds, read from its headers:  path → MediaInfo, or a MediaError with one of REASONS.
+"""What a media file holds, read from its headers and its last packets:  path → MediaInfo, or a MediaError.
 
 Only local files are opened, through demuxers of a list: no URLs, no playlists, nothing that opens further files.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import av
@@ -26,22 +27,31 @@ REASONS = {
     "no_video": "it has no picture track",
     "truncated": "it ends before its own headers say",
     "corrupt": "its content cannot be decoded",
+    "gap": "most of the window has no sound",
     "too_short": "nothing of it falls into the asked window, or less than one spectrogram frame",
-    "unsupported": "it is larger than the limits on pixels, streams or channels",
+    "unsupported": "a codec or container we do not read, or larger than the limits on pixels, streams or channels",
     "crashed": "the decoder's process died on it",
+    "timeout": "decoding it took longer than the limit",
 }
 DEMUXERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,wav,w64,aiff,mp3,flac,aac,ac3,caf,"
-    "mxf,nut,dv,h264,hevc,gif,image2,jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe"
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,wav,w64,aiff,mp3,flac,aac,ac3,eac3,"
+    "amr,caf,wv,ape,tta,rm,mxf,nut,dv,ivf,h264,hevc,gif"
 )
+# The duration in these headers is what the writer wrote, so a file that ends earlier is cut. Elsewhere FFmpeg guesses
+# it from the bit rate or reads it off the last packets.
+PROMISING = {"mov", "matroska", "avi", "flv", "asf", "wav", "w64", "aiff", "flac", "caf", "mxf", "nut"}
 MAX_PIXELS = 16384 * 8640
 MAX_STREAMS = 64
 MAX_CHANNELS = 64
+TAIL_S = 2.0  # how far before the promised end we look for the last packets
 
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What the headers say. Times count from the container's start, in seconds; None where there is no such track."""
+    """What a file holds. Times count from the container's start, in seconds; None where there is no such track.
+
+    Where a track ends is read off its last packets; of a file that is cut it is where the headers promise it.
+    """
 
     duration_s: float
     audio_end_s: float | None
@@ -51,33 +61,19 @@ class MediaInfo:
     width: int | None
     height: int | None
     fps: float | None
+    cut: bool = False  # it ends before its headers say
 
 
 @contextmanager
 def open_media(path: Path) -> Iterator[InputContainer]:
     """Open a local media file; whatever FFmpeg says against it becomes a MediaError."""
-    try:
-        if not path.is_file():
-            raise MediaError("missing", f"{path} is not a regular file")
-        if path.stat().st_size == 0:
-            raise MediaError("empty_file", f"{path.name} has zero bytes")
-        with path.open("rb") as file:
-            head = file.read(12)
-    except PermissionError:
-        raise MediaError("unreadable", f"no permission to read {path}") from None
+    head = _read_head(path)
     options = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
     try:
         # "file:" makes any name a plain path: a leading dash, a colon or a percent sign means nothing
         container = av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
     except av.error.FFmpegError as error:
-        said = error.strerror or str(error)
-        if head[4:8] == b"ftyp" and isinstance(error, av.error.InvalidDataError):
-            raise MediaError(
-                "truncated", f"{path.name} starts as an MP4 but its index is missing or cut ({said})"
-            ) from None
-        if isinstance(error, av.error.InvalidDataError):
-            raise MediaError("not_media", f"{path.name} is not in a known media format ({said})") from None
-        raise MediaError("corrupt", f"{path.name} cannot be opened: {said}") from None
+        raise _explain_refusal(path, head, error) from None
     try:
         with container:
             yield container
@@ -85,8 +81,38 @@ def open_media(path: Path) -> Iterator[InputContainer]:
         raise MediaError("corrupt", f"{path.name} cannot be decoded: {error.strerror or error}") from None
 
 
+def _read_head(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise MediaError("missing", f"{path} is not a regular file")
+        with path.open("rb") as file:
+            head = file.read(1024)
+    except OSError as error:
+        raise MediaError("unreadable", f"{path} cannot be read: {error.strerror or error}") from None
+    if not head:
+        raise MediaError("empty_file", f"{path.name} has zero bytes")
+    return head
+
+
+def _explain_refusal(path: Path, head: bytes, error: av.error.FFmpegError) -> MediaError:
+    said = error.strerror or str(error)
+    invalid = isinstance(error, av.error.InvalidDataError)
+    if head[4:8] == b"ftyp" and invalid:
+        return MediaError("truncated", f"{path.name} starts as an MP4 but its index is missing or cut ({said})")
+    if invalid or (isinstance(error, av.error.ArgumentError) and _is_text(head)):
+        return MediaError("not_media", f"{path.name} is not in a known media format ({said})")
+    if isinstance(error, av.error.ArgumentError):
+        return MediaError("unsupported", f"{path.name} is in a container that equiav does not read")
+    return MediaError("corrupt", f"{path.name} cannot be opened: {said}")
+
+
+def _is_text(head: bytes) -> bool:
+    # subtitles, playlists and lists of files have demuxers too
+    return b"\0" not in head and head[:1] != b"\x89"
+
+
 def probe(path: Path) -> MediaInfo:
-    """Read the headers of `path`.
+    """Read the headers and the last packets of `path`.
 
     Raises:
         MediaError: not a readable media file, or beyond the limits.
@@ -96,27 +122,35 @@ def probe(path: Path) -> MediaInfo:
 
 
 def describe(container: InputContainer, path: Path) -> MediaInfo:
-    """What the headers of an open container say, checked against the limits."""
-    audio = container.streams.audio[0] if container.streams.audio else None
-    video = video_stream(container)
-    ends = {stream: _end_s(container, stream) for stream in (audio, video) if stream is not None}
+    """What an open container holds, checked against the limits."""
+    audio, video = audio_stream(container), video_stream(container)
     if len(container.streams) > MAX_STREAMS:
         raise MediaError("unsupported", f"{path.name} has {len(container.streams)} streams, at most {MAX_STREAMS}")
+    for stream in (audio, video):
+        if stream is not None and stream.codec_context is None:
+            raise MediaError("unsupported", f"{path.name}: no decoder for its {stream.type} track")
     if video is not None and video.width * video.height > MAX_PIXELS:
         raise MediaError("unsupported", f"{path.name} says {video.width}x{video.height} pixels, at most {MAX_PIXELS}")
     if audio is not None and audio.channels > MAX_CHANNELS:
         raise MediaError("unsupported", f"{path.name} has {audio.channels} channels, at most {MAX_CHANNELS}")
-    whole = (container.duration or 0) / av.time_base
+    ends, cut = _track_ends(container, path)
+    whole = max(ends.values(), default=0.0)
     return MediaInfo(
-        duration_s=max([whole, *(end for end in ends.values() if end)]),
-        audio_end_s=None if audio is None else ends[audio] or whole,
-        video_end_s=None if video is None else ends[video] or whole,
+        duration_s=whole,
+        audio_end_s=None if audio is None else ends.get(audio.index, whole),
+        video_end_s=None if video is None else ends.get(video.index, whole),
         sample_rate=audio.rate if audio else None,
         channels=audio.channels if audio else None,
         width=video.width if video else None,
         height=video.height if video else None,
         fps=float(video.average_rate) if video is not None and video.average_rate else None,
+        cut=cut,
     )
+
+
+def audio_stream(container: InputContainer) -> av.AudioStream | None:
+    """The first sound track."""
+    return container.streams.audio[0] if container.streams.audio else None
 
 
 def video_stream(container: InputContainer) -> av.VideoStream | None:
@@ -132,7 +166,62 @@ def start_of(container: InputContainer) -> float:
     return (container.start_time or 0) / av.time_base
 
 
-def _end_s(container: InputContainer, stream: av.AudioStream | av.VideoStream) -> float:
+def seek(container: InputContainer, time_s: float) -> bool:
+    """Go to the last entry point at or before `time_s` of the container's own time; False where it cannot be told.
+
+    Some demuxers refuse times before their first key frame, and some land late: callers check what they get.
+    """
+    start = container.start_time or 0
+    target = max(int(time_s * av.time_base), start)
+    for offset, backward in ((target, True), (start, True), (start, False)):
+        try:
+            container.seek(offset, backward=backward)
+        except av.error.FFmpegError:
+            continue
+        return True
+    return False
+
+
+def _track_ends(container: InputContainer, path: Path) -> tuple[dict[int, float], bool]:
+    """Stream index → its end in seconds: where its packets end, or, if the file is cut, where the headers promise."""
+    promised = (container.duration or 0) / av.time_base
+    headers = {stream.index: _header_end_s(container, stream) for stream in _tracks(container)}
+    stat = path.stat()
+    found = _packet_ends(path, stat.st_size, stat.st_mtime_ns, max(promised - TAIL_S, 0.0))
+    names = set(container.format.name.split(","))
+    last = max(found.values(), default=0.0)
+    if names & PROMISING and promised - last > max(0.5, 0.01 * promised):
+        return {index: end or promised for index, end in headers.items()}, True
+    # a track that is over before the tail has no packets there: its header says when, or a look at all packets
+    if any(index not in found and not end for index, end in headers.items()):
+        found = _packet_ends(path, stat.st_size, stat.st_mtime_ns, 0.0) | found
+    return {index: found.get(index, end) for index, end in headers.items()}, False
+
+
+def _tracks(container: InputContainer) -> list[av.AudioStream | av.VideoStream]:
+    return [stream for stream in (audio_stream(container), video_stream(container)) if stream is not None]
+
+
+def _header_end_s(container: InputContainer, stream: av.AudioStream | av.VideoStream) -> float:
     if not stream.duration or not stream.time_base:
         return 0.0
     return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - start_of(container)
+
+
+@lru_cache(maxsize=64)
+def _packet_ends(path: Path, _size: int, _mtime_ns: int, from_s: float) -> dict[int, float]:
+    """Where the packets from `from_s` on end, by stream; nothing is decoded. One look per state of a file."""
+    ends: dict[int, float] = {}
+    with open_media(path) as container:
+        zero = start_of(container)
+        if from_s > 0:
+            seek(container, zero + from_s)
+        try:
+            for packet in container.demux(*_tracks(container)):
+                time = packet.dts if packet.pts is None else packet.pts
+                if time is not None and packet.time_base:
+                    end = float((time + (packet.duration or 0)) * packet.time_base) - zero
+                    ends[packet.stream.index] = max(ends.get(packet.stream.index, 0.0), end)
+        except av.error.FFmpegError:
+            return ends  # what is behind the damage cannot be reached by playing either
+    return ends
