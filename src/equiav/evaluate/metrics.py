@@ -262,7 +262,7 @@ _SHORT_NAMES = {
 def _table_rows(there: RetrievalResult, back: RetrievalResult) -> Iterator[tuple[str, Estimate, Estimate]]:
     """Short name and figure of both directions; class level last, without and with the own partner."""
     levels = [("", there, back)]
-    for prefix, key in (("other clips of its class: ", "class_level_others"), ("its class: ", "class_level")):
+    for prefix, key in (("others, class ", "class_level_others"), ("class ", "class_level")):
         levels.append((prefix, getattr(there, key), getattr(back, key)))
     for prefix, first, second in levels:
         if first is None or second is None:
