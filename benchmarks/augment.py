@@ -99,13 +99,13 @@ def rows(params: SpaceParams) -> list[dict[str, float]]:
 
 
 def seconds(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Fastest run of each, taken in turns, so that a busy moment of the machine falls on all alike."""
+    """Least processor time of each (other programs do not count), taken in turns, so that busy moments fall on all alike."""
     best = dict.fromkeys(works, float("inf"))
     for _ in range(repeats):
         for name, work in works.items():
-            start = time.perf_counter()
+            start = time.thread_time()
             work()
-            best[name] = min(best[name], time.perf_counter() - start)
+            best[name] = min(best[name], time.thread_time() - start)
     return best
 
 
