@@ -126,7 +126,7 @@ class Transform(ABC, Generic[P]):
     name: ClassVar[str]
     kind: type[P]
     Options: ClassVar[type[FlagOptions]]
-    slots: tuple[Slot, ...] = ()
+    slots: tuple[Slot, ...]
     everywhere: ClassVar[bool] = False
     """At neutral parameters the effect is exactly none, and cheaper than picking the samples that are on."""
 
