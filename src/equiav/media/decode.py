@@ -76,10 +76,20 @@ def read_audio(
 
 @dataclass
 class _Piece:
-    """Sound without holes; `start_s` is the time of its first sample."""
+    """Sound without holes. Each frame's time stamp votes for the time of the first sample: some stamps are wrong.
 
-    start_s: float
+    The first `skipped_s` are dropped, so that the resampled grid is the same wherever the decoding began.
+    """
+
+    skipped_s: float = 0.0
+    starts_s: list[float] = field(default_factory=list)
+    length_s: float = 0.0
     chunks: list[NDArray[np.float32]] = field(default_factory=list)
+
+    @property
+    def start_s(self) -> float:
+        """The time of the first sample that is kept."""
+        return (float(np.median(self.starts_s)) if self.starts_s else 0.0) + self.skipped_s
 
 
 @dataclass
@@ -100,8 +110,15 @@ def _decode_span(container: InputContainer, stream: av.AudioStream, end_s: float
             if span.pieces:
                 span.pieces[-1].chunks.extend(_resample(resampler, None))
             resampler, rate = av.AudioResampler("fltp", "mono", sample_rate), frame.rate
-            span.pieces.append(_Piece(at if np.isfinite(at) else 0.0))
-        span.pieces[-1].chunks.extend(_resample(resampler, frame))
+            skip = _off_grid(at, rate, sample_rate)
+            span.pieces.append(_Piece(skip / rate))
+        else:
+            skip = 0
+        piece = span.pieces[-1]
+        piece.chunks.extend(_resample(resampler, frame, skip))
+        if np.isfinite(at):
+            piece.starts_s.append(at - piece.length_s)
+        piece.length_s += frame.samples / frame.rate
         ends_at = at + frame.samples / frame.rate
     if span.pieces:
         span.pieces[-1].chunks.extend(_resample(resampler, None))
@@ -125,10 +142,17 @@ def _frames(container: InputContainer, stream: av.AudioStream | av.VideoStream, 
             span.damaged += 1
 
 
-def _resample(resampler: av.AudioResampler, frame: av.AudioFrame | None) -> list[NDArray[np.float32]]:
+def _off_grid(at_s: float, rate: int, sample_rate: int) -> int:
+    """Samples of `rate` from `at_s` to the one nearest to a sample of `sample_rate`, counted from the clock's zero."""
+    ahead = np.arange(max(rate // sample_rate, 1) + 1)
+    phase = (at_s * sample_rate + ahead * (sample_rate / rate)) if np.isfinite(at_s) else np.zeros(1)
+    return int(np.abs(phase - np.round(phase)).argmin())
+
+
+def _resample(resampler: av.AudioResampler, frame: av.AudioFrame | None, skip: int = 0) -> list[NDArray[np.float32]]:
     if frame is None:
         return [out.to_ndarray()[0] for out in resampler.resample(None)]
-    mono = av.AudioFrame.from_ndarray(_mean_of_channels(frame)[None], format="fltp", layout="mono")
+    mono = av.AudioFrame.from_ndarray(_mean_of_channels(frame)[None, skip:], format="fltp", layout="mono")
     mono.sample_rate = frame.rate  # no pts: holes are ours to find, the resampler shall not stretch over them
     return [out.to_ndarray()[0] for out in resampler.resample(mono)]
 
@@ -170,9 +194,11 @@ def _check_sound(
     length_s = expected_s - start_s
     missing_s = length_s - filled_s
     where = f"{path.name}, {start_s:.2f}–{expected_s:.2f} s"
+    if info.cut and missing_s > GAP_S:
+        raise MediaError("truncated", f"{where}: the last {missing_s:.2f} s of sound are missing")
     if span.damaged and sound_s < MIN_SOUND_DAMAGED * length_s:
         raise MediaError("corrupt", f"{where}: {span.damaged} packets of sound cannot be decoded")
-    if missing_s > (GAP_S if info.cut else max(0.5, 0.05 * length_s)):
+    if missing_s > max(0.5, 0.05 * length_s):
         raise MediaError("truncated", f"{where}: the last {missing_s:.2f} s of sound are missing")
     if not filled_s:
         raise MediaError("too_short", f"{where}: no sound")
@@ -201,12 +227,12 @@ def read_frames(
     info = info or describe(container, path)
     played = _play(container, stream, times_s)
     if len(played.shown) < len(times_s):
-        reason = "corrupt" if played.damaged else "truncated"
+        reason = "corrupt" if played.damaged and not info.cut else "truncated"
         raise MediaError(reason, f"{path.name}: no picture could be decoded at {times_s[len(played.shown)]:.2f} s")
     times = [time_s for time_s, _ in played.shown]
     # a picture that stays for long is no fault of the file, unless packets are broken or missing after it
     if times_s[-1] - times[-1] > (0.0 if info.cut else 1.0) + 2.0 / (info.fps or 1.0):
-        if played.damaged:
+        if played.damaged and not (info.cut and played.ended):
             raise MediaError("corrupt", f"{path.name}: {played.damaged} packets of pictures cannot be decoded")
         if played.ended:
             raise MediaError("truncated", f"{path.name}: no pictures after {times[-1]:.2f} s")

@@ -189,6 +189,9 @@ def _track_ends(container: InputContainer, path: Path) -> tuple[dict[int, float]
     stat = path.stat()
     found = _packet_ends(path, stat.st_size, stat.st_mtime_ns, max(promised - TAIL_S, 0.0))
     names = set(container.format.name.split(","))
+    share = _riff_share(path, stat.st_size)
+    if share < 1:
+        return {index: found.get(index, end) / share for index, end in headers.items()}, True
     last = max(found.values(), default=0.0)
     if names & PROMISING and promised - last > max(0.5, 0.01 * promised):
         return {index: end or promised for index, end in headers.items()}, True
@@ -196,6 +199,17 @@ def _track_ends(container: InputContainer, path: Path) -> tuple[dict[int, float]
     if any(index not in found and not end for index, end in headers.items()):
         found = _packet_ends(path, stat.st_size, stat.st_mtime_ns, 0.0) | found
     return {index: found.get(index, end) for index, end in headers.items()}, False
+
+
+def _riff_share(path: Path, size: int) -> float:
+    """How much of a WAV or AVI is there; FFmpeg quietly shortens what is cut. 1 where the header does not say."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    declared = int.from_bytes(head[4:8], "little") + 8
+    # programs that write to a pipe leave 0 or the largest number
+    if head[:4] != b"RIFF" or head[8:] not in (b"WAVE", b"AVI ") or not 64 < declared < 0x7FFFFFFF:
+        return 1.0
+    return min(size / declared, 1.0)
 
 
 def _tracks(container: InputContainer) -> list[av.AudioStream | av.VideoStream]:

@@ -1,0 +1,227 @@
+"""Videos as people have them: other containers, late tracks, no durations, turned pictures, damage in the middle."""
+
+import io
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from equiav.errors import MediaError
+from equiav.media.decode import decode_audio, load_image, load_waveform, read_frames
+from equiav.media.probe import open_media, probe
+from tapes import Recording, brightness, click_at, pictures, record
+
+VIDEOS = [".mp4", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".flv"]
+
+
+def frames_at(path, times, side=64):
+    with open_media(path) as container:
+        return read_frames(container, path, list(times), side, 95)
+
+
+def reason_of(call, *arguments):
+    with pytest.raises(MediaError) as error:
+        call(*arguments)
+    return error.value.reason
+
+
+@pytest.mark.parametrize("suffix", VIDEOS)
+def test_flash_and_click_meet_in_every_container(tmp_path, suffix):
+    path = record(tmp_path / f"x{suffix}")
+    heard = click_at(decode_audio(path, 0.0, 3.0, 16_000), 16_000)
+    assert heard == pytest.approx(1.5, abs=0.03)  # an encoder's delay where the container cannot tell it
+    times = np.arange(1.3, 1.7, 0.01)
+    seen = times[[brightness(jpeg) > 220 for jpeg in frames_at(path, times)[0]]]
+    assert seen.min() == pytest.approx(heard, abs=0.03 if suffix != ".avi" else 0.06)
+    assert seen.max() - seen.min() == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("suffix", VIDEOS)
+def test_a_window_is_a_piece_of_the_whole(tmp_path, suffix):
+    """Reading from the middle gives the samples and the pictures that reading from the start gives."""
+    path = record(tmp_path / f"x{suffix}", seconds=8.0, fps=25, tone_hz=313.0, gop=50, click_s=5.0, flash_s=5.0)
+    whole = decode_audio(path, 0.0, 8.0, 16_000)
+    for start, end in ((1.0, 3.0), (4.5, 6.5), (6.123, 7.5)):
+        part = decode_audio(path, start, end, 16_000)
+        expected = whole[round(start * 16_000) : round(end * 16_000)]
+        apart = np.abs(part - expected)[800:-800]
+        if suffix in (".mkv", ".webm", ".flv"):  # clocks of 1 ms: off by parts of a sample, which a click shows
+            apart = apart[np.abs(expected)[800:-800] < 0.12]
+        # codecs with a memory differ a little; a whole sample too early or too late would differ by 0.012
+        assert np.percentile(apart, 99) < 0.006
+    times = np.arange(0.02, 7.9, 0.49)
+    alone = [frames_at(path, [time]) for time in times]
+    together = frames_at(path, times)
+    assert [a[0][0] for a in alone] == together[0]
+    assert [a[1][0] for a in alone] == together[1]
+    assert all(-0.0011 < time - shown < 0.06 for time, shown in zip(times[2:], together[1][2:], strict=True))
+
+
+def test_a_container_serves_many_windows(tmp_path):
+    path = record(tmp_path / "x.mp4", seconds=4.0)
+    with open_media(path) as container:
+        first = read_frames(container, path, [0.5, 3.0], 64, 95)
+        read_frames(container, path, [1.0], 64, 95)
+        assert read_frames(container, path, [0.5, 3.0], 64, 95) == first
+
+
+@pytest.mark.parametrize(
+    ("layout", "loud", "mean"), [("stereo", [1], 0.25), ("5.1", [0, 3], 1 / 6), ("4.0", [2], 0.125)]
+)
+def test_channels_count_alike(tmp_path, layout, loud, mean):
+    """Mono is the mean of the channels: the constant 0.5 in some of them comes out as 0.5 · share."""
+    count = av.AudioLayout(layout).nb_channels
+    samples = np.zeros((16_000, count), np.float32)
+    samples[:, loud] = 0.5
+    for codec, fmt, dtype, scale in (("pcm_f32le", "flt", "f4", 1), ("pcm_s16le", "s16", "i2", 32768)):
+        path = tmp_path / f"{codec}.wav"
+        with av.open(str(path), "w") as out:
+            stream = out.add_stream(codec, rate=16_000, layout=layout)
+            packed = (samples * scale).astype(dtype).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(packed, format=fmt, layout=layout)
+            frame.sample_rate = 16_000
+            out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+        assert decode_audio(path, 0.0, 1.0, 16_000) == pytest.approx(mean, abs=1e-4)
+        assert decode_audio(path, 0.2, 0.8, 8_000)[50:-50] == pytest.approx(mean, abs=2e-3)
+
+
+def test_a_video_without_a_duration_is_measured(tmp_path):
+    """What browsers record: a live WebM says nothing of its length."""
+    path = record(tmp_path / "live.webm", seconds=4.0, mux={"live": "1"})
+    with av.open(str(path)) as container:
+        assert container.duration is None
+    info = probe(path)
+    assert info.duration_s == pytest.approx(4.0, abs=0.05)
+    assert info.audio_end_s == pytest.approx(4.0, abs=0.05)
+    assert info.video_end_s == pytest.approx(4.0, abs=0.05)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".ts"])
+def test_a_sound_that_ends_early_is_no_damage(tmp_path, suffix):
+    path = record(tmp_path / f"x{suffix}", seconds=6.0, audio_seconds=2.5, tone_hz=400.0)
+    info = probe(path)
+    assert not info.cut
+    assert info.audio_end_s == pytest.approx(2.5, abs=0.1)
+    assert info.video_end_s == pytest.approx(6.0, abs=0.1)
+    assert len(decode_audio(path, 0.0, 6.0, 16_000)) == pytest.approx(2.5 * 16_000, abs=1600)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi", ".flv"])
+def test_a_cut_file_is_truncated_behind_the_cut_and_good_before(tmp_path, suffix):
+    options = {"movflags": "+faststart"} if suffix in (".mp4", ".mov") else None
+    path = record(tmp_path / f"x{suffix}", seconds=10.0, tone_hz=500.0, mux=options)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert probe(path).cut
+    assert len(decode_audio(path, 0.0, 2.0, 16_000)) == 32_000
+    assert len(frames_at(path, [0.5, 1.5])[0]) == 2
+    assert reason_of(decode_audio, path, 3.5, 10.0, 16_000) == "truncated"
+    assert reason_of(decode_audio, path, 8.0, 10.0, 16_000) == "truncated"
+    assert reason_of(frames_at, path, [2.0, 5.0, 8.0]) == "truncated"
+    assert reason_of(frames_at, path, [9.0]) == "truncated"
+
+
+def test_a_cut_sound_file_is_truncated(tmp_path):
+    path = record(tmp_path / "x.wav", seconds=4.0)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert reason_of(load_waveform, path, 16_000) == "truncated"
+
+
+def test_damage_costs_only_the_windows_that_it_hits(tmp_path):
+    path = record(tmp_path / "x.mp4", seconds=12.0, tone_hz=500.0, gop=20)
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size, float((p.pts or 0) * p.time_base)) for p in container.demux() if p.size]
+    data = bytearray(path.read_bytes())
+    for at, size, time in packets:
+        if 5.0 <= time < 8.0:
+            data[at : at + size] = b"\xff" * size
+    path.write_bytes(bytes(data))
+    assert reason_of(decode_audio, path, 5.0, 8.0, 16_000) == "corrupt"
+    assert reason_of(frames_at, path, [5.5, 6.5, 7.5]) == "corrupt"
+    for start in (0.0, 9.0):
+        assert len(decode_audio(path, start, start + 3.0, 16_000)) == 48_000
+        shown = frames_at(path, [start + 0.5, start + 2.5])[0]
+        grey = [(64 + 32 * (start + t)) % 256 for t in (0.5, 2.5)]
+        assert [brightness(jpeg) for jpeg in shown] == pytest.approx(grey, abs=8)
+
+
+def test_a_window_that_is_mostly_silent_gap_is_refused(tmp_path):
+    path = record(tmp_path / "late.mkv", seconds=6.0, audio_starts_s=4.0, audio_seconds=2.0, tone_hz=400.0)
+    assert reason_of(decode_audio, path, 0.0, 6.0, 16_000) == "gap"
+    assert len(decode_audio(path, 3.5, 6.0, 16_000)) == 40_000
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_a_turned_picture_is_turned_back(tmp_path, degrees):
+    """The player turns the stored picture counter-clockwise by the degrees of the display matrix: so do we."""
+    path = record(tmp_path / "x.mp4", rotation=degrees)
+    upright = np.rot90(pictures(Recording())[10], k=degrees // 90)
+    shown = np.asarray(Image.open(io.BytesIO(frames_at(path, [0.52])[0][0])), np.float64)
+    assert shown.shape == upright.shape
+    assert np.abs(shown - upright).mean() < 8
+
+
+def test_pixels_come_out_square(tmp_path):
+    path = record(tmp_path / "x.mp4", width=72, height=64, pixel_aspect=(4, 3))
+    shown = Image.open(io.BytesIO(frames_at(path, [0.5])[0][0]))
+    assert shown.size == (96, 64)
+
+
+@pytest.mark.parametrize(("lines", "matrix"), [(64, "ITU601"), (720, "ITU709")])
+def test_untagged_colours_are_those_of_the_size(tmp_path, lines, matrix):
+    """Without a tag, SD pictures are BT.601 and HD ones BT.709, as players take them."""
+    colour = np.array([30, 180, 60], np.uint8)
+    path = tmp_path / "x.mp4"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=5, options={"crf": "5"})
+        stream.width, stream.height, stream.pix_fmt = 64, lines, "yuv420p"
+        for _ in range(5):
+            frame = av.VideoFrame.from_ndarray(np.broadcast_to(colour, (lines, 64, 3)).copy(), format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=matrix)
+            frame.colorspace = 2  # unspecified
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    shown = np.asarray(Image.open(io.BytesIO(frames_at(path, [0.5], 64)[0][0])))
+    assert shown.reshape(-1, 3).mean(axis=0) == pytest.approx(colour, abs=4)
+
+
+def test_a_very_long_picture_loses_its_ends(tmp_path):
+    path = record(tmp_path / "x.mp4", width=640, height=32)
+    assert Image.open(io.BytesIO(frames_at(path, [0.5], 32)[0][0])).size == (128, 32)
+
+
+def test_a_still_that_stays_is_no_damage(tmp_path):
+    """A slide show: one picture every 4 s."""
+    path = tmp_path / "slides.mkv"
+    record(path, seconds=1.0, fps=5, video_times_s=[0.0, 4.0, 8.0, 12.0, 12.2], audio_seconds=12.0, tone_hz=300.0)
+    assert frames_at(path, [0.5, 3.5, 7.9, 11.9])[1] == pytest.approx([0.0, 0.0, 4.0, 8.0], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"ffconcat version 1.0\nfile 'good.mp4'\n", "not_media"),
+        (b"1\n00:00:01,000 --> 00:00:02,000\nhello\n", "not_media"),
+        (b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://example.com/a.ts\n", "not_media"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 100, "unsupported"),
+        (b"\0" * 4096, "not_media"),
+    ],
+)
+def test_what_is_no_recording_is_refused_whatever_its_name(tmp_path, content, reason):
+    path = tmp_path / "x.mp4"
+    path.write_bytes(content)
+    assert reason_of(probe, path) == reason
+
+
+def test_a_picture_comes_upright_and_whole_or_with_a_reason(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held sideways: turn clockwise
+    Image.fromarray(colours).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(load_image(tmp_path / "turned.png"), np.rot90(colours, k=-1))
+    jpeg = io.BytesIO()
+    Image.fromarray(np.tile(colours, (40, 40, 1))).save(jpeg, "JPEG")
+    assert reason_of(load_image, jpeg.getvalue()[: len(jpeg.getvalue()) // 2]) == "corrupt"
+    assert reason_of(load_image, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n") == "not_media"
+    assert reason_of(load_image, b"") == "not_media"
