@@ -1,6 +1,7 @@
 """The predictors: what a transformation does to a representation, told by its parameters alone.
 
     latent (B, K, D) = predictor(tokens (B, N, D), query (B, K, A)),   query = ParameterEncoder(psi(t) (B, K, P))
+    a query (1, K, A) serves all B
 
 Attention (EquiAV, §3 of the paper; models/pt_EquiAV.py: aug_encoder_m, cross_attn_m): h = mean(tokens) +
 MHA(LN(query), tokens, tokens), keys and values un-normalised, then h + MLP(LN(h)). One query gives the equivariant
@@ -65,7 +66,7 @@ class AttentionPredictor(nn.Module):
         """The mean token, moved by each query."""
         asked = self.query(self.norm_query(query)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = self.key_value(tokens).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        found = F.scaled_dot_product_attention(asked.expand(len(tokens), -1, -1, -1), key, value)
+        found = F.scaled_dot_product_attention(asked, key, value)
         latent = tokens.mean(dim=1, keepdim=True) + self.out(found.transpose(1, 2).flatten(2))
         return latent + self.mlp(self.norm(latent))
 
@@ -87,8 +88,9 @@ class ConcatenationPredictor(nn.Module):
     def forward(self, tokens: Float[Tensor, "B N D"], query: Float[Tensor, "B K A"]) -> Float[Tensor, "B K D"]:
         """The mean token plus a (linear) function of itself and each query."""
         mean = tokens.mean(dim=1, keepdim=True)
-        query = query.expand(len(tokens), -1, -1)
-        hidden = self.fc1(torch.cat([mean.expand(-1, query.shape[1], -1), self.norm_query(query)], dim=-1))
+        # fc1 of the two side by side, without copying the mean K times
+        of_mean, of_query = self.fc1.weight.split((mean.shape[-1], query.shape[-1]), dim=1)
+        hidden = F.linear(mean, of_mean, self.fc1.bias) + F.linear(self.norm_query(query), of_query)
         return mean + self.fc2(hidden if self.linear else F.gelu(hidden))
 
 
@@ -109,10 +111,9 @@ class HypernetworkPredictor(nn.Module):
     def forward(self, tokens: Float[Tensor, "B N D"], query: Float[Tensor, "B K A"]) -> Float[Tensor, "B K D"]:
         """The mean token plus out(W(query) into(mean))."""
         mean = tokens.mean(dim=1, keepdim=True)
-        inner = self.into(mean)
+        inner = self.into(mean).unsqueeze(1)
         core = self.core(self.norm_query(query)).unflatten(-1, (inner.shape[-1], -1))
-        moved = torch.einsum("bkrc,br->bkc", core.expand(len(tokens), -1, -1, -1), inner[:, 0])
-        return mean + self.out(moved)
+        return mean + self.out(inner.matmul(core).squeeze(2))
 
 
 Predictor = AttentionPredictor | ConcatenationPredictor | HypernetworkPredictor

@@ -126,15 +126,15 @@ class Encoder(nn.Module):
 
     def embed(self, *images: Float[Tensor, "B C H W"]) -> Float[Tensor, "n*B N D"]:
         """Patches, projected; with positions and modality added. A last part smaller than a patch is left out."""
-        _, channels, height, width = images[0].shape
-        rows, columns = height // self.patch, width // self.patch
-        if channels != self.channels or not rows or not columns:
+        shape, patch = tuple(images[0].shape), self.patch
+        if len(shape) != 4 or shape[1] != self.channels or min(shape[2:]) < patch:
             raise ModelError(
-                f"an input of {channels} channels, {height}x{width}; expected {self.channels} channels of at least "
-                f"{self.patch}x{self.patch}"
+                f"found an input of shape {shape}, expected (batch, {self.channels} channels, height, width), "
+                f"at least {patch}x{patch}"
             )
+        rows, columns = shape[2] // patch, shape[3] // patch
         # one copy from all images into one batch of patches
-        grids = [as_grid(x[:, :, : rows * self.patch, : columns * self.patch], self.patch) for x in images]
+        grids = [as_grid(x[:, :, : rows * patch, : columns * patch], patch) for x in images]
         tokens = self.patch_projection(torch.cat(grids).flatten(3).flatten(1, 2))
         return tokens + (self.positions(rows, columns) + self.modality).to(tokens.dtype)
 

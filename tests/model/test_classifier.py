@@ -1,0 +1,97 @@
+"""The classifier: what it looks at, where it starts from, and how its parts are trained."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from small_models import batch_for, small_config, small_model
+from torch import nn
+
+from equiav.errors import ModelError
+from equiav.model.classifier import Classifier
+
+CLASSES = ["bark", "rain", "horn"]
+SENSES = ("audio", "visual", "audio-visual")
+
+
+def inputs(senses):
+    given = batch_for(small_model(), size=4)
+    return {name: given[name] for name in ("audio", "visual") if name in senses}
+
+
+@pytest.mark.parametrize("senses", SENSES)
+def test_logits_are_the_released_formula_on_the_pretrained_encoders(senses):
+    model = small_model().eval()
+    classifier = Classifier.on_top_of(model, CLASSES, senses).eval()
+    given = inputs(senses)
+    parts = [classifier.projections[name](getattr(model, f"{name}_tokens")(x).mean(1)) for name, x in given.items()]
+    assert classifier.head.in_features == 16 * len(given)
+    torch.testing.assert_close(classifier(**given), classifier.head(torch.cat(parts, 1)))
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "plain"}], ids=str)
+def test_every_parameter_gets_a_gradient(settings):
+    classifier = Classifier.on_top_of(small_model(**settings), CLASSES)
+    classifier(**inputs("audio-visual")).square().sum().backward()
+    for name, parameter in classifier.named_parameters():
+        assert parameter.grad is not None, name
+
+
+def test_overfits_a_few_clips():
+    classifier = Classifier(small_config(), CLASSES)
+    given, target = inputs("audio-visual"), torch.tensor([0, 1, 2, 1])
+    optimizer = torch.optim.AdamW(classifier.parameter_groups(1e-3, 10))
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(classifier(**given), target)
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.05
+
+
+def test_head_learns_at_its_own_rate():
+    classifier = Classifier(small_config(), CLASSES)
+    encoders, head = classifier.parameter_groups(1e-4, 50)
+    assert (encoders["lr"], head["lr"]) == (1e-4, 5e-3)
+    grouped = [id(p) for group in (encoders, head) for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in classifier.parameters())
+    assert {id(p) for p in classifier.head.parameters()} < {id(p) for p in head["params"]}
+
+
+def test_drop_path_grows_from_nothing_at_the_first_block():
+    classifier = Classifier(small_config(depth=3), CLASSES, drop_path=0.4)
+    for encoder in classifier.encoders.values():
+        assert [block.drop_path for block in encoder.blocks] == pytest.approx([0, 0.2, 0.4])
+
+
+def test_a_missing_modality_is_named():
+    with pytest.raises(ModelError, match="looks at audio-visual: visual was not given"):
+        Classifier(small_config(), CLASSES)(**inputs("audio"))
+
+
+def test_unknown_senses_and_no_classes_are_errors():
+    with pytest.raises(ModelError, match="did you mean visual"):
+        Classifier(small_config(), CLASSES, "visuals")
+    with pytest.raises(ModelError, match="at least one class"):
+        Classifier(small_config(), [])
+
+
+@pytest.mark.parametrize("senses", SENSES)
+def test_a_saved_classifier_comes_back_the_same(senses, tmp_path):
+    classifier = Classifier(small_config(), CLASSES, senses, drop_path=0.1, seed=3)
+    classifier.save_pretrained(tmp_path)
+    loaded = Classifier.from_pretrained(tmp_path)
+    assert (loaded.classes, loaded.senses) == (CLASSES, senses)
+    given = inputs(senses)
+    assert torch.equal(loaded(**given), classifier.eval()(**given))
+
+
+def test_a_models_folder_is_no_classifiers(tmp_path):
+    small_model().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"not a classifier's config\.json"):
+        Classifier.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"classes": []}))
+    with pytest.raises(ModelError, match=r"not a classifier's config\.json"):
+        Classifier.from_pretrained(tmp_path)

@@ -1,0 +1,239 @@
+"""The authors' checkpoint and masked autoencoders: exact where they fit, refused where they do not."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_models import small_model
+
+from equiav.config import Loss
+from equiav.errors import ConfigError, ModelError
+from equiav.model.convert import convert, load_mae, ours_from_official, read_tensors, without_prefix
+from equiav.model.equiav import EquiAV
+from equiav.train.loss import equiav_loss
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+OFFICIAL = GOLDEN / "official.pth"
+INPUTS = ("audio", "visual", "audio_aug", "visual_aug", "t_a", "t_v", "t_a_list", "t_v_list")
+OUTPUTS = ("z_a_inter", "z_v_inter", "z_a_equi", "z_v_equi", "z_a_aug", "z_v_aug")
+LOSSES = {
+    "loss": "loss",
+    "loss_inter": "loss_inter",
+    "loss_intra_audio": "loss_intra_a",
+    "loss_intra_visual": "loss_intra_v",
+}
+
+
+@pytest.fixture(scope="module")
+def official() -> dict[str, torch.Tensor]:
+    return torch.load(OFFICIAL, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def stored() -> dict[str, torch.Tensor]:
+    return load_file(GOLDEN / "official_io.safetensors")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> EquiAV:
+    return convert(OFFICIAL, tmp_path_factory.mktemp("converted"), heads=3)
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference, as a share of the largest value."""
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def test_outputs_and_losses_equal_the_authors_to_1e_5(model, stored):
+    output = model.train()(*[stored[f"in.{name}"] for name in INPUTS])
+    for found, name in zip(output, OUTPUTS, strict=True):
+        assert relative(found.detach(), stored[f"out.{name}"]) < 1e-5, name
+    losses = equiav_loss(output, Loss())
+    for ours, theirs in LOSSES.items():
+        assert losses[ours].item() == pytest.approx(stored[f"out.{theirs}"].item(), rel=1e-5), ours
+
+
+def test_every_stored_gradient_is_equalled_to_1e_4(model, stored):
+    model.train().zero_grad()
+    output = model(*[stored[f"in.{name}"] for name in INPUTS])
+    equiav_loss(output, Loss())["loss"].backward()
+    theirs = {name[5:]: tensor for name, tensor in stored.items() if name.startswith("grad.")}
+    expected = ours_from_official(without_prefix(theirs, where="gradients"), where="gradients")
+    # our one-channel kernel stands for three equal ones, each with the gradient that ours has
+    expected["audio_tower.encoder.patch_projection.weight"] /= 3
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        assert relative(gradient, expected[name]) < 1e-4, name
+
+
+def save(tree: Any, path: Path) -> Path:
+    torch.save(tree, path)
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "__M__.", "module.__M__."])
+def test_prefixes_do_not_matter(official, prefix, model, tmp_path):
+    renamed = {name.replace("__M__.", prefix, 1): tensor for name, tensor in official.items()}
+    again = convert(save(renamed, tmp_path / "x.pth"), tmp_path / "out", heads=3)
+    assert again.fingerprint() == model.fingerprint()
+
+
+def test_the_written_folder_is_the_model(official, tmp_path, model):
+    convert(OFFICIAL, tmp_path, heads=3)
+    loaded = EquiAV.from_pretrained(tmp_path)
+    assert loaded.fingerprint() == model.fingerprint()
+    assert loaded.config.augment.variant == "released"
+    assert (loaded.audio_space.size, loaded.visual_space.size) == (24, 18)
+    assert (loaded.config.features.time_frames, loaded.config.architecture.image_side) == (32, 32)
+
+
+MISFITS = {
+    "a missing key": (lambda d: d.pop("__M__.blocks_v.0.mlp.fc1.bias"), "blocks.0.mlp.fc1.bias is missing"),
+    "a key too many": (lambda d: d.update({"__M__.fusion.weight": torch.ones(1)}), "fusion.weight"),
+    "a wrong size": (lambda d: d.update({"__M__.norm_a.weight": torch.ones(23)}), r"is \(23,\), expected \(24,\)"),
+    "a value twice": (lambda d: d.update({"norm_a.weight": torch.ones(24)}), "norm_a.weight is there twice"),
+    "other positions": (lambda d: d.update({"__M__.pos_embed_v": torch.ones(1, 4, 24)}), "pos_embed_v"),
+    "no positions": (lambda d: d.pop("__M__.pos_embed_a"), "pos_embed_a is missing"),
+    "a value that is not finite": (lambda d: d["__M__.norm_a.weight"].fill_(math.nan), "not finite"),
+    "other parameters": (lambda d: d.update({"__M__.aug_encoder_v.0.weight": torch.ones(8, 21)}), "takes 21 param"),
+    "one channel": (
+        lambda d: d.update({"__M__.patch_embed_a.proj.weight": torch.ones(24, 1, 16, 16)}),
+        r"expected \(width, 3, patch, patch\)",
+    ),
+    "keys without values": (lambda d: d.pop("__M__.cross_attn_a.attn.to_v.bias"), "to_k without attn.to_v"),
+    "something else": (
+        lambda d: [d.clear(), d.update({"fc.weight": torch.ones(2, 2)})],
+        "not a checkpoint of the EquiAV authors",
+    ),
+    "no tensor": (lambda d: d.update({"epoch": 3}), "expected tensors only, but epoch"),
+}
+
+
+@pytest.mark.parametrize("change", MISFITS, ids=str)
+def test_what_does_not_fit_is_named(official, change, tmp_path):
+    damaged = {name: tensor.clone() for name, tensor in official.items()}
+    damage, message = MISFITS[change]
+    damage(damaged)
+    with pytest.raises(ModelError, match=message):
+        convert(save(damaged, tmp_path / "x.pth"), tmp_path / "out", heads=3)
+    assert not (tmp_path / "out").exists()
+
+
+def test_heads_that_do_not_divide_the_width_are_an_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"with 5 heads: .*width 24 must be a multiple of heads 5"):
+        convert(OFFICIAL, tmp_path, heads=5)
+
+
+class Malicious:
+    """Unpickled carelessly, it makes a folder."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_a_malicious_pickle_is_refused_and_nothing_runs(official, writer, tmp_path):
+    trace, path = tmp_path / "it ran", tmp_path / "evil.pth"
+    tree = dict(official) | {"__M__.extra": Malicious(trace)}
+    if writer == "torch":
+        save(tree, path)
+    else:
+        path.write_bytes(pickle.dumps(tree, protocol=2))
+    with pytest.raises(ModelError, match="refused, because it holds more than tensors"):
+        convert(path, tmp_path / "out", heads=3)
+    assert not trace.exists()
+    # read carelessly, it would have run
+    if writer == "torch":
+        torch.load(path, weights_only=False)
+    else:
+        pickle.loads(path.read_bytes())
+    assert trace.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
+def test_an_unreadable_file_is_an_error_that_names_it(content, tmp_path):
+    path = tmp_path / "broken.pth"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"broken\.pth"):
+        read_tensors(path)
+    with pytest.raises(ModelError, match=r"missing\.pth"):
+        read_tensors(tmp_path / "missing.pth")
+
+
+def mae_checkpoint(width: int = 24, depth: int = 2) -> dict[str, torch.Tensor]:
+    """timm's names of a ViT that was trained as a masked autoencoder, decoder included."""
+    shapes = {
+        "cls_token": (1, 1, width),
+        "pos_embed": (1, 5, width),
+        "mask_token": (1, 1, 8),
+        "decoder_embed.weight": (8, width),
+        "patch_embed.proj.weight": (width, 3, 16, 16),
+        "patch_embed.proj.bias": (width,),
+        "norm.weight": (width,),
+        "norm.bias": (width,),
+    }
+    for i in range(depth):
+        layers = {"attn.qkv": 3 * width, "attn.proj": width, "mlp.fc1": 4 * width, "mlp.fc2": width}
+        for name, size in layers.items():
+            shapes[f"blocks.{i}.{name}.weight"] = (size, 4 * width if name == "mlp.fc2" else width)
+            shapes[f"blocks.{i}.{name}.bias"] = (size,)
+        for name in ("norm1", "norm2"):
+            shapes |= {f"blocks.{i}.{name}.{leaf}": (width,) for leaf in ("weight", "bias")}
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("form", ["pth", "nested pth", "safetensors"])
+def test_masked_autoencoder_weights_start_an_encoder(form, tmp_path):
+    tensors = mae_checkpoint()
+    path = tmp_path / ("mae.safetensors" if form == "safetensors" else "mae.pth")
+    if form == "safetensors":
+        save_file(tensors, path)
+    else:
+        save({"model": tensors} if form == "nested pth" else tensors, path)
+    model = small_model()
+    before = model.audio_tower.encoder.modality.clone()
+    load_mae(model, "audio", path)
+    load_mae(model, "visual", path)
+    for tower in (model.audio_tower, model.visual_tower):
+        state = tower.encoder.state_dict()
+        assert torch.equal(state["blocks.1.attention.qkv.weight"], tensors["blocks.1.attn.qkv.weight"])
+        assert torch.equal(state["view_norm.bias"], tensors["norm.bias"])
+    # a spectrogram repeated to three channels, as the release feeds it
+    image = torch.randn(1, 1, 32, 48)
+    kernel, bias = tensors["patch_embed.proj.weight"], tensors["patch_embed.proj.bias"]
+    expected = torch.conv2d(image.expand(-1, 3, -1, -1), kernel, bias, stride=16).flatten(2).transpose(1, 2)
+    encoder = model.audio_tower.encoder
+    found = encoder.embed(image) - encoder.positions(2, 3) - encoder.modality
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(encoder.modality, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update({"head.weight": torch.ones(10, 24)}), "head.weight"),
+        (lambda d: d.pop("blocks.1.norm2.bias"), "blocks.1.norm2.bias is missing"),
+        (lambda d: d.update({"blocks.0.ls1.gamma": torch.ones(24)}), "blocks.0.ls1.gamma"),
+        (lambda d: d.update({"norm.weight": torch.ones(8)}), r"norm.weight is \(8,\), expected \(24,\)"),
+    ],
+)
+def test_other_weights_than_an_autoencoders_are_an_error(change, message, tmp_path):
+    tensors = mae_checkpoint()
+    change(tensors)
+    model = small_model()
+    before = model.fingerprint()
+    with pytest.raises(ModelError, match=message):
+        load_mae(model, "visual", save(tensors, tmp_path / "mae.pth"))
+    assert model.fingerprint() == before

@@ -1,0 +1,163 @@
+"""A model folder: written, read back, damaged, and looked for where it is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+from small_models import batch_for, small_config, small_model
+
+from equiav.errors import ConfigError, ModelError
+from equiav.model import hub
+from equiav.model.equiav import EquiAV, stored_config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    small_model().save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def copied(folder, tmp_path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "model"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "plain"}, {"share": "none"}], ids=str)
+def test_a_saved_model_comes_back_the_same(settings, tmp_path):
+    model = small_model(**settings)
+    model.save_pretrained(tmp_path)
+    loaded = EquiAV.from_pretrained(tmp_path)
+    assert loaded.fingerprint() == model.fingerprint()
+    assert loaded.config == model.config
+    assert not loaded.training
+    audio = batch_for(model)["audio"]
+    with torch.no_grad():
+        assert torch.equal(loaded.embed_audio(audio), model.eval().embed_audio(audio))
+
+
+def test_the_folder_holds_no_pickle_and_the_settings_of_preprocessing(folder):
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    tree = json.loads((folder / "config.json").read_text())
+    assert set(tree) == {"schema_version", "architecture", "features", "augment", "audio_mean", "audio_std"}
+    assert tree["features"]["mel_bins"] == 32
+
+
+def test_how_a_run_spends_memory_is_not_stored():
+    assert stored_config(small_config(checkpointing=True, compile=True)) == stored_config(small_config())
+
+
+def test_the_card_states_licence_data_metrics_and_limits(tmp_path):
+    known = {"license": "cc-by-4.0", "data": "Four clips of rain.", "metrics": {"A->V R@1": 0.25}}
+    small_model().save_pretrained(tmp_path, model_card_kwargs=known)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.license == "cc-by-4.0"
+    assert card.data.library_name == "equiav"
+    for part in ("Four clips of rain.", "| A->V R@1 | 0.25 |", "no text tower", "## Limits", "2403.09502"):
+        assert part in card.text
+
+
+def test_pushing_uploads_the_folder(monkeypatch):
+    seen = {}
+
+    def upload(_, *, folder_path, repo_id, revision, **__):
+        seen.update({path.name: path.stat().st_size for path in Path(folder_path).iterdir()})
+        seen["to"] = (repo_id, revision)
+        return "commit"
+
+    class Repository:
+        repo_id = "someone/rain"
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda *_, **__: Repository)
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    assert small_model().push_to_hub("someone/rain", branch="v2") == "commit"
+    assert seen.pop("to") == ("someone/rain", "v2")
+    assert set(seen) == {"config.json", "model.safetensors", "README.md"}
+
+
+def test_a_hub_id_is_fetched_at_its_revision_and_offline_when_asked(folder, monkeypatch):
+    asked = []
+
+    def download(repo_id, file, *, revision, local_files_only):
+        asked.append((repo_id, file, revision, local_files_only))
+        return str(folder / file)
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    model = EquiAV.from_pretrained("someone/rain", revision="v2", local_files_only=True)
+    assert model.fingerprint() == small_model().fingerprint()
+    assert asked == [("someone/rain", file, "v2", True) for file in ("config.json", "model.safetensors")]
+
+
+def test_what_is_neither_folder_nor_hub_id_is_an_error(tmp_path):
+    with pytest.raises(ModelError, match="neither a folder nor a Hub id"):
+        EquiAV.from_pretrained(tmp_path / "runs" / "toy" / "model")
+    with pytest.raises(ModelError, match=r"not a model folder: it has no config\.json"):
+        EquiAV.from_pretrained(tmp_path)
+
+
+def test_offline_without_the_files_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match="go online once, or give a folder"):
+        EquiAV.from_pretrained("someone/never-downloaded", local_files_only=True)
+
+    def unreachable(*_, **__):
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(hub, "hf_hub_download", unreachable)
+    with pytest.raises(ModelError, match="no connection"):
+        EquiAV.from_pretrained("someone/never-downloaded")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("audio_tower.encoder.norm.bias"), "audio_tower.encoder.norm.bias is missing"),
+        (lambda d: d.update(extra=torch.ones(2)), "extra is not expected"),
+        (lambda d: d.update({"audio_tower.centroid_set": torch.ones(2, 2)}), r"is \(2, 2\), expected"),
+        (lambda d: d["audio_tower.inter_head.7.bias"].fill_(float("inf")), "not finite"),
+    ],
+)
+def test_weights_that_do_not_fit_the_config_are_an_error(copied, change, message):
+    weights = load_file(copied / "model.safetensors")
+    change(weights)
+    save_file(weights, copied / "model.safetensors")
+    with pytest.raises(ModelError, match=message):
+        EquiAV.from_pretrained(copied)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema_version": 1'])
+def test_a_config_that_is_no_models_is_an_error(copied, content):
+    (copied / "config.json").write_text(content)
+    with pytest.raises(ModelError, match=r"config\.json"):
+        EquiAV.from_pretrained(copied)
+
+
+def test_a_config_of_another_version_or_with_an_unknown_key_is_an_error(copied):
+    path = copied / "config.json"
+    tree = json.loads(path.read_text())
+    path.write_text(json.dumps(tree | {"schema_version": 2}))
+    with pytest.raises(ConfigError, match="schema_version"):
+        EquiAV.from_pretrained(copied)
+    path.write_text(json.dumps(tree | {"audio_means": 0}))
+    with pytest.raises(ConfigError, match="did you mean audio_mean"):
+        EquiAV.from_pretrained(copied)
+
+
+def test_damaged_weights_are_an_error(copied):
+    (copied / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="not a readable safetensors file"):
+        EquiAV.from_pretrained(copied)
+
+
+def test_weights_in_a_pickle_are_not_looked_at(copied):
+    (copied / "model.safetensors").unlink()
+    torch.save(small_model().state_dict(), copied / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"it has no model\.safetensors"):
+        EquiAV.from_pretrained(copied)
