@@ -15,20 +15,23 @@ import argparse
 import ctypes
 import json
 import platform
-import resource
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageFilter
 from scipy import ndimage
 
-from equiav.augment.audio import audio_space
-from equiav.augment.space import AugmentationSpace, SpaceParams
-from equiav.augment.visual import normalise, visual_space
+from equiav.augment.audio import AudioSpace, audio_space
+from equiav.augment.space import SpaceParams
+from equiav.augment.uniforms import Method
+from equiav.augment.visual import VisualSpace, normalise, visual_space
 from equiav.config import Augment
 
 T, M, SIDE, FRAME = 1024, 128, 224, 256
@@ -99,7 +102,7 @@ def rows(params: SpaceParams) -> list[dict[str, float]]:
 
 
 def seconds(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Least processor time of each (other programs do not count), taken in turns, so that busy moments fall on all alike."""
+    """Least processor time of each, in turns: other programs do not count, and busy moments fall on all alike."""
     best = dict.fromkeys(works, float("inf"))
     for _ in range(repeats):
         for name, work in works.items():
@@ -137,48 +140,102 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def agreement(space: AugmentationSpace, ours: torch.Tensor, theirs: list[np.ndarray]) -> float:
-    """Mean absolute difference: both sides must do the same work."""
-    difference = float((ours - torch.from_numpy(np.stack(theirs))).abs().mean())
-    if difference > 0.05:
-        raise SystemExit(f"the {space.modality} loop does something else: mean difference {difference:.3f}")
-    return difference
+@dataclass(frozen=True)
+class Views:
+    """One batch, its parameters, and both ways to make its views."""
+
+    audio: AudioSpace
+    visual: VisualSpace
+    sounds: torch.Tensor
+    frames: torch.Tensor
+    audio_params: SpaceParams
+    visual_params: SpaceParams
+
+    @classmethod
+    def draw(cls, batch: int) -> Views:
+        generator = torch.Generator().manual_seed(0)
+        audio, visual = audio_space(Augment(), T, M), visual_space(Augment(), SIDE)
+        coarse = torch.rand(batch, 3, 16, 16, generator=generator)
+        frames = torch.nn.functional.interpolate(coarse, size=(FRAME, FRAME), mode="bicubic").clamp(0, 1)
+        return cls(
+            audio,
+            visual,
+            torch.randn(batch, T, M, generator=generator),
+            (frames * 255).round() / 255,
+            audio.sample(batch, generator),
+            visual.sample(batch, generator),
+        )
+
+    def audio_batch(self) -> torch.Tensor:
+        return self.audio.apply(self.sounds, self.audio_params)
+
+    def visual_batch(self) -> torch.Tensor:
+        return normalise(self.visual.apply(self.frames, self.visual_params))
+
+    def audio_loop(self) -> np.ndarray:
+        return np.stack([audio_clip(x.numpy(), t) for x, t in zip(self.sounds, rows(self.audio_params), strict=True)])
+
+    def visual_loop(self, arrays: list[np.ndarray]) -> np.ndarray:
+        return np.stack([visual_clip(x, t) for x, t in zip(arrays, rows(self.visual_params), strict=True)])
+
+    def arrays(self) -> list[np.ndarray]:
+        """The frames as a decoder gives them: (H, W, 3) uint8."""
+        frames = (self.frames * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        return list(frames.numpy())
+
+    def centroid_vectors(self, method: Method, count: int) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(1)
+        n = len(self.sounds) * count
+        return [space.encode(space.sample(n, generator, method, group=count)) for space in (self.audio, self.visual)]
+
+
+def differences(views: Views, arrays: list[np.ndarray]) -> dict[str, float]:
+    """Mean absolute difference of the two ways: both must do the same work."""
+    pairs = {
+        "audio": (views.audio_batch().numpy(), views.audio_loop()),
+        "visual": (views.visual_batch().numpy(), views.visual_loop(arrays)),
+    }
+    found = {name: float(abs(batch - loop).mean()) for name, (batch, loop) in pairs.items()}
+    if max(found.values()) > 0.05:
+        raise SystemExit(f"the loop does something else than the spaces: {found}")
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def on_cuda(views: Views, repeats: int) -> dict[str, float | str]:
+    """Clips per second of both views on the accelerator, parameters drawn on the processor."""
+    sounds, frames = views.sounds.cuda(), views.frames.cuda()
+    best = float("inf")
+    for _ in range(repeats + 3):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        views.audio.apply(sounds, views.audio_params)
+        normalise(views.visual.apply(frames, views.visual_params))
+        torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return {"device": torch.cuda.get_device_name(), "clips_per_s": round(len(sounds) / best, 1)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Views of a batch against the same transforms clip by clip")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--centroid-samples", type=int, default=16)
     given = parser.parse_args()
-    B, K = given.batch, given.centroid_samples
-
     torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
-    audio, visual = audio_space(Augment(), T, M), visual_space(Augment(), SIDE)
-    sounds = torch.randn(B, T, M, generator=generator)
-    coarse = torch.rand(B, 3, 16, 16, generator=generator)
-    frames = torch.nn.functional.interpolate(coarse, size=(FRAME, FRAME), mode="bicubic").clamp(0, 1)
-    frames_8bit = (frames * 255).round().to(torch.uint8)
-    frames = frames_8bit.float() / 255
-    arrays = [frame.permute(1, 2, 0).contiguous().numpy() for frame in frames_8bit]
-    audio_params, visual_params = audio.sample(B, generator), visual.sample(B, generator)
-    audio_rows, visual_rows = rows(audio_params), rows(visual_params)
-
+    views = Views.draw(given.batch)
+    arrays = views.arrays()
     works: dict[str, Callable[[], object]] = {
-        "audio": lambda: audio.apply(sounds, audio_params),
-        "visual": lambda: normalise(visual.apply(frames, visual_params)),
-        "audio_loop": lambda: np.stack([audio_clip(x.numpy(), t) for x, t in zip(sounds, audio_rows, strict=True)]),
-        "visual_loop": lambda: np.stack([visual_clip(x, t) for x, t in zip(arrays, visual_rows, strict=True)]),
+        "audio": views.audio_batch,
+        "visual": views.visual_batch,
+        "audio_loop": views.audio_loop,
+        "visual_loop": lambda: views.visual_loop(arrays),
+        **{m: partial(views.centroid_vectors, m, given.centroid_samples) for m in get_args(Method)},
     }
-    for method in ("iid", "antithetic", "sobol"):
-        works[f"centroid_{method}"] = lambda method=method: [
-            space.encode(space.sample(B * K, generator, method, group=K)) for space in (audio, visual)
-        ]
-    agreements = {
-        "audio": agreement(audio, audio.apply(sounds, audio_params), [audio_clip(x.numpy(), t) for x, t in zip(sounds, audio_rows, strict=True)]),
-        "visual": agreement(visual, normalise(visual.apply(frames, visual_params)), [visual_clip(x, t) for x, t in zip(arrays, visual_rows, strict=True)]),
+    memory = {  # before anything else fills and cuts up the heap
+        "audio": round(extra_memory(views.audio_batch, views.sounds), 2),
+        "visual": round(extra_memory(views.visual_batch, views.frames), 2),
     }
+    found = differences(views, arrays)
     took = seconds(works, given.repeats)
     batched, loop = took["audio"] + took["visual"], took["audio_loop"] + took["visual_loop"]
     result = {
@@ -187,18 +244,16 @@ def main() -> None:
         "torch": torch.__version__,
         "threads": 1,
         "commit": commit(),
-        "batch": B,
-        "centroid_samples": K,
-        "clips_per_s": round(B / batched, 1),
-        "loop_clips_per_s": round(B / loop, 1),
+        "batch": given.batch,
+        "centroid_samples": given.centroid_samples,
+        "clips_per_s": round(given.batch / batched, 1),
+        "loop_clips_per_s": round(given.batch / loop, 1),
         "ratio": round(loop / batched, 2),
-        "ms_per_clip": {name: round(took[name] / B * 1e3, 2) for name in ("audio", "visual", "audio_loop", "visual_loop")},
-        "centroid_clips_per_s": {m: round(B / took[f"centroid_{m}"]) for m in ("iid", "antithetic", "sobol")},
-        "mean_difference_to_loop": {name: round(value, 4) for name, value in agreements.items()},
-        "extra_memory": {
-            "audio": round(extra_memory(works["audio"], sounds), 2),
-            "visual": round(extra_memory(works["visual"], frames), 2),
-        },
+        "ms_per_clip": {name: round(took[name] / given.batch * 1e3, 2) for name in list(works)[:4]},
+        "centroid_clips_per_s": {m: round(given.batch / took[m]) for m in get_args(Method)},
+        "mean_difference_to_loop": found,
+        "extra_memory": memory,
+        "cuda": on_cuda(views, given.repeats) if torch.cuda.is_available() else None,
         "bars": BARS,
     }
     print(json.dumps(result, indent=2))

@@ -51,10 +51,11 @@ class Augment(Settings):
     """
 
     variant: Literal["unit", "released"] = Field(
-        "unit", description="Encoding of the parameters: every slot in [-1, 1], or the authors' numbers."
+        default="unit", description="Encoding of the parameters: every slot in [-1, 1], or the authors' numbers."
     )
     effects: Literal["ours", "released"] = Field(
-        "ours", description="With variant released: our audio effects, or the authors' (no shift, clipped jitter, mel flip)."
+        default="ours",
+        description="With variant released: our audio effects, or the authors' (no shift, clipped jitter, mel flip).",
     )
     audio: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Audio transforms and their options.")
     visual: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Visual transforms and their options.")
@@ -93,7 +94,9 @@ class Architecture(Settings):
         "and predicted mean augmented, and method plain has the mean alone.",
     )
     checkpointing: bool = Field(False, description="Recompute activations in the backward pass to save memory.")
-    compile: bool = Field(False, description="Compile the transformer blocks with torch.compile (needs a C++ compiler).")
+    compile: bool = Field(
+        False, description="Compile the transformer blocks with torch.compile (needs a C++ compiler)."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

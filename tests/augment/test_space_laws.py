@@ -229,6 +229,7 @@ def test_sizes_of_the_papers_lists():
         ({"visual": {"crop": {"interpolation": "nearest"}}}, "bicubic"),
         ({"audio": {"crop": {"scale": [0.9, 1.0], "ratio": [3.0, 4.0]}}}, "no box"),
         ({"variant": "released", "audio": {"shift": {}}}, "fixed list"),
+        ({"effects": "released"}, "variant: released only"),
     ],
 )
 def test_a_wrong_name_or_range_is_told(settings, words):

@@ -63,7 +63,8 @@ def test_every_slot_is_shown_low_neutral_and_high(page, spaces):
     for space in spaces:
         for slot in space.names:
             transform, _, name = slot.partition(".")
-            shown = [alt for alt in alts if re.match(rf"{transform}, {name} ", alt)]
+            sense = "Sound" if space.modality == "audio" else "Picture"
+            shown = [alt for alt in alts if re.match(rf"{sense}, {transform}: {name} ", alt)]
             words = ("off", "on") if name == "on" else ("low", "neutral", "high")
             assert all(any(word in alt for alt in shown) for word in words), slot
 
@@ -78,13 +79,13 @@ def test_the_page_is_self_contained_and_escapes(page):
 def test_pictures_show_what_the_caption_says(page):
     images = Images(page)
     untouched = images.array("Picture, untouched")
-    flipped = images.array("flip, on on")
+    flipped = images.array("Picture, flip: on on")
     # both went through JPEG
     assert abs(flipped - untouched[:, ::-1]).mean() < 3
     assert abs(flipped - untouched).mean() > 10
-    grey = images.array("grayscale, on on")
+    grey = images.array("Picture, grayscale: on on")
     assert abs(grey - grey.mean(2, keepdims=True)).max() <= 2
-    reversed_sound = images.array("reverse, on on")
+    reversed_sound = images.array("Sound, reverse: on on")
     assert abs(reversed_sound - images.array("Sound, untouched")[:, ::-1]).mean() < 3
 
 

@@ -91,8 +91,10 @@ def audio_space(settings: Augment, time_frames: int, mel_bins: int) -> AudioSpac
     """The audio space of a recipe; empty settings mean the paper's list.
 
     Raises:
-        ConfigError: an unknown transform or option, or a value out of range.
+        ConfigError: an unknown transform or option, a value out of range, or released effects without its numbers.
     """
+    if settings.effects == "released" and settings.variant != "released":
+        raise ConfigError("augment.effects: released goes with augment.variant: released only, found variant unit")
     if settings.variant == "released":
         transforms = released_audio_transforms(settings, time_frames, mel_bins)
     else:

@@ -194,7 +194,10 @@ class AudioCrop(Transform[BoxParams]):
     kind = BoxParams
     everywhere = True
     Options = AudioCropOptions
-    slots = box_slots("the clip", "the mel axis")
+
+    def __init__(self, options: AudioCropOptions) -> None:
+        super().__init__(options)
+        self.slots = box_slots(("the clip", "the mel axis"), options.scale, options.ratio)
 
     @override
     def amounts(self, u: Float[Tensor, "n 4"]) -> tuple[Tensor, ...]:

@@ -4,12 +4,14 @@ A box of area s and ratio r = width/height, in shares of the whole, fits inside 
 torchvision (`RandomResizedCrop.get_params`) draws s and log r uniformly until the box fits, ten times at most.
 What it accepts is uniform on the pairs that fit, so here log r comes from the inverse distribution function of
 that marginal (tabulated once per setting) and s is uniform on what is left of its range: one pass, every uniform
-used once, as antithetic and Sobol draws need. The tenfold limit (a central crop, in 1e-12 of the draws at the
-paper's ranges) and the rounding of boxes to whole pixels are left out.
+used once, as antithetic and Sobol draws need. Left out are the rounding of boxes to whole pixels and the limit of ten
+tries, after which torchvision takes a central crop: one try fails in 14 % (visual) and 16 % (audio) of the draws at
+the paper's ranges, ten in less than 2e-8.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -37,14 +39,17 @@ class BoxParams(Params):
     width: Float[Tensor, " n"]
 
 
-def box_slots(first_axis: str, second_axis: str) -> tuple[Slot, ...]:
-    """Slots of a crop, neutral at the whole."""
+def box_slots(
+    axes: tuple[str, str], scale: tuple[float, float] = (0.0, 1.0), ratio: tuple[float, float] = (1.0, 1.0)
+) -> tuple[Slot, ...]:
+    """Slots of a crop with the ranges that `draw_box` fills; neutral at the whole."""
+    height, width = math.sqrt(scale[0] / ratio[1]), math.sqrt(scale[0] * ratio[0])
     return (
         FLAG,
-        Slot.centred("top", f"share of {first_axis}", 0.0, 1.0, 0.0),
-        Slot.centred("left", f"share of {second_axis}", 0.0, 1.0, 0.0),
-        Slot.centred("height", f"share of {first_axis}", 0.0, 1.0, 1.0),
-        Slot.centred("width", f"share of {second_axis}", 0.0, 1.0, 1.0),
+        Slot.centred("top", f"share of {axes[0]}", 0.0, 1.0 - height, 0.0),
+        Slot.centred("left", f"share of {axes[1]}", 0.0, 1.0 - width, 0.0),
+        Slot.centred("height", f"share of {axes[0]}", height, 1.0, 1.0),
+        Slot.centred("width", f"share of {axes[1]}", width, 1.0, 1.0),
     )
 
 

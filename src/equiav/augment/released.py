@@ -26,7 +26,9 @@ The effects are ours by default: brightness multiplies the standardised map, con
 neither is clipped, saturation and hue do nothing to a map without colour, the flip reverses time, the shift shifts.
 `effects: released` gives the authors' (no shift, :538; jitter clipped to [0, 1], :562-571; mel axis flipped, :589).
 Sampling differs from theirs in two ways: boxes are not rounded to whole cells, and are drawn without trying again
-(see `boxes.py`); visual boxes are drawn for square frames, since a sampler does not see the frames.
+(see `boxes.py`: 2e-8 of the draws); visual boxes are drawn for square frames, since a sampler does not see the
+frames: height and width are 0.67 of them on average, where the release has 0.72 and 0.56 on 4:3, 0.73 and 0.43 on
+16:9 frames.
 """
 
 from __future__ import annotations
@@ -166,7 +168,7 @@ class ReleasedAudioCrop(AudioCrop):
 
     def __init__(self, time_frames: int, mel_bins: int) -> None:
         super().__init__(AudioCropOptions(p=1.0))
-        on, top, left, height, width = box_slots("the clip", "the mel axis")
+        on, top, left, height, width = box_slots(("the clip", "the mel axis"))
         time_by_mel = time_frames / mel_bins
         self.slots = (
             on,
@@ -180,7 +182,11 @@ class ReleasedAudioCrop(AudioCrop):
 class ReleasedVisualCrop(VisualCrop):
     """Cuts a box out of the frame and resizes it to the view."""
 
-    slots = (FLAG, *(slot.coded() for slot in box_slots("the height", "the width")[1:]))
+    def __init__(self, options: VisualCropOptions) -> None:
+        super().__init__(options)
+        # the whole range: on frames that are not square the release draws thinner boxes
+        on, *sides = box_slots(("the height", "the width"))
+        self.slots = (on, *(slot.coded() for slot in sides))
 
 
 class ReleasedJitter(Jitter):

@@ -61,7 +61,10 @@ class VisualCrop(Transform[BoxParams]):
     name = "crop"
     kind = BoxParams
     Options = VisualCropOptions
-    slots = box_slots("the height", "the width")
+
+    def __init__(self, options: VisualCropOptions) -> None:
+        super().__init__(options)
+        self.slots = box_slots(("the height", "the width"), options.scale, options.ratio)
 
     @override
     def amounts(self, u: Float[Tensor, "n 4"]) -> tuple[Tensor, ...]:

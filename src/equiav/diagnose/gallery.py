@@ -129,12 +129,11 @@ def _card(
     """All slots of one transform; the first is its flag."""
     typical = space.only(transform.name).from_uniforms(torch.full((1, space.uniforms), 0.5))
     typical = typical.replace(f"{transform.name}.on", 1.0)
-    if len(transform.slots) > 1:
-        typical = _with_middle(transform, typical)
+    typical = _with_middle(transform, typical)
     on = picture(apply(typical)[0])
-    flag = transform.slots[0]
+    flag, *slots = transform.slots
     rows = [_SlotRow(flag, _code(flag), [_Shown("off", f"{flag.off:g}", plain), _Shown("on", "1", on)])]
-    for slot in transform.slots[1:]:
+    for slot in slots:
         values = {"low": slot.low, "neutral": slot.neutral, "high": slot.high}
         params = [typical.replace(f"{transform.name}.{slot.name}", value) for value in values.values()]
         batch = SpaceParams(torch.cat([one.values for one in params]), space.names)
