@@ -15,6 +15,7 @@ from equiav.library import ingest as ingest_module
 from equiav.library.ingest import ingest, plan_windows
 from equiav.library.manifests import Item, read_source
 from equiav.library.table import Library
+from equiav.library.windows import work
 from equiav.media.probe import REASONS, MediaInfo
 from samples import BAD, TINY, pictures, tone, write_media
 
@@ -158,7 +159,7 @@ def test_nothing_to_ingest_is_an_error_that_says_where(tmp_path):
 def test_links_that_lead_out_of_the_folder_are_not_followed(tmp_path, videos, good_video):
     (videos / "out.mp4").symlink_to(good_video)
     (videos / "in.mp4").symlink_to(videos / "a.mp4")
-    names = {item.path.name for item in read_source(videos)}
+    names = {item.path.name for item in read_source(videos).items}
     assert "out.mp4" not in names
     assert "in.mp4" in names
 
@@ -195,19 +196,16 @@ def test_a_file_is_cut_into_windows_and_a_short_tail_is_dropped(tmp_path, length
 
 def test_the_worst_file_costs_itself_only(tmp_path, videos, monkeypatch):
     """A file on which the decoder's process dies is rejected, its neighbours are not."""
-    monkeypatch.setattr(ingest_module, "_process", _crash_on_b)
+    monkeypatch.setattr(ingest_module, "work", _crash_on_b)
     report = ingest(videos, tmp_path / "L", TINY, workers=2)
     assert [(reject.reason, Path(reject.path).name) for reject in report.rejects] == [("crashed", "b.MP4")]
     assert report.clips_added == 4
 
 
-_real_process = ingest_module._process
-
-
-def _crash_on_b(item, features):
-    if item.path.name == "b.MP4":
+def _crash_on_b(task):
+    if task.item.path.name == "b.MP4":
         os.kill(os.getpid(), signal.SIGSEGV)
-    return _real_process(item, features)
+    return work(task)
 
 
 def test_media_errors_cross_processes_whole():
@@ -225,7 +223,7 @@ def test_killed_at_any_moment_and_run_again_the_library_is_the_undisturbed_one(t
     ingest(folder, tmp_path / "whole", TINY, workers=1)
     code = (
         "from pathlib import Path; import sys; sys.path.insert(0, sys.argv[3]); from samples import TINY\n"
-        "from equiav.library import ingest as i; i.COMMIT_ITEMS = 2\n"
+        "from equiav.library import ingest as i; i.COMMIT_CLIPS = 2\n"
         "if __name__ == '__main__': i.ingest(Path(sys.argv[1]), Path(sys.argv[2]), TINY, workers=1)\n"
     )
     script = tmp_path / "run.py"

@@ -75,7 +75,7 @@ def test_a_killed_embedding_goes_on_and_ends_the_same(library, model, monkeypatc
 def test_only_new_clips_are_embedded_and_removed_ones_leave(library, model, monkeypatch):
     embed_library(library, model)
     library.append([make_clip(10), make_clip(11)])
-    library.remove_item("item3")
+    library.remove(["clip3"])
     asked = []
     original = embed_module.embed_batch
     monkeypatch.setattr(embed_module, "embed_batch", lambda m, b: asked.extend(b.clip_ids) or original(m, b))

@@ -1,33 +1,34 @@
 """Videos into a library:  items → worker processes (probe, decode, log-mel, JPEG) → atomic appends.
 
 Run again it adds only what is new or changed (size, modification time); killed at any moment it loses at most the
-items since the last commit, and the next run does those. What gives no clip is recorded with stage and reason.
+windows since the last commit, and the next run does those. What gives no clip is recorded with stage and reason.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
-from multiprocessing import get_context
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import numpy as np
+from typing import cast
 
 from equiav.config import Features
 from equiav.errors import MediaError
 from equiav.library.manifests import Item, read_source
 from equiav.library.table import Clip, Library, Reject
-from equiav.media.decode import InputContainer, read_audio, read_frames
-from equiav.media.fbank import fit_frames, log_mel
-from equiav.media.probe import MediaInfo, describe, open_media
+from equiav.library.windows import Examined, Read, Stamp, Task, plan_windows, stamp_of, work
+from equiav.media.sandbox import Sandbox
 
-COMMIT_ITEMS = 256
+__all__ = ["IngestReport", "ingest", "plan_windows"]
+
+COMMIT_CLIPS = 128
 COMMIT_S = 15.0
+TASK_WINDOWS = 8  # a long film is read in parts: they fit into memory, and all workers share them
+TASK_LIMIT_S = 1200.0
+# What may be different at the next try although the file is the same
+TRANSIENT = frozenset({"missing", "unreadable", "crashed", "timeout"})
 
 
 @dataclass
@@ -35,8 +36,10 @@ class IngestReport:
     """What an ingest did. `rejects` are the items of this source that gave no clip, now or in an earlier run."""
 
     files: int = 0
+    ignored: int = 0  # files of the folder that no suffix tells to be media
     clips_added: int = 0
     clips_present: int = 0
+    clips_relabelled: int = 0
     duplicates: int = 0  # clips whose content and window are in the library already, under another name
     rejects: list[Reject] = field(default_factory=list)
 
@@ -59,211 +62,166 @@ def ingest(
         on_progress: called with (items done, items, note).
 
     Raises:
-        ConfigError: nothing to ingest. LibraryError: a library with other features.
+        ConfigError: nothing to ingest.
+        LibraryError: a library with other features, or another ingest at work in it.
     """
-    items = list({item.key: item for item in read_source(source)}.values())
+    listing = read_source(source)
     library = Library.create(library_path, features)
-    report = IngestReport(files=len(items))
-    todo = _sort_out(items, library, report)
-    present = library.clip_ids()
-    batch: list[_Outcome] = []
-    committed_at = time.monotonic()
-    done = len(items) - len(todo)
-    for outcome in _run(todo, features, workers or os.cpu_count() or 1):
-        batch.append(outcome)
-        done += 1
-        if len(batch) >= COMMIT_ITEMS or time.monotonic() - committed_at > COMMIT_S:
-            _commit(library, batch, present, report)
-            batch, committed_at = [], time.monotonic()
-        if on_progress:
-            on_progress(done, len(items), f"{len(report.rejects)} rejects" if report.rejects else "")
-    _commit(library, batch, present, report)
-    library.tidy()
+    report = IngestReport(files=len({item.path for item in listing.items}), ignored=listing.ignored)
+    with library.locked():
+        run = _Run(library, report, len(listing.items), on_progress)
+        todo = run.sort_out(listing.items, relabel=listing.labelled)
+        try:
+            run.read(todo, features, workers or _cores())
+        finally:
+            # also when interrupted: what is read is kept
+            run.commit()
+        library.tidy()
+    report.rejects.sort(key=lambda reject: reject.path)
     return report
 
 
-def _sort_out(items: list[Item], library: Library, report: IngestReport) -> list[Item]:
-    """The items that are new or whose file changed; the rest goes into the report."""
-    known = library.known_items()
-    rejected = {reject.item: reject for reject in library.rejects()}
-    todo = []
-    for item in items:
-        stamp = _stamp(item.path)
-        old = rejected.get(item.key)
-        refused = old is not None and (old.file_size, old.file_mtime_ns) == stamp
-        present = item.key in known and known[item.key][1:] == stamp
-        if present:
-            report.clips_present += known[item.key][0]
-        if refused and old:
-            report.rejects.append(old)
-        if not present and not refused:
-            todo.append(item)
-    return todo
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@dataclass(frozen=True)
-class _Outcome:
+@dataclass
+class _Open:
+    """An item that is being read."""
+
     item: Item
-    stamp: tuple[int, int]
-    clips: list[Clip]
-    reject: Reject | None
+    examined: Examined
+    tasks: int = 0  # still to come back
+    reject: Reject | None = None
 
 
-def _commit(library: Library, batch: list[_Outcome], present: set[str], report: IngestReport) -> None:
-    """One append for the clips of the batch; records of rejects follow, and are idempotent."""
-    known = library.known_items() if batch else {}
-    clips: list[Clip] = []
-    for outcome in batch:
-        if outcome.item.key in known:  # the file changed: its old clips go, whatever became of it
-            library.remove_item(outcome.item.key)
-            present = library.clip_ids() | {clip.clip_id for clip in clips}
-        for clip in outcome.clips:
-            if clip.clip_id in present:
-                report.duplicates += 1
+class _Run:
+    """One ingest: what the library knows, what is being read, what waits for the next commit."""
+
+    def __init__(
+        self, library: Library, report: IngestReport, total: int, on_progress: Callable[[int, int, str], None] | None
+    ) -> None:
+        self.library, self.report, self.total, self.on_progress = library, report, total, on_progress
+        self.known = library.known_items()
+        self.rejected = {reject.item: reject for reject in library.rejects()}
+        self.owner = library.owners()  # clip_id → item
+        self.clips_of: dict[str, list[str]] = defaultdict(list)
+        for clip_id, item in self.owner.items():
+            self.clips_of[item].append(clip_id)
+        self.open: dict[str, _Open] = {}
+        self.clips: list[Clip] = []
+        self.stale: list[str] = []
+        self.finished: list[tuple[str, Reject | None]] = []
+        self.committed_at, self.done = time.monotonic(), 0
+
+    def sort_out(self, items: list[Item], *, relabel: bool) -> list[Item]:
+        """The items that are new, changed or unfinished; the rest goes into the report."""
+        todo, labels = [], {}
+        for item in items:
+            stamp = stamp_of(item.path)
+            known, reject = self.known.get(item.key), self.rejected.get(item.key)
+            refused = reject is not None and (reject.file_size, reject.file_mtime_ns) == stamp
+            if known and known.stamp == stamp and (known.clips == known.windows or refused):
+                self.report.clips_present += known.clips
+                if relabel and (known.labels, known.split) != (item.labels, item.split):
+                    labels[item.key] = item
+                if reject and not refused:  # it was away for a while
+                    self.finished.append((item.key, None))
+            elif not refused or (reject and reject.reason in TRANSIENT):
+                todo.append(item)
+                continue
+            if refused and reject:
+                self.report.rejects.append(reject)
+        self.done = len(items) - len(todo)
+        new = {clip: (labels[key].labels, labels[key].split) for key in labels for clip in self.clips_of[key]}
+        self.library.relabel(new)
+        self.report.clips_relabelled = len(new)
+        return todo
+
+    def read(self, todo: list[Item], features: Features, workers: int) -> None:
+        """Examine all items and read their windows, started ones first."""
+        items, tasks = deque(todo), deque[Task]()
+        with Sandbox(work, workers, TASK_LIMIT_S) as sandbox:
+            while items or tasks or sandbox.busy:
+                while (items or tasks) and sandbox.has_room():
+                    sandbox.submit(tasks.popleft() if tasks else Task(items.popleft(), features))
+                for task, result in sandbox.wait():
+                    if isinstance(result, Examined):
+                        tasks.extend(self._examined(task, result))
+                    elif task.item.key not in self.open:
+                        self._unusable(task.item, cast(MediaError, result))
+                    else:
+                        tasks.extend(self._windows_read(task, result))
+                if len(self.clips) >= COMMIT_CLIPS or time.monotonic() - self.committed_at > COMMIT_S:
+                    self.commit()
+
+    def _examined(self, task: Task, found: Examined) -> list[Task]:
+        """Tasks for the windows of an item that the library does not have."""
+        item, wanted = task.item, []
+        ids = {window.clip_id for window in found.windows}
+        self._drop([clip for clip in self.clips_of[item.key] if clip not in ids])  # of the file before it changed
+        for window in found.windows:
+            owner = self.owner.setdefault(window.clip_id, item.key)
+            if owner != item.key:
+                self.report.duplicates += 1
+            elif window.clip_id in self.clips_of[item.key]:
+                self.report.clips_present += 1
             else:
-                present.add(clip.clip_id)
-                clips.append(clip)
-    library.append(clips)
-    report.clips_added += len(clips)
-    rejects = [outcome.reject for outcome in batch if outcome.reject]
-    library.reject(rejects)
-    report.rejects.extend(rejects)
-    library.forgive(outcome.item.key for outcome in batch if not outcome.reject)
+                wanted.append(window)
+        if not wanted:
+            self._finish(item, None)
+            return []
+        parts = [tuple(wanted[i : i + TASK_WINDOWS]) for i in range(0, len(wanted), TASK_WINDOWS)]
+        self.open[item.key] = _Open(item, found, len(parts))
+        return [replace(task, examined=found, windows=part) for part in parts]
+
+    def _windows_read(self, task: Task, result: Read | MediaError) -> list[Task]:
+        """Take in the clips of a task; one that killed its process is tried window by window."""
+        entry = self.open[task.item.key]
+        if isinstance(result, MediaError) and len(task.windows) > 1:
+            entry.tasks += len(task.windows) - 1
+            return [replace(task, windows=(window,)) for window in task.windows]
+        error, where = (result, "decode") if isinstance(result, MediaError) else (result.error, result.where)
+        if error is not None and entry.reject is None:
+            entry.reject = _reject(task.item, where, error, entry.examined.stamp)
+        self.clips.extend(() if isinstance(result, MediaError) else result.clips)
+        entry.tasks -= 1
+        if not entry.tasks:
+            del self.open[task.item.key]
+            self._finish(task.item, entry.reject)
+        return []
+
+    def _unusable(self, item: Item, error: MediaError) -> None:
+        """An item that gives nothing. Its old clips go if the file is another one now, not if it cannot be reached."""
+        if error.reason not in TRANSIENT:
+            self._drop(self.clips_of[item.key])
+        self._finish(item, _reject(item, "probe", error, stamp_of(item.path)))
+
+    def _drop(self, clip_ids: list[str]) -> None:
+        for clip_id in clip_ids:
+            del self.owner[clip_id]
+        self.stale.extend(clip_ids)
+
+    def _finish(self, item: Item, reject: Reject | None) -> None:
+        self.finished.append((item.key, reject))
+        if reject:
+            self.report.rejects.append(reject)
+        self.done += 1
+        if self.on_progress:
+            rejects = len(self.report.rejects)
+            self.on_progress(self.done, self.total, f"{rejects} rejects" if rejects else "")
+
+    def commit(self) -> None:
+        """One atomic append for the clips; what follows is idempotent, and an item without it is examined again."""
+        stale, clips, finished = self.stale, self.clips, self.finished
+        self.stale, self.clips, self.finished = [], [], []  # before, so that an interrupt cannot commit them twice
+        self.library.remove(stale)
+        self.library.append(clips)
+        self.report.clips_added += len(clips)
+        self.library.reject([reject for _, reject in finished if reject])
+        self.library.forgive([key for key, reject in finished if reject is None and key in self.rejected])
+        self.committed_at = time.monotonic()
 
 
-def _run(items: list[Item], features: Features, workers: int) -> Iterator[_Outcome]:
-    """Outcomes as they come; an item on which a worker process dies is tried once more, alone, then rejected."""
-    waiting = iter(items)
-    while True:
-        flying: dict[Future[_Outcome], Item] = {}
-        suspects: list[Item] = []
-        with ProcessPoolExecutor(min(workers, max(len(items), 1)), mp_context=get_context("spawn")) as pool:
-            while True:
-                for item in waiting:
-                    flying[pool.submit(_process, item, features)] = item
-                    if len(flying) >= 4 * workers:
-                        break
-                if not flying:
-                    return
-                try:
-                    for future in wait(flying, return_when=FIRST_COMPLETED).done:
-                        yield future.result()
-                        del flying[future]
-                except BrokenProcessPool:
-                    suspects = list(flying.values())
-                    break
-        for item in suspects:
-            yield _alone(item, features)
-
-
-def _alone(item: Item, features: Features) -> _Outcome:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        try:
-            return pool.submit(_process, item, features).result()
-        except BrokenProcessPool:
-            error, stamp = MediaError("crashed", f"the decoder died on {item.path.name}, twice"), _stamp(item.path)
-            return _Outcome(item, stamp, [], _reject(item, "decode", error, stamp))
-
-
-def _process(item: Item, features: Features) -> _Outcome:
-    """Everything of one item; runs in a worker process. The good windows of a file with a bad one are kept."""
-    stamp, clips, reject = _stamp(item.path), [], None
-    try:
-        with open_media(item.path) as container:
-            info = describe(container, item.path)
-            windows = plan_windows(item, info, features)
-            content = _content_hash(item.path)
-    except MediaError as error:
-        return _Outcome(item, stamp, [], _reject(item, "probe", error, stamp))
-    for start_s, end_s in windows:
-        try:
-            # a decoder that stumbled over one window starts afresh for the next
-            with open_media(item.path) as container:
-                clips.append(_read_clip(container, item, info, features, (start_s, end_s), content, stamp))
-        except MediaError as error:
-            reject = reject or _reject(item, f"decode {start_s:.2f}-{end_s:.2f} s", error, stamp)
-    return _Outcome(item, stamp, clips, reject)
-
-
-def _read_clip(
-    container: InputContainer,
-    item: Item,
-    info: MediaInfo,
-    features: Features,
-    window: tuple[float, float],
-    content: str,
-    stamp: tuple[int, int],
-) -> Clip:
-    start_s, end_s = window
-    sound = read_audio(container, item.path, start_s, end_s, features.sample_rate)
-    mel = log_mel(sound, features)[: features.time_frames]
-    if not len(mel):
-        raise MediaError("too_short", f"{item.path.name}: {1000 * len(sound) / features.sample_rate:.0f} ms of sound")
-    shown_s = min(end_s, info.video_end_s or end_s) - start_s
-    n = features.frames_per_clip
-    times = [start_s + (i + 0.5) / n * shown_s for i in range(n)]
-    frames, frame_times = read_frames(container, item.path, times, features.frame_side, features.jpeg_quality)
-    name = f"{content}|{start_s:.3f}|{end_s:.3f}|{features.model_dump_json()}"
-    return Clip(
-        clip_id=hashlib.sha256(name.encode()).hexdigest()[:24],
-        item=item.key,
-        source=item.source,
-        start_s=start_s,
-        end_s=start_s + len(sound) / features.sample_rate,
-        labels=list(item.labels),
-        split=item.split,
-        status="ok",
-        fbank=fit_frames(mel, features.time_frames).astype(np.float16),
-        fbank_frames=len(mel),
-        fbank_mean=float(mel.mean(dtype=np.float64)),
-        fbank_square=float(np.square(mel, dtype=np.float64).mean()),
-        frames=frames,
-        frame_times_s=frame_times,
-        file_size=stamp[0],
-        file_mtime_ns=stamp[1],
-    )
-
-
-def plan_windows(item: Item, info: MediaInfo, features: Features) -> list[tuple[float, float]]:
-    """The windows [start_s, end_s) of an item.
-
-    A file is cut every `hop_s` into windows of `clip_s`; a last, shorter one stays if it has `min_tail_s`, and a
-    file too short for any gives one window, whose spectrogram is padded. An item with a window of its own gives that.
-
-    Raises:
-        MediaError: no_audio, no_video, too_short.
-    """
-    if info.audio_end_s is None:
-        raise MediaError("no_audio", f"{item.path.name} has no sound track")
-    if info.video_end_s is None:
-        raise MediaError("no_video", f"{item.path.name} has no picture track")
-    # a track whose length the headers do not give ends where the container does
-    end_s = min(info.audio_end_s or info.duration_s, info.video_end_s or info.duration_s)
-    if item.start_s is not None:
-        if item.start_s >= end_s:
-            raise MediaError(
-                "too_short", f"{item.path.name} ends at {end_s:.2f} s, window starts at {item.start_s:.2f} s"
-            )
-        return [(item.start_s, min(item.end_s or np.inf, item.start_s + features.clip_s))]
-    count = 1 + max(0, int(np.floor((end_s - min(features.min_tail_s, features.clip_s)) / features.hop_s + 1e-6)))
-    return [(i * features.hop_s, min(i * features.hop_s + features.clip_s, end_s)) for i in range(count)]
-
-
-def _content_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _reject(item: Item, stage: str, error: MediaError, stamp: tuple[int, int]) -> Reject:
+def _reject(item: Item, stage: str, error: MediaError, stamp: Stamp) -> Reject:
     return Reject(item.key, item.source, stage, error.reason, error.detail, *stamp)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except OSError:  # it is not there: a stamp that no file has
-        return -1, -1
-    return found.st_size, found.st_mtime_ns

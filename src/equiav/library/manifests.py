@@ -6,7 +6,7 @@ import csv
 import hashlib
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from equiav.errors import ConfigError
@@ -40,34 +40,50 @@ class Item:
         return os.fsencode(self.path.absolute()).decode("utf-8", "backslashreplace")
 
 
-def read_source(source: Path) -> list[Item]:
+@dataclass(frozen=True)
+class Listing:
+    """What a source asks for."""
+
+    items: list[Item]
+    ignored: int = 0  # files of a folder that no suffix tells to be media
+    labelled: bool = False  # labels and splits are said, not left open
+
+
+def read_source(source: Path) -> Listing:
     """The items of a folder (recursive; links that lead out of it are not followed), a CSV, or one file.
 
     Raises:
         ConfigError: no such thing, nothing to ingest in it, or a wrong line in the CSV.
     """
     if source.is_dir():
-        items = [Item(path) for path in _media_files(source)]
-        if not items:
+        paths, others = _media_files(source)
+        if not paths:
             raise ConfigError(
-                f"{source}: no video files in this folder (looked for {', '.join(sorted(MEDIA_SUFFIXES))}, recursively)"
+                f"{source}: no video files in this folder, {others} other files (looked for "
+                f"{', '.join(sorted(MEDIA_SUFFIXES))}, recursively; not hidden ones, nor links that lead out)"
             )
-        return items
+        return Listing([Item(path) for path in paths], others)
     if not source.exists():
         raise ConfigError(f"{source}: no such folder or file; give a folder of videos, one video, or a CSV")
-    return read_csv(source) if source.suffix.lower() == ".csv" else [Item(source)]
+    if source.suffix.lower() == ".csv":
+        return Listing(read_csv(source), labelled=True)
+    return Listing([Item(source)])
 
 
-def _media_files(folder: Path) -> list[Path]:
-    found = []
+def _media_files(folder: Path) -> tuple[list[Path], int]:
+    found, others = [], 0
+    whole = folder.resolve()
     for root, folders, names in os.walk(folder):
-        folders.sort()
+        # a library's own tables and hidden folders (trash, thumbnails) are nobody's videos
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(".lance"))
         for name in sorted(names):
             path = Path(root, name)
-            if path.suffix.lower() in MEDIA_SUFFIXES and not name.startswith("."):
-                inside = not path.is_symlink() or path.resolve().is_relative_to(folder.resolve())
-                found.extend([path] if inside else [])
-    return found
+            wanted = path.suffix.lower() in MEDIA_SUFFIXES and not name.startswith(".")
+            if wanted and (not path.is_symlink() or path.resolve().is_relative_to(whole)):
+                found.append(path)
+            else:
+                others += 1
+    return found, others
 
 
 def read_csv(source: Path) -> list[Item]:
@@ -89,7 +105,19 @@ def read_csv(source: Path) -> list[Item]:
         raise ConfigError(f"{source}, line {rows.line_num}: {error}") from None
     if not items:
         raise ConfigError(f"{source}: no lines below the header")
-    return items
+    return _merge(source, items)
+
+
+def _merge(source: Path, items: list[Item]) -> list[Item]:
+    """One item for all lines about the same window, with all their labels."""
+    merged: dict[str, Item] = {}
+    for item in items:
+        first = merged.setdefault(item.key, item)
+        if first.split != item.split:
+            raise ConfigError(f"{source}: {item.path} is in two splits, {first.split!r} and {item.split!r}")
+        labels = tuple(dict.fromkeys(first.labels + item.labels))
+        merged[item.key] = replace(first, labels=labels)
+    return list(merged.values())
 
 
 def _row_item(source: Path, number: int, row: dict[str, str | None]) -> Item:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ SCHEMA_VERSION = 1
 VERSION_KEY, FEATURES_KEY = b"equiav.library", b"equiav.features"
 TRAINABLE = "status = 'ok'"
 FRAGMENTS = 64  # more of them than this are joined when an ingest ends
+FRAGMENT_ROWS = 4096  # larger ones are left alone: a gigabyte or two
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,18 @@ class Clip:
     frame_times_s: list[float]
     file_size: int
     file_mtime_ns: int
+    item_windows: int = 1  # windows that the item was cut into: fewer rows than this, and it is not done
+
+
+@dataclass(frozen=True)
+class KnownItem:
+    """What the library holds of an item."""
+
+    clips: int
+    windows: int
+    stamp: tuple[int, int]  # of the file: size, modification time
+    labels: tuple[str, ...]
+    split: str
 
 
 @dataclass(frozen=True)
@@ -115,14 +131,27 @@ class Library:
         if not clips:
             return
         schema = self._clips.schema
-        columns: dict[str, Any] = {f.name: [getattr(clip, f.name) for clip in clips] for f in fields(Clip)}
+        columns: dict[str, Any] = {name: [getattr(clip, name) for clip in clips] for name in schema.names}
         flat = np.concatenate([clip.fbank.ravel() for clip in clips])
         columns["fbank"] = pa.FixedSizeListArray.from_arrays(pa.array(flat), schema.field("fbank").type.list_size)
         self._clips = lance.write_dataset(pa.table(columns, schema=schema), self._clips_path, mode="append")
 
-    def remove_item(self, item: str) -> None:
-        """Drop the clips of an item whose file changed."""
-        self._clips.delete(f"item = '{item}'")
+    def remove(self, clip_ids: Sequence[str]) -> None:
+        """Drop clips."""
+        if clip_ids:
+            self._clips.delete(f"clip_id IN ({_quoted(clip_ids)})")
+
+    def relabel(self, new: Mapping[str, tuple[Sequence[str], str]]) -> None:
+        """Give clips other labels and another split: clip_id → (labels, split)."""
+        if new:
+            columns = {
+                "clip_id": list(new),
+                "labels": [list(labels) for labels, _ in new.values()],
+                "split": [split for _, split in new.values()],
+            }
+            schema = pa.schema([self._clips.schema.field(name) for name in columns])
+            self._clips.merge_insert("clip_id").when_matched_update_all().execute(pa.table(columns, schema=schema))
+            self._clips = _open(self._clips_path)
 
     def reject(self, rejects: Sequence[Reject]) -> None:
         """Record what gave no clip; an item's older record is replaced."""
@@ -132,11 +161,10 @@ class Library:
                 "item"
             ).when_matched_update_all().when_not_matched_insert_all().execute(rows)
 
-    def forgive(self, items: Iterable[str]) -> None:
+    def forgive(self, items: Sequence[str]) -> None:
         """Drop the reject records of items that gave clips after all."""
-        quoted = ", ".join(f"'{item}'" for item in items)
-        if quoted:
-            _open(self._rejects_path).delete(f"item IN ({quoted})")
+        if items:
+            _open(self._rejects_path).delete(f"item IN ({_quoted(items)})")
 
     def rejects(self) -> list[Reject]:
         """All reject records."""
@@ -175,8 +203,7 @@ class Library:
         Raises:
             LibraryError: no such clip.
         """
-        quoted = clip_id.replace("'", "''")
-        table = self._clips.to_table(filter=f"clip_id = '{quoted}'")
+        table = self._clips.to_table(filter=f"clip_id = {_quoted([clip_id])}")
         if not len(table):
             raise LibraryError(f"{self.path} holds no clip {clip_id!r}")
         return table.slice(0, 1).drop(["fbank"]).to_pylist()[0] | {"fbank": self.fbanks(table)[0]}
@@ -190,13 +217,20 @@ class Library:
         mean, square = (np.average(table[name].to_numpy(), weights=weight) for name in ("fbank_mean", "fbank_square"))
         return float(mean), float(np.sqrt(square - mean**2))
 
-    def known_items(self) -> dict[str, tuple[int, int, int]]:
-        """item → (clips, file size, file mtime) of everything that gave clips."""
-        table = self._clips.to_table(columns=["item", "file_size", "file_mtime_ns"])
-        known: dict[str, tuple[int, int, int]] = {}
-        for item, size, mtime in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
-            known[item] = (known.get(item, (0, 0, 0))[0] + 1, size, mtime)
+    def known_items(self) -> dict[str, KnownItem]:
+        """Everything that gave clips, by `Item.key`."""
+        columns = ["item", "item_windows", "file_size", "file_mtime_ns", "labels", "split"]
+        table = self._clips.to_table(columns=columns)
+        known: dict[str, KnownItem] = {}
+        for item, windows, size, mtime, labels, split in zip(*(table[c].to_pylist() for c in columns), strict=True):
+            clips = known[item].clips + 1 if item in known else 1
+            known[item] = KnownItem(clips, windows, (size, mtime), tuple(labels), split)
         return known
+
+    def owners(self) -> dict[str, str]:
+        """clip_id → `Item.key` of the item that gave it."""
+        table = self._clips.to_table(columns=["clip_id", "item"])
+        return dict(zip(table["clip_id"].to_pylist(), table["item"].to_pylist(), strict=True))
 
     def clip_ids(self) -> set[str]:
         """Ids of all clips, whatever their status."""
@@ -210,17 +244,42 @@ class Library:
         return digest.hexdigest()[:16]
 
     def tidy(self) -> None:
-        """Join the small fragments that many appends leave: random access stays fast."""
+        """Join the small fragments that many appends leave: random access stays fast.
+
+        Who reads an older version of the table goes on reading it for a day.
+        """
         if len(self._clips.get_fragments()) > FRAGMENTS:
-            self._clips.optimize.compact_files()
+            self._clips.optimize.compact_files(target_rows_per_fragment=FRAGMENT_ROWS)
             self._clips = _open(self._clips_path)
+            self._clips.cleanup_old_versions(older_than=timedelta(days=1))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other writers out; the lock goes with the process, whatever ends it.
+
+        Raises:
+            LibraryError: another process holds it.
+        """
+        with (self.path / ".lock").open("w") as file:
+            if sys.platform != "win32":
+                import fcntl
+
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    raise LibraryError(f"{self.path}: another process is writing to it; wait for it to end") from None
+            self._clips = _open(self._clips_path)
+            yield
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join("'" + name.replace("'", "''") + "'" for name in names)
 
 
 def _where(split: str | None) -> str:
     if split is None:
         return TRAINABLE
-    quoted = split.replace("'", "''")
-    return f"{TRAINABLE} AND split = '{quoted}'"
+    return f"{TRAINABLE} AND split = {_quoted([split])}"
 
 
 def _open(path: Path) -> lance.LanceDataset:
@@ -251,6 +310,7 @@ def _clips_schema(features: Features) -> pa.Schema:
         "frame_times_s": pa.list_(pa.float32()),
         "file_size": whole,
         "file_mtime_ns": whole,
+        "item_windows": whole,
     }
     metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode(), FEATURES_KEY: json.dumps(features.model_dump()).encode()}
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()], metadata=metadata)

@@ -30,6 +30,7 @@ REASONS = {
     "gap": "most of the window has no sound",
     "too_short": "nothing of it falls into the asked window, or less than one spectrogram frame",
     "unsupported": "a codec or container we do not read, or larger than the limits on pixels, streams or channels",
+    "changed": "it was changed while it was read",
     "crashed": "the decoder's process died on it",
     "timeout": "decoding it took longer than the limit",
 }

@@ -1,0 +1,170 @@
+"""Worker processes for code that may crash or hang:  tasks in, (task, result or MediaError) out, in any order.
+
+Decoders meet every broken file of the world, and some kill their process. A worker's death or delay costs only the
+task in hand: it is tried once more, and then comes back as a MediaError, "crashed" or "timeout".
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Generic, TypeVar
+
+from typing_extensions import Self
+
+from equiav.errors import MediaError
+
+QUEUE = 2  # tasks a worker holds: the one in hand, and the next, so that it never waits for us
+TRIES = 2
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass
+class _Held(Generic[T]):
+    task: T
+    tries: int = 0
+
+
+@dataclass
+class _Worker(Generic[T]):
+    process: SpawnProcess
+    pipe: Connection
+    held: deque[_Held[T]] = field(default_factory=deque)
+    since: float = 0.0  # when the task in hand began
+
+
+class Sandbox(Generic[T, R]):
+    """A pool of processes that call `function(task)`; use it as a context manager, from one thread.
+
+    Args:
+        function: importable by name (processes are spawned); MediaErrors it raises come back as results.
+        workers: how many processes at most; they start when there is work for them.
+        limit_s: a task that takes longer than this, in seconds, is given up.
+    """
+
+    def __init__(self, function: Callable[[T], R], workers: int, limit_s: float) -> None:
+        self._function, self._limit_s, self._size = function, limit_s, workers
+        self._workers: list[_Worker[T]] = []
+        self._again: deque[_Held[T]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            _end(worker)
+        self._workers = []
+
+    @property
+    def busy(self) -> bool:
+        """True while a result is to come."""
+        return bool(self._again) or any(worker.held for worker in self._workers)
+
+    def has_room(self) -> bool:
+        """True when another task would start soon."""
+        room = sum(QUEUE - len(worker.held) for worker in self._workers)
+        return room + QUEUE * (self._size - len(self._workers)) > len(self._again)
+
+    def submit(self, task: T) -> None:
+        """Hand in a task; ask `has_room` first."""
+        self._give(_Held(task))
+
+    def wait(self) -> list[tuple[T, R | MediaError]]:
+        """Block until at least one task is done, or none is left."""
+        done: list[tuple[T, R | MediaError]] = []
+        while self.busy and not done:
+            while self._again and self.has_room():
+                self._give(self._again.popleft())
+            working = {worker.pipe: worker for worker in self._workers if worker.held}
+            deadline = min(worker.since for worker in working.values()) + self._limit_s
+            ready = connection.wait(list(working), timeout=max(deadline - time.monotonic(), 0.0))
+            for pipe in ready:
+                done.extend(self._receive(working[pipe]))  # type: ignore[index]
+            late = [worker for worker in working.values() if time.monotonic() - worker.since > self._limit_s]
+            for worker in late if not ready else []:
+                error = MediaError("timeout", f"not done after {self._limit_s:.0f} s")
+                done.extend(self._bury(worker, error))
+        return done
+
+    def _give(self, held: _Held[T]) -> None:
+        worker = min(self._workers, key=lambda worker: len(worker.held), default=None)
+        if worker is None or (worker.held and len(self._workers) < self._size):
+            worker = self._start()
+        if not worker.held:
+            worker.since = time.monotonic()
+        worker.held.append(held)
+        held.tries += 1
+        with suppress(BrokenPipeError):  # it is dead: `wait` sees that too, and takes care of the task
+            worker.pipe.send(held.task)
+
+    def _start(self) -> _Worker[T]:
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self._function), daemon=True)
+        process.start()
+        theirs.close()
+        worker: _Worker[T] = _Worker(process, ours)
+        self._workers.append(worker)
+        return worker
+
+    def _receive(self, worker: _Worker[T]) -> list[tuple[T, R | MediaError]]:
+        try:
+            result = worker.pipe.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            return self._bury(worker, MediaError("crashed", f"the decoder's process died ({_cause(worker.process)})"))
+        held = worker.held.popleft()
+        worker.since = time.monotonic()
+        return [(held.task, result)]
+
+    def _bury(self, worker: _Worker[T], error: MediaError) -> list[tuple[T, R | MediaError]]:
+        """Give up a worker; the task it had in hand is suspect, the others have not begun."""
+        self._workers.remove(worker)
+        _end(worker)
+        suspect, *others = worker.held
+        for held in others:
+            held.tries -= 1
+            self._again.append(held)
+        if suspect.tries < TRIES:
+            self._again.append(suspect)
+            return []
+        return [(suspect.task, error)]
+
+
+def _end(worker: _Worker[T]) -> None:
+    worker.process.kill()
+    worker.process.join()
+    worker.pipe.close()
+
+
+def _cause(process: SpawnProcess) -> str:
+    code = process.exitcode or 0
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _serve(pipe: Connection, function: Callable[[T], R]) -> None:
+    """The worker's side. Ctrl-C is the parent's affair; the parent's end is seen at the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        result: R | MediaError
+        try:
+            result = function(task)
+        except MediaError as error:
+            result = error
+        try:
+            pipe.send(result)
+        except BrokenPipeError:
+            return
