@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -262,7 +262,8 @@ def pretrain(
         _print_json({"run": run, "step": done.step, "steps": done.steps, "clips": done.clips})
     elif done.done:
         typer.echo(
-            f"trained {done.steps} steps on {done.clips} clips: {run / 'model'}\nnext: equiav embed -L {library} -R {run}"
+            f"trained {done.steps} steps on {done.clips} clips: {run / 'model'}\n"
+            f"next: equiav embed --library {library} --run {run}"
         )
     else:
         typer.echo(f"stopped and saved at step {done.step} of {done.steps}; continue with the same command")
@@ -312,7 +313,8 @@ def search(
     video: Annotated[Path | None, typer.Option(help="Search by a video: its sound and its picture.")] = None,
     clip: Annotated[str | None, typer.Option(help="Search by a clip of the library, by its id.")] = None,
     by: Annotated[
-        str | None, typer.Option(help="Compare with the clips' audio, visual, or both; default: the other sense.")
+        Literal["audio", "visual", "both"] | None,
+        typer.Option(help="Compare with the clips' audio, visual, or both; default: the other sense."),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many hits.")] = 5,
     as_json: AsJson = False,

@@ -29,19 +29,23 @@ class Settings(BaseModel):
 class Features(Settings):
     """How a window of a media file becomes numbers; stored with the library, and with the model."""
 
-    sample_rate: int = Field(16_000, gt=0, description="Audio sample rate after resampling, in Hz.")
-    mel_bins: int = Field(128, gt=0, description="M, the number of mel bins.")
-    clip_s: float = Field(10.0, gt=0, description="Length of a window, in seconds.")
-    hop_s: float = Field(10.0, gt=0, description="Distance between window starts, in seconds.")
+    sample_rate: int = Field(default=16_000, gt=0, description="Audio sample rate after resampling, in Hz.")
+    mel_bins: int = Field(default=128, gt=0, description="M, the number of mel bins.")
+    clip_s: float = Field(default=10.0, gt=0, description="Length of a window, in seconds.")
+    hop_s: float = Field(default=10.0, gt=0, description="Distance between window starts, in seconds.")
     min_tail_s: float = Field(
-        5.0, ge=0, description="A last window shorter than this, in seconds, is dropped (a whole short file never is)."
+        default=5.0,
+        ge=0,
+        description="A last window shorter than this, in seconds, is dropped (a whole short file never is).",
     )
     time_frames: int = Field(
-        1024, gt=0, description="T, the number of 10 ms spectrogram frames: cut or zero-padded at the end."
+        default=1024, gt=0, description="T, the number of 10 ms spectrogram frames: cut or zero-padded at the end."
     )
-    frame_side: int = Field(256, gt=0, description="Short side of the stored JPEG frames, in pixels.")
-    frames_per_clip: int = Field(10, gt=0, description="Video frames stored per window, evenly spaced inside it.")
-    jpeg_quality: int = Field(92, ge=1, le=100, description="JPEG quality of the stored frames.")
+    frame_side: int = Field(default=256, gt=0, description="Short side of the stored JPEG frames, in pixels.")
+    frames_per_clip: int = Field(
+        default=10, gt=0, description="Video frames stored per window, evenly spaced inside it."
+    )
+    jpeg_quality: int = Field(default=92, ge=1, le=100, description="JPEG quality of the stored frames.")
 
 
 class Augment(Settings):
@@ -64,38 +68,39 @@ class Augment(Settings):
 class Architecture(Settings):
     """Sizes of the encoders, the predictor and the heads (DESIGN: ViT-B/16 and the released predictor)."""
 
-    width: int = Field(768, gt=0, description="D, the width of a token.")
-    depth: int = Field(12, gt=0, description="Transformer blocks per encoder.")
-    heads: int = Field(12, gt=0, description="Attention heads per block; divides width.")
-    audio_patch: int = Field(16, gt=0, description="Side of an audio patch, in frames and mel bins.")
-    visual_patch: int = Field(16, gt=0, description="Side of a visual patch, in pixels.")
-    image_side: int = Field(224, gt=0, description="Side of the image the encoder sees, in pixels.")
-    parameter_width: int = Field(256, gt=0, description="Width of the transformation-parameter encoder.")
+    width: int = Field(default=768, gt=0, description="D, the width of a token.")
+    depth: int = Field(default=12, gt=0, description="Transformer blocks per encoder.")
+    heads: int = Field(default=12, gt=0, description="Attention heads per block; divides width.")
+    audio_patch: int = Field(default=16, gt=0, description="Side of an audio patch, in frames and mel bins.")
+    visual_patch: int = Field(default=16, gt=0, description="Side of a visual patch, in pixels.")
+    image_side: int = Field(default=224, gt=0, description="Side of the image the encoder sees, in pixels.")
+    parameter_width: int = Field(default=256, gt=0, description="Width of the transformation-parameter encoder.")
     predictor: Literal["attention", "linear", "mlp", "hypernetwork"] = Field(
-        "attention", description="How a representation is moved by a transformation."
+        default="attention", description="How a representation is moved by a transformation."
     )
-    predictor_heads: int = Field(8, gt=0, description="Heads of the predictor's attention.")
-    predictor_head_width: int = Field(64, gt=0, description="Width of one predictor head.")
+    predictor_heads: int = Field(default=8, gt=0, description="Heads of the predictor's attention.")
+    predictor_head_width: int = Field(default=64, gt=0, description="Width of one predictor head.")
     share: Literal["modalities", "none"] = Field(
-        "modalities", description="One predictor for both senses, or one per modality (as released)."
+        default="modalities", description="One predictor for both senses, or one per modality (as released)."
     )
-    head_hidden: int = Field(2048, gt=0, description="Hidden width of the projection heads.")
-    embedding: int = Field(512, gt=0, description="E, the width of an embedding.")
-    centroid_samples: int = Field(16, gt=0, description="K, the transformations averaged into a centroid.")
+    head_hidden: int = Field(default=2048, gt=0, description="Hidden width of the projection heads.")
+    embedding: int = Field(default=512, gt=0, description="E, the width of an embedding.")
+    centroid_samples: int = Field(default=16, gt=0, description="K, the transformations averaged into a centroid.")
     centroid_sampling: Literal["iid", "antithetic", "sobol"] = Field(
-        "iid", description="How the K parameter sets of a centroid are drawn in training."
+        default="iid", description="How the K parameter sets of a centroid are drawn in training."
     )
     method: Literal["equiav", "invariant", "plain"] = Field(
-        "equiav", description="equiav; invariant: intra-modal contrast without predictor; plain: inter-modal loss only."
+        default="equiav",
+        description="equiav; invariant: intra-modal contrast without predictor; plain: inter-modal loss only.",
     )
     inter: Literal["centroid", "predicted", "mean", "augmented"] = Field(
-        "centroid",
+        default="centroid",
         description="Which representation enters the inter-modal loss; without predictor (method invariant) centroid "
         "and predicted mean augmented, and method plain has the mean alone.",
     )
-    checkpointing: bool = Field(False, description="Recompute activations in the backward pass to save memory.")
+    checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass to save memory.")
     compile: bool = Field(
-        False, description="Compile the transformer blocks with torch.compile (needs a C++ compiler)."
+        default=False, description="Compile the transformer blocks with torch.compile (needs a C++ compiler)."
     )
 
     @model_validator(mode="after")
@@ -119,60 +124,65 @@ class Architecture(Settings):
 class Loss(Settings):
     """The three contrastive losses."""
 
-    temperature: float = Field(0.07, gt=0, description="Temperature of all three losses.")
-    inter: float = Field(1 / 3, ge=0, description="Weight of the inter-modal loss.")
-    intra_audio: float = Field(1 / 3, ge=0, description="Weight of the intra-modal audio loss.")
-    intra_visual: float = Field(1 / 3, ge=0, description="Weight of the intra-modal visual loss.")
+    temperature: float = Field(default=0.07, gt=0, description="Temperature of all three losses.")
+    inter: float = Field(default=1 / 3, ge=0, description="Weight of the inter-modal loss.")
+    intra_audio: float = Field(default=1 / 3, ge=0, description="Weight of the intra-modal audio loss.")
+    intra_visual: float = Field(default=1 / 3, ge=0, description="Weight of the intra-modal visual loss.")
 
 
 class Optim(Settings):
     """AdamW with linear warm-up and a cosine (released values)."""
 
-    lr: float = Field(1e-4, gt=0, description="Peak learning rate.")
-    lr_start: float = Field(2e-7, ge=0, description="Learning rate at step 0 of the warm-up.")
-    lr_end: float = Field(1e-6, ge=0, description="Learning rate at the end of the cosine.")
-    warmup_epochs: float = Field(2.0, ge=0, description="Length of the linear warm-up, in epochs.")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's moment decays.")
+    lr: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
+    lr_start: float = Field(default=2e-7, ge=0, description="Learning rate at step 0 of the warm-up.")
+    lr_end: float = Field(default=1e-6, ge=0, description="Learning rate at the end of the cosine.")
+    warmup_epochs: float = Field(default=2.0, ge=0, description="Length of the linear warm-up, in epochs.")
+    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's moment decays.")
     weight_decay: float = Field(
-        1e-5, ge=0, description="Decoupled weight decay; norms, biases and positions have none."
+        default=1e-5, ge=0, description="Decoupled weight decay; norms, biases and positions have none."
     )
-    clip_norm: float = Field(0.01, gt=0, description="Gradient norm clip.")
+    clip_norm: float = Field(default=0.01, gt=0, description="Gradient norm clip.")
 
 
 class Train(Settings):
     """How long, how wide, how precise."""
 
-    epochs: int = Field(20, gt=0, description="Passes over the training clips.")
+    epochs: int = Field(default=20, gt=0, description="Passes over the training clips.")
     global_batch: int = Field(
-        128, gt=1, description="B, clips per optimizer step; the last incomplete batch of an epoch is dropped."
+        default=128, gt=1, description="B, clips per optimizer step; the last incomplete batch of an epoch is dropped."
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="Autocast type; auto takes bf16 where the processor multiplies it natively, else fp32."
+        default="auto",
+        description="Autocast type; auto takes bf16 where the processor multiplies it natively, else fp32.",
     )
-    seed: int = Field(0, ge=0, description="Seed of initialisation, order and augmentation.")
-    roll: bool = Field(True, description="Roll the base spectrogram by a random time, as the release does.")
-    log_every: int = Field(10, gt=0, description="Steps between two lines of metrics.jsonl.")
+    seed: int = Field(default=0, ge=0, description="Seed of initialisation, order and augmentation.")
+    roll: bool = Field(default=True, description="Roll the base spectrogram by a random time, as the release does.")
+    log_every: int = Field(default=10, gt=0, description="Steps between two lines of metrics.jsonl.")
 
 
 class Data(Settings):
     """What a run reads from its library."""
 
-    split: str = Field("train", description="Split to train on; clips without a split count as train.")
-    audio_mean: float | None = Field(None, description="Mean of the log-mel; measured on the library when not given.")
+    split: str = Field(default="train", description="Split to train on; clips without a split count as train.")
+    audio_mean: float | None = Field(
+        default=None, description="Mean of the log-mel; measured on the library when not given."
+    )
     audio_std: float | None = Field(
-        None, gt=0, description="Standard deviation of the log-mel; measured when not given."
+        default=None, gt=0, description="Standard deviation of the log-mel; measured when not given."
     )
 
 
 class ModelConfig(Settings):
     """What config.json beside the weights holds: all that preprocessing, augmentation and the model need."""
 
-    schema_version: Literal[1] = Field(1, description="Version of this file's layout.")
+    schema_version: Literal[1] = Field(default=1, description="Version of this file's layout.")
     architecture: Architecture = Architecture()
     features: Features = Features()
     augment: Augment = Augment()
-    audio_mean: float = Field(-4.346, description="Mean of the training log-mel (default: AudioSet).")
-    audio_std: float = Field(4.332, gt=0, description="Standard deviation of the training log-mel (default: AudioSet).")
+    audio_mean: float = Field(default=-4.346, description="Mean of the training log-mel (default: AudioSet).")
+    audio_std: float = Field(
+        default=4.332, gt=0, description="Standard deviation of the training log-mel (default: AudioSet)."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from equiav.library.table import Library
     from equiav.search.index import SearchIndex
 
-CLIPS, TEST = 1800, 200
+CLIPS, TEST = 1600, 200
 QUERIES = 3
 HITS = 5
 

@@ -89,8 +89,8 @@ def test_excluded_clips_are_not_found(tmp_path):
     index = filled(tmp_path, vectors, vectors)
     found = index.search(index.clip_vector("clip2"), k=3, exclude=["clip2"])
     assert [hit.clip_id for hit in found] == ["clip0", "clip1", "clip3"]
-    with pytest.raises(ConfigError, match="k=4: expected 1 to 3"):
-        index.search(vectors[0], k=4, exclude=["clip2"])
+    everything = index.search(vectors[0], k=100, exclude=["clip2"])
+    assert [hit.clip_id for hit in everything] == ["clip0", "clip1", "clip3"]
 
 
 def test_clip_vector_is_the_stored_one_or_the_mean_direction(tmp_path):
@@ -122,8 +122,8 @@ def test_appended_clips_survive_reopening_in_order(tmp_path):
 def test_what_cannot_be_searched_is_a_clear_error(tmp_path):
     vectors = np.eye(3, dtype=np.float32)
     index = filled(tmp_path, vectors, vectors)
-    for k in (0, -1, 4):
-        with pytest.raises(ConfigError, match=f"k={k}: expected 1 to 3"):
+    for k in (0, -1):
+        with pytest.raises(ConfigError, match=f"k={k}: expected at least 1"):
             index.search(vectors[0], k=k)
     with pytest.raises(ConfigError, match=r"query of shape \(4,\), .*\(3,\)"):
         index.search(np.ones(4), k=1)
@@ -139,7 +139,7 @@ def test_what_cannot_be_searched_is_a_clear_error(tmp_path):
 def test_an_empty_table_is_a_clear_error(tmp_path):
     index = SearchIndex(EmbeddingsTable.create(tmp_path, "model-a", 4))
     assert index.table.vectors("audio").shape == (0, 4)
-    with pytest.raises(LibraryError, match="holds no clips yet"):
+    with pytest.raises(LibraryError, match="holds no clips to search in"):
         index.search(np.ones(4), k=1)
 
 

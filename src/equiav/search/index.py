@@ -193,7 +193,7 @@ class SearchIndex:
         Args:
             query: one embedding; its length does not matter.
             by: compare with the clips' sounds, their pictures, or both (the mean of the two cosines).
-            k: how many hits.
+            k: how many hits; all clips where there are fewer.
             exclude: ids of clips that are not to be found.
 
         Raises:
@@ -203,10 +203,12 @@ class SearchIndex:
         """
         if by not in get_args(By):
             raise ConfigError(f"by={by!r} is none of {', '.join(get_args(By))}")
-        self._check_size(k, exclude)
+        if k < 1:
+            raise ConfigError(f"k={k}: expected at least 1 hit")
         unit = self._unit_query(query)
         matrices = [self._audio] if by == "audio" else [self._visual] if by == "visual" else [self._audio, self._visual]
         allowed = self._allowed(exclude)
+        k = min(k, len(allowed))
 
         rough = np.sum([matrix @ unit.astype(np.float32) for matrix in matrices], axis=0)[allowed]
         # a float32 dot product of two unit vectors of width E is off by at most E·ε, twice for two of them
@@ -243,15 +245,9 @@ class SearchIndex:
     def _allowed(self, exclude: Collection[str]) -> np.ndarray:
         keep = np.ones(len(self._position), dtype=bool)
         keep[[self._position[clip_id] for clip_id in exclude if clip_id in self._position]] = False
+        if not keep.any():
+            raise LibraryError(f"{self.table.path} holds no clips to search in: run equiav embed after ingesting")
         return np.flatnonzero(keep)
-
-    def _check_size(self, k: int, exclude: Collection[str]) -> None:
-        n = len(self._position)
-        if not n:
-            raise LibraryError(f"{self.table.path} holds no clips yet: run equiav embed after ingesting")
-        left = n - len(set(exclude) & self._position.keys())
-        if not 1 <= k <= left:
-            raise ConfigError(f"k={k}: expected 1 to {left}, the number of clips to search in")
 
     def _unit_query(self, query: Float[np.ndarray, " E"]) -> Float64[np.ndarray, " E"]:
         vector = np.asarray(query, dtype=np.float64)

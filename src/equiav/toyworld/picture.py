@@ -101,26 +101,29 @@ def _flute_shape(x: Image, y: Image) -> Image:
 
 @dataclass(frozen=True)
 class Look:
-    """A silhouette, the dark marks on it (positive where marked), and its size beside the others."""
+    """A silhouette, the marks on it (where positive) with their colour, and its size beside the others."""
 
     shape: Callable[[Image, Image], Image]
     marks: Callable[[Image, Image], Image]
+    colour: tuple[float, float, float]
     scale: float = 1.0
 
 
+WHITE, BLACK, RED, GREEN, BLUE, YELLOW = (1, 1, 1), (0, 0, 0), (0.9, 0, 0), (0, 0.7, 0), (0.1, 0.1, 0.9), (1, 0.9, 0)
+
 LOOKS = {
-    "bell": Look(_bell_shape, lambda x, y: np.sin(9 * y + 0 * x)),
-    "string": Look(_string_shape, lambda x, y: 0.12 - np.abs(y + 0.45) + 0 * x, 1.2),
-    "drum": Look(_drum_shape, lambda x, y: np.sin(9 * x + 0 * y)),
-    "siren": Look(_siren_shape, lambda x, y: y - 0.15 + 0 * x),
-    "engine": Look(_engine_shape, lambda x, y: np.sin(14 * np.hypot(x, y))),
-    "drip": Look(_drip_shape, lambda x, y: 0.3 - np.hypot(x, y - 0.4)),
-    "bird": Look(_bird_shape, lambda x, y: np.abs(x) - 0.45 + 0 * y, 1.2),
-    "cricket": Look(_cricket_shape, lambda x, y: np.sin(8 * (x + y))),
-    "wind": Look(_wind_shape, lambda x, y: 0 * x * y),
-    "ball": Look(_ball_shape, lambda x, y: np.sin(5 * x) * np.sin(5 * y)),
-    "rattle": Look(_rattle_shape, lambda x, y: 0.5 - np.hypot(x, y + 0.35), 1.2),
-    "flute": Look(_flute_shape, lambda x, y: np.sin(12 * x + 0 * y), 1.25),
+    "bell": Look(_bell_shape, lambda x, y: np.sin(9 * y + 0 * x), WHITE),
+    "string": Look(_string_shape, lambda x, y: np.abs(y + 0 * x) - 0.45, BLACK, 1.25),
+    "drum": Look(_drum_shape, lambda x, y: np.sin(9 * x + 0 * y), RED),
+    "siren": Look(_siren_shape, lambda x, y: y - 0.1 + 0 * x, BLUE),
+    "engine": Look(_engine_shape, lambda x, y: 0.75 - np.hypot(x, y), BLACK),
+    "drip": Look(_drip_shape, lambda x, y: 0.4 - np.hypot(x, y - 0.4), BLUE),
+    "bird": Look(_bird_shape, lambda x, y: np.abs(x) - 0.4 + 0 * y, WHITE, 1.3),
+    "cricket": Look(_cricket_shape, lambda x, y: np.sin(7 * (x + y)), GREEN),
+    "wind": Look(_wind_shape, lambda x, y: y + 0 * x, YELLOW),
+    "ball": Look(_ball_shape, lambda x, y: np.sin(5 * x) * np.sin(5 * y), RED),
+    "rattle": Look(_rattle_shape, lambda x, y: 0.5 - np.hypot(x, y + 0.35), YELLOW, 1.3),
+    "flute": Look(_flute_shape, lambda x, y: np.sin(12 * x + 0 * y), GREEN, 1.3),
 }
 
 
@@ -170,7 +173,7 @@ def _texture(rng: np.random.Generator, side: int) -> Image:
 def _sprite(clip: Clip, rng: np.random.Generator) -> tuple[Image, Image]:
     """Colour (h, w, 3) and coverage (h, w, 1) of one thing, tilted a little."""
     look = LOOKS[clip.kind]
-    radius = look.scale * (10.0 + 12.0 * clip.size) * rng.uniform(0.95, 1.05)
+    radius = look.scale * (11.0 + 11.0 * clip.size) * rng.uniform(0.95, 1.05)
     reach = int(np.ceil(radius * 1.35))
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32) / np.float32(radius)
     tilt = rng.uniform(-0.25, 0.25)
@@ -178,9 +181,9 @@ def _sprite(clip: Clip, rng: np.random.Generator) -> tuple[Image, Image]:
     distance = look.shape(x, y) * radius
     cover = np.clip(0.5 - distance, 0, 1).astype(np.float32)[..., None]
     hue = 0.66 * clip.hardness + rng.normal(0, 0.01)
-    colour = np.array(colorsys.hsv_to_rgb(hue % 1.0, 0.85, 0.95), np.float32)
+    body = np.array(colorsys.hsv_to_rgb(hue % 1.0, 0.85, 0.95), np.float32)
+    colour = np.where(look.marks(x, y)[..., None] > 0, np.array(look.colour, np.float32), body)
     shade = np.clip(0.85 - 0.25 * (x + y), 0.5, 1.1).astype(np.float32)[..., None]
-    shade *= np.where(look.marks(x, y) > 0, np.float32(0.25), np.float32(1))[..., None]
     return colour * shade, cover
 
 

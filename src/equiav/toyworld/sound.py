@@ -197,10 +197,10 @@ def _strikes(timbre: Timbre, clip: Clip, rng: np.random.Generator) -> Iterator[t
 
 
 def _tone_control(sound: Array, hardness: float) -> Array:
-    """Soft things sound as through a blanket, hard ones thin: a slope of -9 to +9 dB per octave around 1 kHz."""
+    """Soft things sound as through a blanket, hard ones thin: a slope of -5 to +5 dB per octave around 1 kHz."""
     size = 1 << (len(sound) - 1).bit_length()
     octaves = np.log2(np.maximum(np.fft.rfftfreq(size, 1 / RATE), 60.0) / 1000.0)
-    gain_db = np.clip((18 * hardness - 9) * octaves, -40, 40)
+    gain_db = np.clip((10 * hardness - 5) * octaves, -30, 30)
     return np.fft.irfft(np.fft.rfft(sound, size) * 10 ** (gain_db / 20), size)[: len(sound)].astype(np.float32)
 
 

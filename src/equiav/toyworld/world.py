@@ -25,9 +25,9 @@ Shared by picture and sound (any single frame shows all of it):
 
 | what one sees | what one hears |
 |---|---|
-| the kind of thing (12 silhouettes) | its timbre: modes, noise, glides |
+| the kind of thing (12 silhouettes with marks) | its timbre: modes, noise, glides |
 | its size | its pitch: larger is lower |
-| its hue, from red (soft) to blue (hard) | brightness of the spectrum, length of the decay |
+| the hue of its body, from red (soft) to blue (hard) | brightness of the spectrum, length of the decay |
 | how many there are (1-4) | density: strikes per second, or voices |
 
 Nuisance, drawn independently for the two senses: background texture and colours, its drift, camera shift,

@@ -1,0 +1,171 @@
+"""The command line: the whole way on small real videos, exit codes, and messages that say what to do."""
+
+import csv
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from equiav import cli
+from samples import BAD, pictures, tone, write_media
+
+TINY = [
+    "features.clip_s=0.655",
+    "features.hop_s=0.655",
+    "features.time_frames=64",
+    "features.mel_bins=32",
+    "features.frame_side=32",
+    "features.frames_per_clip=2",
+]
+SMALL = [
+    "model.width=32",
+    "model.depth=1",
+    "model.heads=2",
+    "model.image_side=32",
+    "model.head_hidden=32",
+    "model.embedding=16",
+    "model.centroid_samples=4",
+    "train.global_batch=4",
+    "train.epochs=2",
+]
+
+
+@pytest.fixture
+def equiav(capsys, monkeypatch):
+    """Run a command line as `main` does: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["equiav", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out = capsys.readouterr()
+        return stopped.value.code, out.out, out.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for i in range(6):
+        write_media(folder / f"{i}.mp4", frames=pictures(7, seed=i), sound=tone(0.7, 200 + 150 * i))
+    return folder
+
+
+def test_the_whole_way_with_no_labels_and_no_file_but_the_videos(equiav, videos, tmp_path):
+    library, run = tmp_path / "L", tmp_path / "R"
+    assert equiav("ingest", videos, "--library", library, *TINY)[0] == 0
+    code, out, _ = equiav("pretrain", "toy", "--library", library, "--run", run, *SMALL)
+    assert code == 0
+    assert "next: equiav embed" in out
+    assert (run / "model" / "model.safetensors").exists()
+    assert equiav("embed", "--library", library, "--run", run)[0] == 0
+    code, out, _ = equiav(
+        "search", "--library", library, "--run", run, "--audio", videos / "3.mp4", "-k", "4", "--json"
+    )
+    hits = json.loads(out)
+    assert (code, len(hits)) == (0, 4)
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+    assert hits[0].keys() >= {"source", "start_s", "end_s", "score", "clip_id"}
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "p.jpg")
+    code, out, _ = equiav("search", "--library", library, "--run", run, "--image", tmp_path / "p.jpg")
+    assert code == 0
+    assert out.count(".mp4") == 5
+    code, out, _ = equiav(
+        "search", "--library", library, "--run", run, "--video", videos / "1.mp4", "-k", "100", "--json"
+    )
+    assert (code, len(json.loads(out))) == (0, 6)
+    code, out, _ = equiav("evaluate", "retrieval", "--library", library, "--run", run, "--split", "train", "--json")
+    assert json.loads(out)["clips"] == 6
+    again = equiav("pretrain", "toy", "--library", library, "--run", run, *SMALL)
+    assert again[0] == 0
+
+
+def test_some_failed_files_are_exit_code_3_and_named(equiav, tmp_path, good_video, bad_videos):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for kind in set(BAD) - {"folder"}:
+        (folder / f"{kind}.mp4").write_bytes(bad_videos[kind].read_bytes())
+    (folder / "good.mp4").write_bytes(good_video.read_bytes())
+    code, out, _ = equiav("ingest", folder, "--library", tmp_path / "L", *TINY)
+    assert code == 3
+    for kind in set(BAD) - {"folder"}:
+        assert f"{kind}.mp4" in out
+    code, out, _ = equiav("ingest", folder, "--library", tmp_path / "L", *TINY, "--json")
+    report = json.loads(out)
+    assert (code, report["clips_added"], len(report["rejects"])) == (3, 0, len(BAD) - 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ingest", "nowhere", "--library", "L"], "nowhere: no such folder or file"),
+        (["pretrain", "toy", "--library", "L", "--run", "R"], "L holds no library; make one: equiav ingest"),
+        (["pretrain", "toi", "--library", "L", "--run", "R"], "no recipe 'toi'"),
+        (["pretrain", "toy", "--library", "L", "--run", "R", "optim.lrr=1"], "did you mean lr?"),
+        (["pretrain", "toy", "--library", "L", "--run", "R", "features.clip_s=1"], "features are fixed"),
+        (["embed", "--library", "L", "--run", "nowhere"], "nowhere"),
+        (["toyworld", "W", "--clips", "4", "--test", "4"], "at least one training and one test clip"),
+    ],
+)
+def test_an_error_is_one_line_that_says_what_is_wrong(equiav, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = equiav(*arguments)
+    assert code == 1
+    assert err.startswith("error: ")
+    assert message in err.replace("\n", " ")
+    assert "Traceback" not in err
+
+
+def test_wrong_usage_is_exit_code_2(equiav):
+    assert equiav("pretrain", "toy")[0] == 2
+    assert equiav("toyworld", "W", "--clips", "one")[0] == 2
+    assert equiav("fly")[0] == 2
+
+
+def test_every_verb_has_help_with_an_example(equiav):
+    verbs = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
+    assert {"demo", "ingest", "pretrain", "embed", "search"} <= set(verbs)
+    for verb in [*([verb] for verb in verbs), ["evaluate", "retrieval"]]:
+        code, out, _ = equiav(*verb, "--help")
+        assert code == 0
+        assert "Example" in out, verb
+        assert "equiav" in out
+
+
+def test_a_run_of_another_recipe_is_refused(equiav, videos, tmp_path):
+    library, run = tmp_path / "L", tmp_path / "R"
+    equiav("ingest", videos, "--library", library, *TINY)
+    equiav("pretrain", "toy", "--library", library, "--run", run, *SMALL)
+    code, _, err = equiav("pretrain", "toy", "--library", library, "--run", run, *SMALL, "optim.lr=0.1")
+    assert code == 1
+    assert "another recipe: optim.lr was 0.0005, now 0.1" in err.replace("\n", " ")
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(videos, tmp_path):
+    library, run = tmp_path / "L", tmp_path / "R"
+    command = [sys.executable, "-m", "equiav"]
+    subprocess.run([*command, "ingest", videos, "--library", library, *TINY], check=True, capture_output=True)
+    train = [*command, "pretrain", "toy", "--library", library, "--run", run, *SMALL[:-1], "train.epochs=400"]
+    child = subprocess.Popen(train, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (run / "state").exists() and child.poll() is None:
+        time.sleep(0.2)
+    child.terminate()
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 0, err
+    assert "stopped and saved at step" in out
+    stopped = int(out.split("at step ")[1].split()[0])
+    newest = max((run / "state").glob("step-*"))
+    assert newest.name == f"step-{stopped:08d}"
+
+
+def test_a_toy_world_can_be_made_and_ingested(equiav, tmp_path):
+    assert equiav("toyworld", tmp_path / "W", "--clips", "4", "--test", "2")[0] == 0
+    code, out, _ = equiav("ingest", tmp_path / "W" / "labels.csv", "--library", tmp_path / "L", "--recipe", "toy")
+    assert (code, "4 clips added" in out) == (0, True)
+    with (tmp_path / "W" / "labels.csv").open() as file:
+        assert [row["split"] for row in csv.DictReader(file)] == ["train", "train", "test", "test"]
