@@ -86,8 +86,9 @@ def method_losses(model: EquiAV, batch: Batch, generator: torch.Generator, recip
     else:
         audio_params = model.audio_space.sample(n, generator).to(device)
         visual_params = model.visual_space.sample(n, generator).to(device)
-        audio_set = model.audio_space.sample(n * samples, generator, recipe.model.centroid_sampling)
-        visual_set = model.visual_space.sample(n * samples, generator, recipe.model.centroid_sampling)
+        draw = recipe.model.centroid_sampling
+        audio_set = model.audio_space.sample(n * samples, generator, draw, group=samples)
+        visual_set = model.visual_space.sample(n * samples, generator, draw, group=samples)
         output = model(
             audio,
             visual,
