@@ -1,14 +1,15 @@
 """Batches for training and embedding:  library, split  →  log-mel (B, T, M) and one frame per clip, in order.
 
 The order and the frames drawn depend on (seed, epoch) alone, so a run resumed in the middle of an epoch sees what an
-uninterrupted one sees. The next batch is read and its JPEGs decoded while the current one trains.
+uninterrupted one sees. The next batches are read and their JPEGs decoded while the current one trains.
 """
 
 from __future__ import annotations
 
 import io
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +24,8 @@ from equiav.library.table import Library
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64, UInt8
     from numpy.typing import NDArray
+
+AHEAD = 2  # batches read, each in its own thread, while the current one trains
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class ClipLoader:
         batch_size: B.
         seed: of order and frames.
         frame: a random one of the clip's frames, or the middle one.
-        shuffle: a new order each epoch, or the table's.
+        shuffle: a new order each epoch, which depends on the clips' ids and not on the table's order; or the table's.
         drop_last: leave out a last batch smaller than B.
 
     Raises:
@@ -67,6 +70,8 @@ class ClipLoader:
         self.library, self.batch_size, self.seed = library, batch_size, seed
         self.frame, self.shuffle, self.drop_last = frame, shuffle, drop_last
         self.rows = library.positions(split)
+        # ids are hashes of content: the same clips are shuffled alike, in whatever order workers wrote them
+        self._rank = np.argsort(np.argsort(np.array(library.all_ids(), dtype=object), kind="stable"), kind="stable")
         if not len(self):
             raise LibraryError(
                 f"{library.path}: split {split!r} has {len(self.rows)} clips with sound and picture, "
@@ -81,16 +86,20 @@ class ClipLoader:
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of `epoch`, from `start_batch` on."""
         rng = np.random.default_rng([self.seed, epoch])
-        order = rng.permutation(len(self.rows)) if self.shuffle else np.arange(len(self.rows))
-        draws = rng.random(len(self.rows)) if self.frame == "random" else np.full(len(self.rows), 0.5)
+        canonical = np.argsort(self._rank[self.rows])
+        order = canonical[rng.permutation(len(self.rows))] if self.shuffle else np.arange(len(self.rows))
+        draws = np.full(len(self.rows), 0.5)
+        if self.frame == "random":
+            draws[canonical] = rng.random(len(self.rows))
         parts = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start_batch, len(self))]
-        with ThreadPoolExecutor(1) as reader:
-            coming = [reader.submit(self._read, part, draws[part]) for part in parts[:1]]
-            for following in [*parts[1:], None]:
-                batch = coming.pop()
-                if following is not None:
-                    coming.append(reader.submit(self._read, following, draws[following]))
-                yield batch.result()
+        coming: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(AHEAD) as readers:
+            for part in parts:
+                coming.append(readers.submit(self._read, part, draws[part]))
+                if len(coming) > AHEAD:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
 
     def _read(self, part: NDArray[np.int64], draws: NDArray[np.float64]) -> Batch:
         rows = self.rows[part]

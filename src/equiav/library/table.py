@@ -19,6 +19,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from equiav.config import Features
 from equiav.errors import LibraryError
@@ -93,10 +94,16 @@ class Library:
             raise LibraryError(f"{self.path} holds no library; make one: equiav ingest VIDEOS --library {self.path}")
         self._clips = _open(self._clips_path)
         metadata = self._clips.schema.metadata or {}
-        version = metadata.get(VERSION_KEY, b"missing").decode()
+        version = metadata.get(VERSION_KEY, b"").decode()
         if version != str(SCHEMA_VERSION):
-            raise LibraryError(f"{self._clips_path}: schema {version}, this equiav reads {SCHEMA_VERSION}")
-        self.features = Features.model_validate_json(metadata[FEATURES_KEY])
+            found = f"has schema {version}" if version else "was not made by equiav"
+            raise LibraryError(f"{self._clips_path} {found}; this equiav reads schema {SCHEMA_VERSION}")
+        try:
+            self.features = Features.model_validate_json(metadata.get(FEATURES_KEY, b"{}"))
+        except ValidationError as error:
+            raise LibraryError(
+                f"{self._clips_path}: feature settings that this equiav does not know: {error}"
+            ) from None
 
     @classmethod
     def create(cls, path: str | Path, features: Features) -> Library:
@@ -110,6 +117,9 @@ class Library:
             path.mkdir(parents=True, exist_ok=True)
             lance.write_dataset(_clips_schema(features).empty_table(), path / "clips.lance", mode="create")
         library = cls(path)
+        missing = [f.name for f in fields(Clip) if f.name not in library._clips.schema.names]
+        if missing:
+            raise LibraryError(f"{path} has no columns {', '.join(missing)}: ingest into a new folder")
         if library.features != features:
             found, wanted = library.features.model_dump(), features.model_dump()
             differ = "; ".join(f"{k} is {found[k]}, asked {wanted[k]}" for k in found if found[k] != wanted[k])
@@ -232,9 +242,13 @@ class Library:
         table = self._clips.to_table(columns=["clip_id", "item"])
         return dict(zip(table["clip_id"].to_pylist(), table["item"].to_pylist(), strict=True))
 
+    def all_ids(self) -> list[str]:
+        """Ids of all clips, whatever their status, in the table's order: entry i is row i of `take`."""
+        return self._clips.to_table(columns=["clip_id"])["clip_id"].to_pylist()
+
     def clip_ids(self) -> set[str]:
         """Ids of all clips, whatever their status."""
-        return set(self._clips.to_table(columns=["clip_id"])["clip_id"].to_pylist())
+        return set(self.all_ids())
 
     def fingerprint(self) -> str:
         """Hash of the features and of all clip ids, whatever their order."""

@@ -71,8 +71,7 @@ class Sandbox(Generic[T, R]):
 
     def has_room(self) -> bool:
         """True when another task would start soon."""
-        room = sum(QUEUE - len(worker.held) for worker in self._workers)
-        return room + QUEUE * (self._size - len(self._workers)) > len(self._again)
+        return self._room() > len(self._again)
 
     def submit(self, task: T) -> None:
         """Hand in a task; ask `has_room` first."""
@@ -82,7 +81,7 @@ class Sandbox(Generic[T, R]):
         """Block until at least one task is done, or none is left."""
         done: list[tuple[T, R | MediaError]] = []
         while self.busy and not done:
-            while self._again and self.has_room():
+            while self._again and self._room():
                 self._give(self._again.popleft())
             working = {worker.pipe: worker for worker in self._workers if worker.held}
             deadline = min(worker.since for worker in working.values()) + self._limit_s
@@ -94,6 +93,9 @@ class Sandbox(Generic[T, R]):
                 error = MediaError("timeout", f"not done after {self._limit_s:.0f} s")
                 done.extend(self._bury(worker, error))
         return done
+
+    def _room(self) -> int:
+        return QUEUE * self._size - sum(len(worker.held) for worker in self._workers)
 
     def _give(self, held: _Held[T]) -> None:
         worker = min(self._workers, key=lambda worker: len(worker.held), default=None)

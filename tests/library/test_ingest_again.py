@@ -1,0 +1,206 @@
+"""Run again, after whatever happened in between, an ingest ends where an undisturbed one ends."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from equiav.errors import ConfigError, LibraryError
+from equiav.library import ingest as ingest_module
+from equiav.library.ingest import ingest
+from equiav.library.loader import ClipLoader
+from equiav.library.manifests import Item, read_source
+from equiav.library.table import Library
+from equiav.library.windows import Task, examine, plan_windows, work
+from equiav.media.probe import MediaInfo
+from samples import TINY, pictures, tone, write_media
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """Ten windows of TINY."""
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    return write_media(path, frames=pictures(66), sound=tone(6.6))
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory, film):
+    """The film with its last quarter cut off: good windows, and bad ones."""
+    folder = tmp_path_factory.mktemp("damaged")
+    noise = np.random.default_rng(0).normal(0, 0.1, 6 * 16_000).astype(np.float32)
+    path = write_media(folder / "cut.mp4", frames=pictures(60), sound=noise, movflags="+faststart")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    return path
+
+
+def rows(library):
+    table = Library(library).clips()
+    return sorted(table.to_pylist(), key=lambda row: row["clip_id"])
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_ingest_keeps_what_it_read_and_goes_on(tmp_path, film, monkeypatch):
+    ingest(film, tmp_path / "whole", TINY, workers=1)
+    monkeypatch.setattr(ingest_module, "TASK_WINDOWS", 2)
+    read = ingest_module._Run._windows_read
+    parts = []
+
+    def read_then_interrupt(run, task, result):
+        tasks = read(run, task, result)
+        parts.append(task)
+        if len(parts) == 3:
+            raise KeyboardInterrupt
+        return tasks
+
+    monkeypatch.setattr(ingest_module._Run, "_windows_read", read_then_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(film, tmp_path / "L", TINY, workers=1)
+    assert Library(tmp_path / "L").count() == 6
+    report = ingest(film, tmp_path / "L", TINY, workers=1)
+    assert (report.clips_present, report.clips_added) == (6, 4)
+    assert rows(tmp_path / "L") == rows(tmp_path / "whole")
+
+
+def test_a_kill_between_the_clips_and_their_reject_loses_neither(tmp_path, damaged, monkeypatch):
+    whole = ingest(damaged, tmp_path / "whole", TINY, workers=1)
+    assert [reject.reason for reject in whole.rejects] == ["truncated"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Library, "reject", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ingest(damaged, tmp_path / "L", TINY, workers=1)
+    assert Library(tmp_path / "L").rejects() == []
+    assert 0 < Library(tmp_path / "L").count() < 9
+    again = ingest(damaged, tmp_path / "L", TINY, workers=1)
+    assert again.clips_added == 0
+    assert again.rejects == whole.rejects
+    assert Library(tmp_path / "L").rejects() == whole.rejects
+    assert rows(tmp_path / "L") == rows(tmp_path / "whole")
+
+
+def test_a_file_that_is_away_for_a_while_keeps_its_clips(tmp_path, good_video):
+    """An unmounted drive must not empty the library."""
+    video = tmp_path / "v.mp4"
+    video.write_bytes(good_video.read_bytes())
+    table = tmp_path / "t.csv"
+    table.write_text("path,label\nv.mp4,dog\n")
+    ingest(table, tmp_path / "L", TINY, workers=1)
+    video.rename(tmp_path / "away")
+    report = ingest(table, tmp_path / "L", TINY, workers=1)
+    assert [reject.reason for reject in report.rejects] == ["missing"]
+    assert Library(tmp_path / "L").count() == 2
+    (tmp_path / "away").rename(video)
+    report = ingest(table, tmp_path / "L", TINY, workers=1)
+    assert (report.clips_present, report.rejects) == (2, [])
+    assert Library(tmp_path / "L").rejects() == []
+
+
+def test_a_file_that_became_bad_loses_its_clips(tmp_path, good_video):
+    video = tmp_path / "v.mp4"
+    video.write_bytes(good_video.read_bytes())
+    ingest(video, tmp_path / "L", TINY, workers=1)
+    video.write_text("no more")
+    report = ingest(video, tmp_path / "L", TINY, workers=1)
+    assert [reject.reason for reject in report.rejects] == ["not_media"]
+    assert Library(tmp_path / "L").count() == 0
+
+
+def test_corrected_labels_reach_the_library_without_decoding(tmp_path, good_video):
+    (tmp_path / "v.mp4").write_bytes(good_video.read_bytes())
+    table = tmp_path / "t.csv"
+    table.write_text("path,label,split\nv.mp4,dgo,train\n")
+    ingest(table, tmp_path / "L", TINY, workers=1)
+    before = rows(tmp_path / "L")
+    table.write_text("path,label,split\nv.mp4,dog;bark,test\n")
+    report = ingest(table, tmp_path / "L", TINY, workers=1)
+    assert (report.clips_relabelled, report.clips_added, report.clips_present) == (2, 0, 2)
+    changed = [{**row, "labels": ["dog", "bark"], "split": "test"} for row in before]
+    assert rows(tmp_path / "L") == changed
+    # a folder says nothing about labels, so it takes none away
+    assert ingest(tmp_path / "v.mp4", tmp_path / "L", TINY, workers=1).clips_relabelled == 0
+    assert rows(tmp_path / "L") == changed
+
+
+def test_one_writer_at_a_time(tmp_path, good_video):
+    library = Library.create(tmp_path / "L", TINY)
+    with library.locked(), pytest.raises(LibraryError, match="another process is writing"):
+        ingest(good_video, tmp_path / "L", TINY, workers=1)
+    assert ingest(good_video, tmp_path / "L", TINY, workers=1).clips_added == 2
+
+
+def test_lines_about_one_window_are_one_clip_with_all_labels(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("path,label,start_s,end_s\na.mp4,dog,0,1\na.mp4,bark;dog,0,1\na.mp4,cat,1,2\n")
+    assert [item.labels for item in read_source(table).items] == [("dog", "bark"), ("cat",)]
+    table.write_text("path,label,split\na.mp4,dog,train\na.mp4,dog,test\n")
+    with pytest.raises(ConfigError, match=r"a\.mp4 is in two splits, 'train' and 'test'"):
+        read_source(table)
+
+
+def test_a_segment_longer_than_a_window_is_cut_like_a_file():
+    info = MediaInfo(10.0, 10.0, 10.0, 16_000, 1, 64, 48, 10.0)
+    features = TINY.model_copy(update={"clip_s": 2.0, "hop_s": 2.0, "min_tail_s": 1.0})
+
+    def planned(start_s, end_s):
+        return plan_windows(Item(Path("x"), start_s=start_s, end_s=end_s), info, features)
+
+    assert planned(1.0, 2.5) == [(1.0, 2.5)]
+    assert planned(1.0, 6.5) == [(1.0, 3.0), (3.0, 5.0), (5.0, 6.5)]
+    assert planned(1.0, 5.5) == [(1.0, 3.0), (3.0, 5.0)]
+    assert planned(9.0, 20.0) == [(9.0, 10.0)]
+    assert planned(3.0, None) == [(3.0, 5.0)]
+
+
+def test_a_file_that_changes_under_the_reader_is_not_mixed(tmp_path, good_video):
+    video = tmp_path / "v.mp4"
+    video.write_bytes(good_video.read_bytes())
+    task = Task(Item(video), TINY)
+    found = examine(task.item, TINY)
+    os.utime(video, ns=(1, 1))
+    result = work(replace(task, examined=found, windows=found.windows))
+    assert result.clips == ()
+    assert result.error.reason == "changed"
+
+
+def test_a_name_that_is_no_text_is_kept_readable(tmp_path, good_video):
+    video = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4"))
+    video.write_bytes(good_video.read_bytes())
+    for added in (2, 0):
+        assert ingest(video, tmp_path / "L", TINY, workers=1).clips_added == added
+    assert {Path(row["source"]).name for row in rows(tmp_path / "L")} == {"caf\\xe9.mp4"}
+
+
+def test_batches_do_not_depend_on_the_order_in_which_workers_finished(tmp_path, film):
+    library = ingest(film, tmp_path / "a", TINY, workers=1) and Library(tmp_path / "a")
+    other = Library.create(tmp_path / "b", TINY)
+    table = library._clips.to_table()
+    shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
+    import lance
+
+    lance.write_dataset(shuffled, tmp_path / "b" / "clips.lance", mode="overwrite")
+    other = Library(tmp_path / "b")
+    assert other.fingerprint() == library.fingerprint()
+    for left, right in zip(
+        ClipLoader(library, "train", 4, 7).epoch(3), ClipLoader(other, "train", 4, 7).epoch(3), strict=True
+    ):
+        assert left.clip_ids == right.clip_ids
+        assert left.audio.equal(right.audio)
+        assert left.frames.equal(right.frames)
+        assert not left.indices.equal(right.indices)
+
+
+def test_statistics_count_every_sounding_frame_once(tmp_path):
+    for seconds in (0.9, 0.4):
+        write_media(tmp_path / f"{seconds}.mp4", frames=pictures(9), sound=tone(seconds))
+    ingest(tmp_path, tmp_path / "L", TINY, workers=1)
+    library = Library(tmp_path / "L")
+    fbanks, counts = library.fbanks(library.clips()), library.clips(columns=["fbank_frames"])["fbank_frames"]
+    sounding = np.concatenate([fbank[:n] for fbank, n in zip(fbanks, counts.to_pylist(), strict=True)])
+    assert len(sounding) < fbanks.shape[0] * fbanks.shape[1]
+    mean, std = library.log_mel_stats()
+    assert mean == pytest.approx(sounding.mean(), abs=2e-3)
+    assert std == pytest.approx(sounding.std(), abs=2e-3)
