@@ -17,7 +17,7 @@ import av
 import av.error
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import Colorspace
+from av.video.reformatter import Colorspace, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -237,7 +237,9 @@ def read_frames(
         if played.ended:
             raise MediaError("truncated", f"{path.name}: no pictures after {times[-1]:.2f} s")
     pixel = float(stream.sample_aspect_ratio or 1)
-    return [_jpeg(frame, short_side, quality, pixel) for _, frame in played.shown], [max(t, 0.0) for t in times]
+    scaler = VideoReformatter()
+    jpegs = [_jpeg(scaler, frame, short_side, quality, pixel) for _, frame in played.shown]
+    return jpegs, [max(time_s, 0.0) for time_s in times]
 
 
 @dataclass
@@ -293,14 +295,15 @@ def _timed(container: InputContainer, stream: av.VideoStream, span: _Span) -> It
         yield time_s, frame
 
 
-def _jpeg(frame: av.VideoFrame, short_side: int, quality: int, pixel_aspect: float) -> bytes:
+def _jpeg(scaler: VideoReformatter, frame: av.VideoFrame, short_side: int, quality: int, pixel_aspect: float) -> bytes:
     """One frame as JPEG; `pixel_aspect` is the width of a pixel over its height."""
     wide, high = frame.width * pixel_aspect, float(frame.height)
     scale = min(1.0, short_side / min(wide, high))
     width, height = (max(1, round(side * scale)) for side in (wide, high))
     if frame.colorspace not in set(Colorspace) and frame.height >= HD_LINES:
         frame.colorspace = Colorspace.ITU709  # FFmpeg takes untagged pictures for SD ones
-    small = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA" if scale < 1 else "BICUBIC")
+    interpolation = "AREA" if scale < 1 else "BICUBIC"
+    small = scaler.reformat(frame, width, height, "rgb24", interpolation=interpolation, threads=1)
     picture = Image.fromarray(small.to_ndarray())
     picture = picture.crop(_middle(picture.width, picture.height))
     if frame.rotation:

@@ -6,6 +6,7 @@ task in hand: it is tried once more, and then comes back as a MediaError, "crash
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections import deque
@@ -23,6 +24,8 @@ from equiav.errors import MediaError
 
 QUEUE = 2  # tasks a worker holds: the one in hand, and the next, so that it never waits for us
 TRIES = 2
+# A worker is one core's worth: libraries that would start a thread per core read these once, when they are loaded
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -112,7 +115,13 @@ class Sandbox(Generic[T, R]):
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, self._function), daemon=True)
-        process.start()
+        before = {name: os.environ.get(name) for name in ONE_THREAD}
+        os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+        try:
+            process.start()
+        finally:
+            for name, value in before.items():
+                os.environ.update({name: value}) if value is not None else os.environ.pop(name)
         theirs.close()
         worker: _Worker[T] = _Worker(process, ours)
         self._workers.append(worker)
