@@ -1,0 +1,81 @@
+"""How well does the toy recipe learn the toy world?  python benchmarks/toy.py [--seeds 0 1 2] [--out DIR]
+
+For each seed: a world, a library, a training run, retrieval over 200 held-out clips; the yardsticks are chance and a
+linear model from mean spectrum to mean colour (canonical correlation) on the same clips. Goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from equiav.config import load_recipe
+from equiav.demo import CLIPS, TEST
+from equiav.evaluate.retrieval import evaluate_retrieval
+from equiav.library.ingest import ingest
+from equiav.library.table import Library
+from equiav.model.equiav import EquiAV
+from equiav.toyworld import make_world
+from equiav.train.pretrain import pretrain
+
+
+def linear_recall(library: Library) -> float:
+    """R@10 of mean spectrum ↔ mean colour, both directions averaged."""
+    from sklearn.cross_decomposition import CCA
+
+    def means(split: str) -> tuple[np.ndarray, np.ndarray]:
+        table = library.clips(split, ["fbank", "frames"])
+        pictures = [np.asarray(Image.open(io.BytesIO(row[len(row) // 2]))) for row in table["frames"].to_pylist()]
+        colours = np.array([picture.mean((0, 1)) / 255 for picture in pictures])
+        return library.fbanks(table).mean(1), np.hstack([colours, colours**2])
+
+    model = CCA(3).fit(*means("train"))
+    sound, colour = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in model.transform(*means("test")))
+    s = sound @ colour.T
+    return float(np.mean([((m > np.diag(m)[:, None]).sum(1) < 10).mean() for m in (s, s.T)]))
+
+
+def measure(out: Path, seed: int) -> dict[str, object]:
+    recipe = load_recipe("toy", [f"train.seed={seed}"])
+    make_world(out / "videos", CLIPS, seed, test=TEST)
+    ingest(out / "videos" / "labels.csv", out / "library", recipe.features)
+    library = Library(out / "library")
+    start = time.monotonic()
+    pretrain(recipe, library, out / "run")
+    seconds = time.monotonic() - start
+    report = evaluate_retrieval(library, EquiAV.from_pretrained(out / "run" / "model").eval(), split="test")
+    found: dict[str, object] = {"seed": seed, "train_s": round(seconds), "linear_recall_at_10": linear_recall(library)}
+    for name, result in (("sound_to_picture", report.audio_to_visual), ("picture_to_sound", report.visual_to_audio)):
+        assert result.class_level
+        assert result.class_level_others
+        found[name] = {
+            "gallery": result.gallery_size,
+            "recall_at_1": result.recall_at_1.value,
+            "recall_at_10": result.recall_at_10.value,
+            "recall_at_10_interval": [result.recall_at_10.low, result.recall_at_10.high],
+            "class_precision_at_1": result.class_level.precision_at_1.value,
+            "class_precision_at_1_others": result.class_level_others.precision_at_1.value,
+        }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("build/toy"))
+    arguments = parser.parse_args()
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    results = [measure(arguments.out / f"seed{seed}", seed) for seed in arguments.seeds]
+    print(json.dumps({"commit": commit.stdout.strip(), "machine": platform.processor(), "results": results}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
