@@ -172,6 +172,13 @@ class Data(Settings):
     )
 
 
+class Init(Settings):
+    """Where the encoders' first weights come from; fresh ones when not given."""
+
+    audio: str | None = Field(None, description="Path or Hub id of a masked autoencoder's ViT for the audio encoder.")
+    visual: str | None = Field(None, description="Path or Hub id of a masked autoencoder's ViT for the visual encoder.")
+
+
 class ModelConfig(Settings):
     """What config.json beside the weights holds: all that preprocessing, augmentation and the model need."""
 
@@ -200,6 +207,7 @@ class Recipe(Settings):
     data: Data = Data()
     augment: Augment = Augment()
     model: Architecture = Architecture()
+    init: Init = Init()
     loss: Loss = Loss()
     optim: Optim = Optim()
     train: Train = Train()

@@ -13,10 +13,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_models import small_model
 
-from equiav.config import Loss
+from equiav.config import Init, Loss, ModelConfig
 from equiav.errors import ConfigError, ModelError
-from equiav.model.convert import convert, load_mae, ours_from_official, read_tensors, without_prefix
+from equiav.model.convert import (
+    convert,
+    load_mae,
+    ours_from_official,
+    read_tensors,
+    start_encoders,
+    without_prefix,
+)
 from equiav.model.equiav import EquiAV
+from equiav.model.vit import sincos_positions
 from equiav.train.loss import equiav_loss
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -204,8 +212,7 @@ def test_masked_autoencoder_weights_start_an_encoder(form, tmp_path):
         save({"model": tensors} if form == "nested pth" else tensors, path)
     model = small_model()
     before = model.audio_tower.encoder.modality.clone()
-    load_mae(model, "audio", path)
-    load_mae(model, "visual", path)
+    start_encoders(model, Init.model_validate({"audio": str(path), "visual": str(path)}))
     for tower in (model.audio_tower, model.visual_tower):
         state = tower.encoder.state_dict()
         assert torch.equal(state["blocks.1.attention.qkv.weight"], tensors["blocks.1.attn.qkv.weight"])
@@ -237,3 +244,58 @@ def test_other_weights_than_an_autoencoders_are_an_error(change, message, tmp_pa
     with pytest.raises(ModelError, match=message):
         load_mae(model, "visual", save(tensors, tmp_path / "mae.pth"))
     assert model.fingerprint() == before
+
+
+def test_a_recipe_without_init_starts_fresh_and_a_missing_source_is_an_error(tmp_path):
+    model = small_model()
+    before = model.fingerprint()
+    start_encoders(model, Init.model_validate({}))
+    assert model.fingerprint() == before
+    with pytest.raises(ModelError, match="neither a folder nor a Hub id"):
+        start_encoders(model, Init.model_validate({"visual": str(tmp_path / "nothing" / "mae.pth")}))
+
+
+@pytest.mark.slow
+def test_a_full_size_checkpoint_of_the_released_format_converts(tmp_path):
+    # ViT-B, 211.7 M parameters, random: our own full-size weights under the authors' names
+    def linear(name, rows, columns):
+        return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+
+    def norm(name, width=768):
+        return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+    shapes = {}
+    for m, tokens, slots in (("a", 512, 24), ("v", 196, 18)):
+        shapes |= {f"modality_{m}": (1, 1, 768), f"patch_embed_{m}.proj.bias": (768,)}
+        shapes |= {f"patch_embed_{m}.proj.weight": (768, 3, 16, 16), f"pos_embed_{m}": (1, tokens, 768)}
+        for i in range(12):
+            block = f"blocks_{m}.{i}"
+            for one in ("norm1", "norm1_a", "norm1_v", "norm2", "norm2_a", "norm2_v"):
+                shapes |= norm(f"{block}.{one}")
+            shapes |= linear(f"{block}.attn.qkv", 2304, 768) | linear(f"{block}.attn.proj", 768, 768)
+            shapes |= linear(f"{block}.mlp.fc1", 3072, 768) | linear(f"{block}.mlp.fc2", 768, 3072)
+        shapes |= norm(f"norm_{m}") | norm(f"norm_{m}_aug")
+        cross = f"cross_attn_{m}"
+        shapes |= linear(f"aug_encoder_{m}.0", 256, slots)
+        shapes |= linear(f"aug_encoder_{m}.2", 256, 256) | linear(f"aug_encoder_{m}.4", 256, 256)
+        shapes |= norm(f"{cross}.norm_aug", 256) | norm(f"{cross}.norm")
+        shapes |= linear(f"{cross}.attn.to_q", 512, 256) | {f"{cross}.attn.to_out.weight": (768, 512)}
+        shapes |= linear(f"{cross}.attn.to_k", 512, 768) | linear(f"{cross}.attn.to_v", 512, 768)
+        shapes |= linear(f"{cross}.mlp.fc1", 3072, 768) | linear(f"{cross}.mlp.fc2", 768, 3072)
+        for space in ("intra", "inter"):
+            head = f"pred_{m}_{space}"
+            shapes |= linear(f"{head}.fc1", 2048, 768) | norm(f"{head}.norm1", 2048)
+            shapes |= linear(f"{head}.fc2", 2048, 2048) | norm(f"{head}.norm2", 2048)
+            shapes |= linear(f"{head}.fc3", 512, 2048) | norm(f"{head}.norm3", 512)
+    assert round(sum(math.prod(shape) for shape in shapes.values()) / 1e6, 1) == 211.7
+    generator = torch.Generator().manual_seed(0)
+    tensors = {name: torch.randn(shape, generator=generator) * 0.02 for name, shape in shapes.items()}
+    for m, rows, columns in (("a", 8, 64), ("v", 14, 14)):
+        positions = sincos_positions(torch.arange(rows), torch.arange(columns), 768)
+        tensors[f"pos_embed_{m}"] = positions[None]
+    wrapped = {f"module.__M__.{name}": tensor for name, tensor in tensors.items()}
+    model = convert(save(wrapped, tmp_path / "audioset2m.pth"), tmp_path / "out", heads=12)
+    loaded = EquiAV.from_pretrained(tmp_path / "out")
+    assert loaded.fingerprint() == model.fingerprint()
+    assert loaded.config.features.time_frames == 1024
+    assert loaded.config.architecture == ModelConfig.model_validate({"architecture": {"share": "none"}}).architecture

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from equiav.config import ModelConfig, parse_settings
+from equiav.config import Init, ModelConfig, parse_settings
 from equiav.errors import ModelError
 from equiav.model.equiav import EquiAV
 from equiav.model.hub import WEIGHTS, fetch, read_weights
@@ -250,6 +250,14 @@ def _check_positions(model: EquiAV, tensors: Mapping[str, Tensor], *, where: str
                 f"{where}: pos_embed_{m} {tuple(found.shape)} is not the fixed sine-cosine table {tuple(ours.shape)} "
                 "of the release"
             )
+
+
+def start_encoders(model: EquiAV, init: Init) -> None:
+    """Load what a recipe's `init` names; see `load_mae`."""
+    if init.audio:
+        load_mae(model, "audio", init.audio)
+    if init.visual:
+        load_mae(model, "visual", init.visual)
 
 
 def load_mae(model: EquiAV, modality: Literal["audio", "visual"], source: str | Path) -> None:
