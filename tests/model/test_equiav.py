@@ -177,6 +177,26 @@ def test_standardised_audio_has_mean_0_and_deviation_1():
     assert model.standardise(torch.tensor([[[-4.0, 0.0]]])).tolist() == [[[0.0, 2.0]]]
 
 
+def test_half_precision_products_keep_the_residual_stream_in_float32():
+    model = small_model().eval()
+    given = batch_for(model)
+    exact = model(**given)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model.audio_tokens(given["audio"]).dtype == torch.float32
+        found = model(**given)
+    for a, b in zip(found, exact, strict=True):
+        assert nn.functional.cosine_similarity(a.float(), b, dim=1).min() > 0.99
+    assert model.bfloat16().embed_visual(given["visual"].bfloat16()).dtype == torch.float32
+
+
+def test_embedding_without_autograd_first_does_not_spoil_training_later():
+    model = small_model()
+    given = batch_for(model)
+    with torch.inference_mode():
+        model.embed_visual(given["visual"][:, :, :16])
+    model.embed_visual(given["visual"][:, :, :16]).sum().backward()
+
+
 def test_fingerprint_follows_every_weight_and_setting_but_not_how_the_run_spends_memory():
     prints = [small_model().fingerprint(), small_model(inter="predicted").fingerprint()]
     model = small_model()

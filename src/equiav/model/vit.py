@@ -12,6 +12,7 @@ B batch · C channels · H, W image · N tokens, row by row · D width · G rows
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -136,14 +137,13 @@ class Encoder(nn.Module):
         # one copy from all images into one batch of patches
         grids = [as_grid(x[:, :, : rows * patch, : columns * patch], patch) for x in images]
         tokens = self.patch_projection(torch.cat(grids).flatten(3).flatten(1, 2))
-        return tokens + (self.positions(rows, columns) + self.modality).to(tokens.dtype)
+        # float32 also under autocast: the residual stream stays exact
+        return tokens + (self.positions(rows, columns) + self.modality)
 
     def positions(self, rows: int, columns: int) -> Float[Tensor, "N D"]:
         """Positions of a grid, trimmed or interpolated from the grid of training."""
-        device = self.modality.device
-        down = _coordinates(rows, self.grid[0], self.stretch, device)
-        across = _coordinates(columns, self.grid[1], self.stretch, device)
-        return sincos_positions(down, across, len(self.modality))
+        table = _positions(rows, columns, *self.grid, self.stretch, len(self.modality), self.modality.device)
+        return table.to(self.modality.dtype)
 
     def features(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         """The blocks, without the final norm."""
@@ -175,9 +175,18 @@ def sincos_positions(
     return torch.cat([across, down], dim=-1).flatten(0, 1).float()
 
 
-def _coordinates(size: int, trained: int, stretch: bool, device: torch.device) -> Float[Tensor, " size"]:
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _positions(
+    rows: int, columns: int, trained_rows: int, trained_columns: int, stretch: bool, width: int, device: torch.device
+) -> Float[Tensor, "N D"]:
+    down, across = _coordinates(rows, trained_rows, stretch), _coordinates(columns, trained_columns, stretch)
+    return sincos_positions(down, across, width).to(device)
+
+
+def _coordinates(size: int, trained: int, stretch: bool) -> Float[Tensor, " size"]:
     """0, 1, 2, … as trained, or patch centres spread over the trained range."""
-    index = torch.arange(size, dtype=torch.float32, device=device)
+    index = torch.arange(size, dtype=torch.float32, device="cpu")
     if size == trained or (size < trained and not stretch):
         return index
     return (index + 0.5) * (trained / size) - 0.5
