@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def read_audio(
     span = _Span([], 0)
     for margin_s in MARGINS_S:
         from_s = max(start_s - margin_s, 0.0)
-        seek(container, start_of(container) + from_s)
+        seek(container, start_of(container) + from_s, stream)
         span = _decode_span(container, stream, end_s, sample_rate)
         late = not span.pieces or span.pieces[0].start_s > max(start_s, begins_s) + GAP_S
         if not late or from_s == 0:
@@ -74,22 +74,52 @@ def read_audio(
     return _place(path, span, info, start_s, end_s, sample_rate)
 
 
-@dataclass
 class _Piece:
-    """Sound without holes. Each frame's time stamp votes for the time of the first sample: some stamps are wrong.
+    """Sound without holes, of one rate. Each frame's time stamp votes for the time of the first sample: some are wrong.
 
-    The first `skipped_s` are dropped, so that the resampled grid is the same wherever the decoding began.
+    Samples before the first one on the grid of `sample_rate`, counted from the clock's zero, are dropped: so the
+    result does not depend on where decoding began.
     """
 
-    skipped_s: float = 0.0
-    starts_s: list[float] = field(default_factory=list)
-    length_s: float = 0.0
-    chunks: list[NDArray[np.float32]] = field(default_factory=list)
+    def __init__(self, at_s: float, rate: int, sample_rate: int) -> None:
+        self.rate = rate
+        self._resampler = av.AudioResampler("fltp", "mono", sample_rate)
+        self._skipped = self._skip = _off_grid(at_s, rate, sample_rate)
+        self._starts_s: list[float] = []
+        self._seen = self._waiting = 0
+        self._raw: list[NDArray[np.float32]] = []
+        self._resampled: list[NDArray[np.float32]] = []
 
     @property
     def start_s(self) -> float:
         """The time of the first sample that is kept."""
-        return (float(np.median(self.starts_s)) if self.starts_s else 0.0) + self.skipped_s
+        return (float(np.median(self._starts_s)) if self._starts_s else 0.0) + self._skipped / self.rate
+
+    def add(self, frame: av.AudioFrame, at_s: float) -> None:
+        """Take in the next frame, said to begin at `at_s`."""
+        if np.isfinite(at_s):
+            self._starts_s.append(at_s - self._seen / self.rate)
+        self._seen += frame.samples
+        self._raw.append(_mean_of_channels(frame))
+        self._waiting += frame.samples
+        if self._waiting >= self.rate:  # a second at once: calls cost more than samples
+            self._resample()
+
+    def samples(self) -> NDArray[np.float32]:
+        """All of it, resampled; nothing can be added afterwards."""
+        self._resample()
+        self._resampled += [out.to_ndarray()[0] for out in self._resampler.resample(None)]
+        return np.concatenate(self._resampled) if self._resampled else np.zeros(0, np.float32)
+
+    def _resample(self) -> None:
+        if not self._raw:
+            return
+        block = np.concatenate(self._raw)[None, self._skip :]
+        self._raw, self._waiting, self._skip = [], 0, 0
+        if block.size:
+            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
+            frame.sample_rate = self.rate  # no pts: holes are ours to find, nothing shall be stretched over them
+            self._resampled += [out.to_ndarray()[0] for out in self._resampler.resample(frame)]
 
 
 @dataclass
@@ -100,28 +130,15 @@ class _Span:
 
 def _decode_span(container: InputContainer, stream: av.AudioStream, end_s: float, sample_rate: int) -> _Span:
     """All sound from where the container stands up to `end_s`, at `sample_rate`, in pieces."""
-    span, zero, ends_at, rate = _Span([], 0), start_of(container), -np.inf, 0
-    resampler = av.AudioResampler("fltp", "mono", sample_rate)
+    span, zero, ends_at = _Span([], 0), start_of(container), -np.inf
     for frame in _frames(container, stream, span):
         at = ends_at if frame.pts is None else float(frame.pts * (frame.time_base or Fraction(1, frame.rate))) - zero
         if at >= end_s + GAP_S:
             break
-        if not span.pieces or abs(at - ends_at) > GAP_S or frame.rate != rate:
-            if span.pieces:
-                span.pieces[-1].chunks.extend(_resample(resampler, None))
-            resampler, rate = av.AudioResampler("fltp", "mono", sample_rate), frame.rate
-            skip = _off_grid(at, rate, sample_rate)
-            span.pieces.append(_Piece(skip / rate))
-        else:
-            skip = 0
-        piece = span.pieces[-1]
-        piece.chunks.extend(_resample(resampler, frame, skip))
-        if np.isfinite(at):
-            piece.starts_s.append(at - piece.length_s)
-        piece.length_s += frame.samples / frame.rate
+        if not span.pieces or abs(at - ends_at) > GAP_S or frame.rate != span.pieces[-1].rate:
+            span.pieces.append(_Piece(at, frame.rate, sample_rate))
+        span.pieces[-1].add(frame, at)
         ends_at = at + frame.samples / frame.rate
-    if span.pieces:
-        span.pieces[-1].chunks.extend(_resample(resampler, None))
     return span
 
 
@@ -149,16 +166,10 @@ def _off_grid(at_s: float, rate: int, sample_rate: int) -> int:
     return int(np.abs(phase - np.round(phase)).argmin())
 
 
-def _resample(resampler: av.AudioResampler, frame: av.AudioFrame | None, skip: int = 0) -> list[NDArray[np.float32]]:
-    if frame is None:
-        return [out.to_ndarray()[0] for out in resampler.resample(None)]
-    mono = av.AudioFrame.from_ndarray(_mean_of_channels(frame)[None, skip:], format="fltp", layout="mono")
-    mono.sample_rate = frame.rate  # no pts: holes are ours to find, the resampler shall not stretch over them
-    return [out.to_ndarray()[0] for out in resampler.resample(mono)]
-
-
 def _mean_of_channels(frame: av.AudioFrame) -> NDArray[np.float32]:
     """(S,) in [-1, 1]. FFmpeg's own downmix weighs channels by 1/√2 and can leave that range."""
+    if frame.format.name.startswith("s64"):
+        raise MediaError("unsupported", "sound in 64-bit integers, expected at most 32 bits")
     samples: NDArray[Any] = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
@@ -174,7 +185,7 @@ def _place(path: Path, span: _Span, info: MediaInfo, start_s: float, end_s: floa
     window = np.zeros(round((end_s - start_s) * rate), np.float32)
     covered = np.zeros(len(window), dtype=bool)
     for piece in span.pieces:
-        samples = np.concatenate(piece.chunks) if piece.chunks else np.zeros(0, np.float32)
+        samples = piece.samples()
         first = round((piece.start_s - start_s) * rate)
         samples, first = samples[max(-first, 0) :], max(first, 0)
         samples = samples[: max(len(window) - first, 0)]

@@ -6,7 +6,7 @@ Only local files are opened, through demuxers of a list: no URLs, no playlists, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -167,20 +167,21 @@ def start_of(container: InputContainer) -> float:
     return (container.start_time or 0) / av.time_base
 
 
-def seek(container: InputContainer, time_s: float) -> bool:
-    """Go to the last entry point at or before `time_s` of the container's own time; False where it cannot be told.
+def seek(container: InputContainer, time_s: float, track: av.AudioStream | None = None) -> None:
+    """Go to the last entry point at or before `time_s` of the container's own time, of `track` or of the whole.
 
-    Some demuxers refuse times before their first key frame, and some land late: callers check what they get.
+    Some demuxers refuse times before their first key frame, some land late: callers look at what comes.
     """
     start = container.start_time or 0
     target = max(int(time_s * av.time_base), start)
+    if track is not None and track.time_base:
+        with suppress(av.error.FFmpegError):
+            container.seek(int(target / av.time_base / track.time_base), stream=track)
+            return
     for offset, backward in ((target, True), (start, True), (start, False)):
-        try:
+        with suppress(av.error.FFmpegError):
             container.seek(offset, backward=backward)
-        except av.error.FFmpegError:
-            continue
-        return True
-    return False
+            return
 
 
 def _track_ends(container: InputContainer, path: Path) -> tuple[dict[int, float], bool]:
