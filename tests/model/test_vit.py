@@ -136,3 +136,10 @@ def test_drop_path_skips_whole_branches_in_training_only_and_keeps_the_mean():
     assert float(kept) == pytest.approx(1 - 0.25**2, abs=0.02)  # neither branch: both were skipped
     block.drop_path = 0.0
     torch.testing.assert_close(block(x[:1]), whole)
+
+
+def test_views_of_different_sizes_are_refused():
+    image = torch.randn(4, 3, 12, 20)
+    for view in (image[:2], image[:, :, :8]):
+        with pytest.raises(ModelError, match="expected the same"):
+            encoder()(image, view)

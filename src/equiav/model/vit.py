@@ -122,6 +122,10 @@ class Encoder(nn.Module):
             return self.norm(self.features(self.embed(base))), None
         if self.view_norm is None:
             raise ModelError("an augmented view was given to an encoder without view LayerNorm: method plain has none")
+        if view.shape != base.shape:
+            raise ModelError(
+                f"the augmented view is {tuple(view.shape)}, the base view {tuple(base.shape)}: expected the same"
+            )
         tokens, view_tokens = self.features(self.embed(base, view)).chunk(2)
         return self.norm(tokens), self.view_norm(view_tokens)
 
