@@ -13,8 +13,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## toy world → ingest → pretrain → evaluate → embed → search → demo/demo.html
 	$(BIN)/equiav demo
 
+# One process per core with one thread each: many small tests, no fight over cores
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

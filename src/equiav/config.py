@@ -61,8 +61,8 @@ class Augment(Settings):
         default="ours",
         description="With variant released: our audio effects, or the authors' (no shift, clipped jitter, mel flip).",
     )
-    audio: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Audio transforms and their options.")
-    visual: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Visual transforms and their options.")
+    audio: dict[str, dict[str, Any]] = Field(default={}, description="Audio transforms and their options.")
+    visual: dict[str, dict[str, Any]] = Field(default={}, description="Visual transforms and their options.")
 
 
 class Architecture(Settings):
