@@ -22,7 +22,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from equiav.errors import MediaError
-from equiav.media.probe import MAX_PIXELS, MediaInfo, audio_stream, describe, open_media, seek, start_of, video_stream
+from equiav.media.probe import (
+    MAX_PIXELS,
+    MediaInfo,
+    audio_stream,
+    describe,
+    open_media,
+    packets,
+    seek,
+    start_of,
+    video_stream,
+)
 
 GAP_S = 0.05  # a jump of the time stamps larger than this is a hole in the sound, filled with silence
 # Decoders need packets before the asked time, and some demuxers land late: each try starts earlier than the last
@@ -30,6 +40,7 @@ MARGINS_S = (1.0, 5.0, 30.0, np.inf)
 SEEK_AHEAD_S = 2.0  # nearer than this, decoding on is cheaper than seeking
 ROUNDING_S = 1e-3  # containers round time stamps to milliseconds
 HD_LINES = 720  # pictures of this height and more are in BT.709 colours unless they say otherwise
+MAX_PLANES = 8  # PyAV reads beyond the memory of frames with more
 MIN_SOUND = 0.5  # a window with sound in less than this share is refused
 MIN_SOUND_DAMAGED = 0.9  # the same, where packets could not be decoded
 MAX_ASPECT = 4.0  # of a stored frame; the sides of a longer one are cut off
@@ -144,10 +155,10 @@ def _decode_span(container: InputContainer, stream: av.AudioStream, end_s: float
 
 def _frames(container: InputContainer, stream: av.AudioStream | av.VideoStream, span: _Span) -> Iterator[Any]:
     """Decoded frames; a damaged packet is counted and skipped, as players do, and damage to the file ends it."""
-    packets = container.demux(stream)
+    coming = packets(container, stream)
     while True:
         try:
-            packet = next(packets, None)
+            packet = next(coming, None)
         except av.error.FFmpegError:
             span.damaged += 1
             return
@@ -168,11 +179,12 @@ def _off_grid(at_s: float, rate: int, sample_rate: int) -> int:
 
 def _mean_of_channels(frame: av.AudioFrame) -> NDArray[np.float32]:
     """(S,) in [-1, 1]. FFmpeg's own downmix weighs channels by 1/√2 and can leave that range."""
-    if frame.format.name.startswith("s64"):
-        raise MediaError("unsupported", "sound in 64-bit integers, expected at most 32 bits")
+    channels = frame.layout.nb_channels
+    if frame.format.name.startswith("s64") or (frame.format.is_planar and channels > MAX_PLANES):
+        raise MediaError("unsupported", f"sound with {channels} channels in format {frame.format.name}")
     samples: NDArray[Any] = frame.to_ndarray()
     if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
+        samples = samples.reshape(-1, channels).T
     if samples.dtype == np.uint8:
         return ((samples.astype(np.float32) - 128) / 128).mean(axis=0)
     if np.issubdtype(samples.dtype, np.integer):

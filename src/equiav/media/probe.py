@@ -184,6 +184,21 @@ def seek(container: InputContainer, time_s: float, track: av.AudioStream | None 
             return
 
 
+def packets(container: InputContainer, *tracks: av.AudioStream | av.VideoStream) -> Iterator[av.Packet]:
+    """The packets of these tracks from where the container stands."""
+    demuxed = container.demux(*tracks)
+    while True:
+        try:
+            packet = next(demuxed, None)
+        except IndexError:
+            # another track begins in the middle of the file, which PyAV does not expect: go on behind its packet
+            demuxed = container.demux(*tracks)
+            continue
+        if packet is None:
+            return
+        yield packet
+
+
 def _track_ends(container: InputContainer, path: Path) -> tuple[dict[int, float], bool]:
     """Stream index → its end in seconds: where its packets end, or, if the file is cut, where the headers promise."""
     promised = (container.duration or 0) / av.time_base
@@ -233,7 +248,7 @@ def _packet_ends(path: Path, _size: int, _mtime_ns: int, from_s: float) -> dict[
         if from_s > 0:
             seek(container, zero + from_s)
         try:
-            for packet in container.demux(*_tracks(container)):
+            for packet in packets(container, *_tracks(container)):
                 time = packet.dts if packet.pts is None else packet.pts
                 if time is not None and packet.time_base:
                     end = float((time + (packet.duration or 0)) * packet.time_base) - zero
