@@ -61,8 +61,8 @@ class Augment(Settings):
         default="ours",
         description="With variant released: our audio effects, or the authors' (no shift, clipped jitter, mel flip).",
     )
-    audio: dict[str, dict[str, Any]] = Field(default={}, description="Audio transforms and their options.")
-    visual: dict[str, dict[str, Any]] = Field(default={}, description="Visual transforms and their options.")
+    audio: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Audio transforms and their options.")
+    visual: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Visual transforms and their options.")
 
 
 class Architecture(Settings):
@@ -175,8 +175,12 @@ class Data(Settings):
 class Init(Settings):
     """Where the encoders' first weights come from; fresh ones when not given."""
 
-    audio: str | None = Field(None, description="Path or Hub id of a masked autoencoder's ViT for the audio encoder.")
-    visual: str | None = Field(None, description="Path or Hub id of a masked autoencoder's ViT for the visual encoder.")
+    audio: str | None = Field(
+        default=None, description="Path or Hub id of a masked autoencoder's ViT for the audio encoder."
+    )
+    visual: str | None = Field(
+        default=None, description="Path or Hub id of a masked autoencoder's ViT for the visual encoder."
+    )
 
 
 class ModelConfig(Settings):
