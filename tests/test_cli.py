@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -81,6 +82,12 @@ def test_the_whole_way_with_no_labels_and_no_file_but_the_videos(equiav, videos,
     assert (code, len(json.loads(out))) == (0, 6)
     code, out, _ = equiav("evaluate", "retrieval", "--library", library, "--run", run, "--split", "train", "--json")
     assert json.loads(out)["clips"] == 6
+    code, out, _ = equiav("export", "--run", run, "--onnx", tmp_path / "onnx", "--json")
+    assert code == 0
+    assert all(file["max_abs_difference"] <= 1e-4 for file in json.loads(out))
+    page = tmp_path / "gallery.html"
+    assert equiav("augment-gallery", hits[0]["clip_id"], page, "--library", library)[0] == 0
+    assert "crop" in page.read_text()
     again = equiav("pretrain", "toy", "--library", library, "--run", run, *SMALL)
     assert again[0] == 0
 
@@ -161,6 +168,17 @@ def test_sigterm_saves_and_the_same_command_goes_on(videos, tmp_path):
     stopped = int(out.split("at step ")[1].split()[0])
     newest = max((run / "state").glob("step-*"))
     assert newest.name == f"step-{stopped:08d}"
+
+
+def test_the_authors_checkpoint_becomes_a_model_folder(equiav, tmp_path):
+    golden = Path(__file__).parent / "golden" / "official.pth"
+    code, out, _ = equiav("convert", golden, tmp_path / "model", "--heads", "3")
+    assert code == 0
+    assert "parameters in" in out
+    assert (tmp_path / "model" / "model.safetensors").exists()
+    code, _, err = equiav("convert", golden, tmp_path / "other", "--heads", "5")
+    assert code == 1
+    assert "heads" in err
 
 
 def test_a_toy_world_can_be_made_and_ingested(equiav, tmp_path):

@@ -341,6 +341,71 @@ def search(
     out.print(table)
 
 
+@app.command()
+def convert(
+    official: Annotated[Path, typer.Argument(help="The authors' checkpoint, a .pth file.")],
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Model folder to write.")],
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads per block: the file does not say.")] = 12,
+) -> None:
+    """Turn the EquiAV authors' checkpoint into a model folder. Nothing but tensors is read from the file.
+
+    Example: equiav convert equiav_pretrained.pth models/equiav
+    """
+    from equiav.model.convert import convert as run_convert
+
+    model = run_convert(official, folder, heads=heads)
+    typer.echo(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters in {folder}")
+
+
+@app.command()
+def export(
+    run: RunPath,
+    onnx: Annotated[Path, typer.Option(help="Folder for audio.onnx and visual.onnx.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the two towers as ONNX files (features in, unit embeddings out), checked against PyTorch.
+
+    Example: equiav export --run runs/toy --onnx exported
+    """
+    from equiav.model.export import export_onnx
+
+    files = export_onnx(_model(run), onnx)
+    if as_json:
+        _print_json([vars(file) for file in files])
+        return
+    for file in files:
+        typer.echo(f"{file.path}: within {file.max_abs_difference:.1e} of PyTorch")
+
+
+@app.command("augment-gallery")
+def augment_gallery(
+    clip: Annotated[str, typer.Argument(metavar="CLIP", help="Id of a clip of the library.")],
+    page: Annotated[Path, typer.Argument(metavar="OUT.html", help="Page to write.")],
+    library: LibraryPath,
+    recipe: Annotated[str, typer.Option(help="Recipe whose transformations to show.")] = "base",
+) -> None:
+    """Draw every transformation of a recipe on one clip, low, neutral and high, with its slots.
+
+    Example: equiav augment-gallery 0123456789abcdef01234567 gallery.html --library L
+    """
+    from equiav.augment.audio import audio_space
+    from equiav.augment.visual import visual_space
+    from equiav.config import load_recipe
+    from equiav.diagnose.gallery import augment_gallery as draw
+    from equiav.library.table import Library
+    from equiav.media.decode import load_image
+
+    shelf, settings = Library(library), load_recipe(recipe)
+    row, (mean, std) = shelf.clip(clip), shelf.log_mel_stats()
+    frame = load_image(row["frames"][len(row["frames"]) // 2]).transpose(2, 0, 1)
+    spaces = (
+        audio_space(settings.augment, shelf.features.time_frames, shelf.features.mel_bins),
+        visual_space(settings.augment, settings.model.image_side),
+    )
+    page.write_text(draw((row["fbank"] - mean) / std, frame, *spaces), encoding="utf-8")
+    typer.echo(str(page))
+
+
 def _model(run: Path) -> Any:
     """The model of a run, ready to embed."""
     from equiav.model.equiav import EquiAV

@@ -19,6 +19,7 @@ from equiav.config import ModelConfig, Recipe
 from equiav.errors import TrainingError
 from equiav.library.loader import Batch, ClipLoader
 from equiav.library.table import Library
+from equiav.model.convert import start_encoders
 from equiav.model.equiav import EquiAV
 from equiav.train.loop import Step, choose_precision, train
 from equiav.train.loss import equiav_loss
@@ -58,8 +59,9 @@ def pretrain(
     recipe = resolve(recipe, library, device)
     claim_run(run, recipe)
     loader = ClipLoader(library, recipe.data.split, recipe.train.global_batch, recipe.train.seed)
-    torch.manual_seed(recipe.train.seed)
-    model = EquiAV(model_config(recipe)).to(device)
+    model = EquiAV(model_config(recipe), seed=recipe.train.seed)
+    start_encoders(model, recipe.init)
+    model.to(device)
 
     def losses(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         return method_losses(model, batch, generator, recipe)
