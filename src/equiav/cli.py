@@ -9,20 +9,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.markup import escape
 from rich.table import Table
 
 from equiav._version import __version__
 from equiav.errors import ConfigError, EquiAVError
+from equiav.terminal import Bar, err, stop_on_signal
 
 EXIT_PARTIAL = 3
 HELP = """Learn joint sound-and-image embeddings from plain videos with EquiAV, and use them.
@@ -35,7 +33,6 @@ app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_
 evaluate_app = typer.Typer(help="Measure a model on a library.", no_args_is_help=True)
 app.add_typer(evaluate_app, name="evaluate")
 out = Console()
-err = Console(stderr=True)
 
 LibraryPath = Annotated[Path, typer.Option("--library", "-L", help="Library folder, made by `equiav ingest`.")]
 RunPath = Annotated[Path, typer.Option("--run", "-R", help="Run folder, made by `equiav pretrain`.")]
@@ -49,7 +46,7 @@ def main() -> NoReturn:
     try:
         app(standalone_mode=True)
     except EquiAVError as error:
-        err.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("interrupted; run the same command again to go on")
@@ -58,12 +55,6 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     sys.exit(0)
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def _version(wanted: bool) -> None:
@@ -79,65 +70,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-class Bar:
-    """A progress bar with rate and ETA on a terminal; a plain line now and then elsewhere."""
-
-    def __init__(self, what: str, unit: str) -> None:
-        self.what, self.unit = what, unit
-        self.live = err.is_terminal
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=err,
-            disable=not self.live,
-        )
-        self.task = self.progress.add_task(what, total=None, note="")
-        self.printed = 0.0
-
-    def __enter__(self) -> Bar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def update(self, done: int, total: int, note: str = "") -> None:
-        """Show `done` of `total`, with the rate in `unit`s per second and a note."""
-        import time
-
-        self.progress.update(self.task, completed=done, total=total)
-        state = self.progress.tasks[self.task]
-        rate = f"{state.speed:.1f} {self.unit}/s" if state.speed else ""
-        self.progress.update(self.task, note=_plain(f"{rate} {note}".strip()))
-        if not self.live and (time.monotonic() - self.printed > 10 or done == total):
-            self.printed = time.monotonic()
-            left = f", {(total - done) / state.speed:.0f} s left" if state.speed and done < total else ""
-            err.print(f"{self.what}: {done}/{total} {_plain(note)}{left}", highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM finish the step in hand and save; a second Ctrl-C interrupts at once."""
-    asked: list[int] = []
-
-    def ask(number: int, _frame: object) -> None:
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _print_json(value: Any) -> None:
@@ -156,15 +88,10 @@ def demo(
     """
     from equiav.demo import run_demo
 
-    with stop_on_signal() as should_stop:
-        page = run_demo(
-            folder,
-            seed=seed,
-            fast=fast,
-            bar=Bar,
-            say=lambda text: err.print(text, highlight=False),
-            should_stop=should_stop,
-        )
+    def say(text: str) -> None:
+        err.print(text, highlight=False)
+
+    page = run_demo(folder, seed=seed, fast=fast, bar=Bar, say=say, stopping=stop_on_signal)
     if page is None:
         err.print("stopped and saved; run the same command again to go on")
         raise typer.Exit(0)
@@ -226,7 +153,7 @@ def _print_rejects(rejects: list[Any]) -> None:
         return
     table = Table("file", "reason", "detail", title=f"{len(rejects)} files gave no clip", title_justify="left")
     for reject in rejects[:20]:
-        table.add_row(*(_plain(str(part)) for part in (reject.path, reject.reason, reject.detail)))
+        table.add_row(*(escape(str(part)) for part in (reject.path, reject.reason, reject.detail)))
     out.print(table)
     if len(rejects) > 20:
         typer.echo(f"… and {len(rejects) - 20} more, all in the library's rejects table")
@@ -333,9 +260,9 @@ def search(
     for rank, hit in enumerate(hits, 1):
         table.add_row(
             str(rank),
-            _plain(hit.source),
+            escape(hit.source),
             f"{hit.start_s:.1f}–{hit.end_s:.1f} s",
-            _plain(", ".join(hit.labels)),
+            escape(", ".join(hit.labels)),
             f"{hit.score:.3f}",
         )
     out.print(table)

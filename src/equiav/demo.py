@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ def run_demo(
     fast: bool,
     bar: Callable[[str, str], Any],
     say: Callable[[str], None],
-    should_stop: Callable[[], bool],
+    stopping: Callable[[], AbstractContextManager[Callable[[], bool]]],
 ) -> Path | None:
     """Run the whole way in `out`; returns the page, or None when told to stop during training.
 
@@ -43,7 +44,7 @@ def run_demo(
         fast: a tenth of the clips and of the epochs: a smoke test.
         bar: makes a progress bar (what, unit): a context manager with `update(done, total, note)`.
         say: prints one line.
-        should_stop: asked after every training step.
+        stopping: makes the context that training runs in; it gives what is asked after every step: stop now?
     """
     from equiav.evaluate.retrieval import evaluate_retrieval
     from equiav.library.ingest import ingest
@@ -67,7 +68,7 @@ def run_demo(
         ingest(out / "videos" / "labels.csv", out / "library", recipe.features, on_progress=progress.update)
     library = Library(out / "library")
     say(f"3/6 pretrain the toy recipe on {library.count('train')} clips, without their labels, into {out / 'run'}")
-    with bar("training", "steps") as progress:
+    with stopping() as should_stop, bar("training", "steps") as progress:
         trained = pretrain(
             recipe,
             library,

@@ -1,0 +1,71 @@
+"""What the command line shows and hears while it works: progress bars, and the signals that ask it to stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+err = Console(stderr=True)
+
+
+class Bar:
+    """A progress bar with rate and ETA on a terminal; a plain line now and then elsewhere."""
+
+    def __init__(self, what: str, unit: str) -> None:
+        self.what, self.unit = what, unit
+        self.live = err.is_terminal
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=err,
+            disable=not self.live,
+        )
+        self.task = self.progress.add_task(what, total=None, note="")
+        self.printed = 0.0
+
+    def __enter__(self) -> Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Show `done` of `total`, with the rate in `unit`s per second and a note."""
+        self.progress.update(self.task, completed=done, total=total)
+        state = self.progress.tasks[self.task]
+        rate = f"{state.speed:.1f} {self.unit}/s" if state.speed else ""
+        self.progress.update(self.task, note=escape(f"{rate} {note}".strip()))
+        if not self.live and (time.monotonic() - self.printed > 10 or done == total):
+            self.printed = time.monotonic()
+            left = f", {(total - done) / state.speed:.0f} s left" if state.speed and done < total else ""
+            err.print(f"{self.what}: {done}/{total} {escape(note)}{left}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM finish the step in hand and save; a second Ctrl-C interrupts at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _frame: object) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
