@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from equiav._version import __version__
 from equiav.errors import ConfigError, EquiAVError
@@ -151,7 +151,13 @@ def ingest(
 def _print_rejects(rejects: list[Any]) -> None:
     if not rejects:
         return
-    table = Table("file", "reason", "detail", title=f"{len(rejects)} files gave no clip", title_justify="left")
+    table = Table(
+        Column("file", overflow="fold"),
+        "reason",
+        "detail",
+        title=f"{len(rejects)} files gave no clip",
+        title_justify="left",
+    )
     for reject in rejects[:20]:
         table.add_row(*(escape(str(part)) for part in (reject.path, reject.reason, reject.detail)))
     out.print(table)
@@ -256,7 +262,7 @@ def search(
     if as_json:
         _print_json([hit.to_dict() for hit in hits])
         return
-    table = Table("#", "source", "start–end", "labels", "score")
+    table = Table("#", Column("source", overflow="fold"), "start–end", "labels", "score")
     for rank, hit in enumerate(hits, 1):
         table.add_row(
             str(rank),
