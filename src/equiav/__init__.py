@@ -5,6 +5,7 @@ The public names load on first use, so that `import equiav` stays fast.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from equiav.config import Recipe, load_recipe
     from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
+
+# Lance announces every table that it makes as a warning on stderr; whoever wants that sets LANCE_LOG
+os.environ.setdefault("LANCE_LOG", "error")
 
 _LAZY = {
     "EquiAV": "equiav.model.equiav",
