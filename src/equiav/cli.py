@@ -330,7 +330,7 @@ def augment_gallery(
 
     shelf, settings = Library(library), load_recipe(recipe)
     row, (mean, std) = shelf.clip(clip), shelf.log_mel_stats()
-    frame = load_image(row["frames"][len(row["frames"]) // 2]).transpose(2, 0, 1)
+    frame = load_image(row["frames"][len(row["frames"]) // 2]).transpose(2, 0, 1).copy()
     spaces = (
         audio_space(settings.augment, shelf.features.time_frames, shelf.features.mel_bins),
         visual_space(settings.augment, settings.model.image_side),
