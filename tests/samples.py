@@ -67,7 +67,7 @@ BAD = {
     "cut_data": "truncated",
     "noise": "not_media",
     "cover": "no_video",
-    "folder": "missing",
+    "folder": "unreadable",
 }
 
 

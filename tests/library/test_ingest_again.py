@@ -204,3 +204,31 @@ def test_statistics_count_every_sounding_frame_once(tmp_path):
     mean, std = library.log_mel_stats()
     assert mean == pytest.approx(sounding.mean(), abs=2e-3)
     assert std == pytest.approx(sounding.std(), abs=2e-3)
+
+
+def test_silence_has_no_statistics(tmp_path):
+    write_media(tmp_path / "silent.mp4", frames=pictures(7), sound=np.zeros(11_000, np.float32))
+    assert ingest(tmp_path, tmp_path / "L", TINY, workers=1).clips_added == 1
+    with pytest.raises(LibraryError, match="all silence"):
+        Library(tmp_path / "L").log_mel_stats()
+
+
+def test_a_library_that_cannot_be_written_says_so(tmp_path, good_video):
+    (tmp_path / "L").write_text("a file, not a folder")
+    with pytest.raises(LibraryError, match="cannot be written"):
+        ingest(good_video, tmp_path / "L", TINY, workers=1)
+
+
+def test_a_library_half_made_by_a_killed_process_is_made_anew(tmp_path, good_video):
+    (tmp_path / "L" / ".clips.lance.1.part").mkdir(parents=True)
+    Library.create(tmp_path / "L", TINY)
+    assert Library(tmp_path / "L").count() == 0
+
+
+def test_names_in_a_csv_may_hold_anything(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text('path,label\n"a\nb,c "" .mp4",x\nline\u2028sep.mp4,y\n\n', encoding="utf-8-sig")
+    assert [item.path.name for item in read_source(table).items] == ['a\nb,c " .mp4', "line\u2028sep.mp4"]
+    table.write_text("path,start_s\n\n\na.mp4,soon\n")
+    with pytest.raises(ConfigError, match=r"line 4: start_s is 'soon'"):
+        read_source(table)

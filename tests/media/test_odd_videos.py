@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from equiav.errors import MediaError
-from equiav.media.decode import decode_audio, load_image, load_waveform, read_frames
-from equiav.media.probe import open_media, probe
+from equiav.media import decode
+from equiav.media.decode import decode_audio, load_image, load_waveform, read_audio, read_frames
+from equiav.media.probe import REASONS, open_media, probe
 from tapes import Recording, brightness, click_at, pictures, record
 
 VIDEOS = [".mp4", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".flv"]
@@ -225,3 +226,52 @@ def test_a_picture_comes_upright_and_whole_or_with_a_reason(tmp_path):
     assert reason_of(load_image, jpeg.getvalue()[: len(jpeg.getvalue()) // 2]) == "corrupt"
     assert reason_of(load_image, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n") == "not_media"
     assert reason_of(load_image, b"") == "not_media"
+
+
+def test_a_track_that_begins_in_the_middle_ends_nothing(tmp_path):
+    path = record(tmp_path / "x.flv", tone_hz=300.0)
+    data = bytearray(path.read_bytes())
+    tag, pictures_seen = 13, 0
+    while pictures_seen < 30:
+        pictures_seen += data[tag] == 9
+        here, tag = tag, tag + 11 + int.from_bytes(data[tag + 1 : tag + 4], "big") + 4
+    data[here] = 18  # the thirtieth picture poses as text: a track that the header did not announce
+    path.write_bytes(bytes(data))
+    assert probe(path).audio_end_s == pytest.approx(3.0, abs=0.05)
+    assert len(decode_audio(path, 0.0, 3.0, 16_000)) == 48_000
+    assert len(frames_at(path, [0.5, 2.5])[0]) == 2
+
+
+def test_more_channels_than_memory_planes_are_refused():
+    frame = av.AudioFrame(format="fltp", layout="hexadecagonal", samples=1024)
+    frame.sample_rate = 48_000
+    assert reason_of(decode._mean_of_channels, frame) == "unsupported"
+
+
+@pytest.mark.parametrize("suffix", VIDEOS)
+def test_damage_of_any_kind_has_a_reason(tmp_path, suffix):
+    """Changed bytes in the header, the data or the index, missing blocks, cuts: sound and frames, or a MediaError."""
+    path = record(tmp_path / f"x{suffix}", seconds=2.0, tone_hz=300.0)
+    whole, rng, reasons = path.read_bytes(), np.random.default_rng(len(suffix)), set()
+    for kind in ("header", "data", "index", "block", "cut") * 2:
+        data = bytearray(whole)
+        low, high = {"header": (0, 1500), "index": (len(data) - 1500, len(data))}.get(kind, (0, len(data)))
+        if kind == "block":
+            first = rng.integers(len(data))
+            del data[first : first + rng.integers(1, 4000)]
+        elif kind == "cut":
+            del data[rng.integers(1, len(data)) :]
+        else:
+            for at in rng.integers(low, high, 12):
+                data[at] = rng.integers(256)
+        path.write_bytes(bytes(data))
+        try:
+            with open_media(path) as container:
+                sound = read_audio(container, path, 0.2, 1.8, 16_000)
+                frames, _ = read_frames(container, path, [0.5, 1.5], 32, 90)
+        except MediaError as error:
+            reasons.add(error.reason)
+            continue
+        assert np.isfinite(sound).all()
+        assert len(frames) == 2
+    assert reasons <= set(REASONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import math
 import os
 from dataclasses import dataclass, replace
@@ -12,8 +13,8 @@ from pathlib import Path
 from equiav.errors import ConfigError
 
 MEDIA_SUFFIXES = frozenset(
-    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts"}
-    | {".vob", ".webm", ".wmv"}
+    {".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpe"}
+    | {".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv"}
 )
 COLUMNS = ("path", "label", "split", "start_s", "end_s")
 
@@ -73,7 +74,11 @@ def read_source(source: Path) -> Listing:
 def _media_files(folder: Path) -> tuple[list[Path], int]:
     found, others = [], 0
     whole = folder.resolve()
-    for root, folders, names in os.walk(folder):
+
+    def unlisted(error: OSError) -> None:
+        found.append(Path(error.filename))  # it will be rejected by name, not skipped
+
+    for root, folders, names in os.walk(folder, onerror=unlisted):
         # a library's own tables and hidden folders (trash, thumbnails) are nobody's videos
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(".lance"))
         for name in sorted(names):
@@ -89,18 +94,20 @@ def _media_files(folder: Path) -> tuple[list[Path], int]:
 def read_csv(source: Path) -> list[Item]:
     """Items of a CSV with a header; relative paths count from the CSV's folder; several labels are split at `;`."""
     try:
-        lines = source.read_text(encoding="utf-8-sig").splitlines()
+        text = source.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{source}: not a UTF-8 text file: {error}") from None
-    rows = csv.DictReader(lines, strict=True)
-    header = tuple(rows.fieldnames or ())
-    unknown = [name for name in header if name not in COLUMNS]
-    if "path" not in header or unknown:
-        raise ConfigError(
-            f"{source}: header is {','.join(header) or 'missing'}; expected path,label[,split,start_s,end_s]"
-        )
+    except OSError as error:
+        raise ConfigError(f"{source} cannot be read: {error.strerror or error}") from None
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
-        items = [_row_item(source, number, row) for number, row in enumerate(rows, 2)]
+        header = tuple(rows.fieldnames or ())
+        unknown = [name for name in header if name not in COLUMNS]
+        if "path" not in header or unknown:
+            raise ConfigError(
+                f"{source}: header is {','.join(header) or 'missing'}; expected path,label[,split,start_s,end_s]"
+            )
+        items = [_row_item(source, rows.line_num, row) for row in rows]
     except csv.Error as error:
         raise ConfigError(f"{source}, line {rows.line_num}: {error}") from None
     if not items:

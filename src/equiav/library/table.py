@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -110,12 +111,13 @@ class Library:
         """Make an empty library, or open the one there is.
 
         Raises:
-            LibraryError: the library there was made with other features.
+            LibraryError: the library there was made with other features, or the folder cannot be written.
         """
         path = Path(path)
-        if not (path / "clips.lance").exists():
+        with _writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            lance.write_dataset(_clips_schema(features).empty_table(), path / "clips.lance", mode="create")
+            _make(path / "rejects.lance", _REJECTS_SCHEMA)
+            _make(path / "clips.lance", _clips_schema(features))
         library = cls(path)
         missing = [f.name for f in fields(Clip) if f.name not in library._clips.schema.names]
         if missing:
@@ -124,8 +126,6 @@ class Library:
             found, wanted = library.features.model_dump(), features.model_dump()
             differ = "; ".join(f"{k} is {found[k]}, asked {wanted[k]}" for k in found if found[k] != wanted[k])
             raise LibraryError(f"{path} was made with other features: {differ}. Use the same, or another folder")
-        if not library._rejects_path.exists():
-            lance.write_dataset(_REJECTS_SCHEMA.empty_table(), library._rejects_path, mode="create")
         return library
 
     @property
@@ -144,7 +144,8 @@ class Library:
         columns: dict[str, Any] = {name: [getattr(clip, name) for clip in clips] for name in schema.names}
         flat = np.concatenate([clip.fbank.ravel() for clip in clips])
         columns["fbank"] = pa.FixedSizeListArray.from_arrays(pa.array(flat), schema.field("fbank").type.list_size)
-        self._clips = lance.write_dataset(pa.table(columns, schema=schema), self._clips_path, mode="append")
+        with _writing(self.path):
+            self._clips = lance.write_dataset(pa.table(columns, schema=schema), self._clips_path, mode="append")
 
     def remove(self, clip_ids: Sequence[str]) -> None:
         """Drop clips."""
@@ -167,9 +168,9 @@ class Library:
         """Record what gave no clip; an item's older record is replaced."""
         if rejects:
             rows = pa.Table.from_pylist([asdict(reject) for reject in rejects], schema=_REJECTS_SCHEMA)
-            _open(self._rejects_path).merge_insert(
-                "item"
-            ).when_matched_update_all().when_not_matched_insert_all().execute(rows)
+            merge = _open(self._rejects_path).merge_insert("item")
+            with _writing(self.path):
+                merge.when_matched_update_all().when_not_matched_insert_all().execute(rows)
 
     def forgive(self, items: Sequence[str]) -> None:
         """Drop the reject records of items that gave clips after all."""
@@ -225,7 +226,10 @@ class Library:
         if not weight.sum():
             raise LibraryError(f"{self.path}: split {split!r} has no clips to measure the log-mel on")
         mean, square = (np.average(table[name].to_numpy(), weights=weight) for name in ("fbank_mean", "fbank_square"))
-        return float(mean), float(np.sqrt(square - mean**2))
+        variance = float(square - mean**2)
+        if variance <= 0:
+            raise LibraryError(f"{self.path}: the sound of split {split!r} is all silence, its log-mel is constant")
+        return float(mean), variance**0.5
 
     def known_items(self) -> dict[str, KnownItem]:
         """Everything that gave clips, by `Item.key`."""
@@ -303,6 +307,23 @@ def _open(path: Path) -> lance.LanceDataset:
         raise LibraryError(
             f"{path} is no readable table ({error}); if it is damaged, ingest into a new folder"
         ) from None
+
+
+def _make(path: Path, schema: pa.Schema) -> None:
+    """An empty table, whole or not at all: a kill leaves at most a hidden folder."""
+    if path.exists():
+        return
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    lance.write_dataset(schema.empty_table(), beside, mode="overwrite")
+    beside.rename(path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LibraryError(f"{path} cannot be written: {error}") from None
 
 
 def _clips_schema(features: Features) -> pa.Schema:

@@ -20,7 +20,7 @@ from equiav.errors import MediaError
 
 REASONS = {
     "missing": "there is no such file, or it is not a regular file",
-    "unreadable": "the operating system does not let us read it",
+    "unreadable": "the operating system does not let us read it, or it is a folder",
     "empty_file": "it has zero bytes",
     "not_media": "its content is no known media format",
     "no_audio": "it has no sound track",
@@ -84,8 +84,10 @@ def open_media(path: Path) -> Iterator[InputContainer]:
 
 def _read_head(path: Path) -> bytes:
     try:
+        if path.is_dir():
+            raise MediaError("unreadable", f"{path} is a folder")
         if not path.is_file():
-            raise MediaError("missing", f"{path} is not a regular file")
+            raise MediaError("missing", f"there is no regular file {path}")
         with path.open("rb") as file:
             head = file.read(1024)
     except OSError as error:

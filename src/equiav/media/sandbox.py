@@ -1,7 +1,7 @@
 """Worker processes for code that may crash or hang:  tasks in, (task, result or MediaError) out, in any order.
 
 Decoders meet every broken file of the world, and some kill their process. A worker's death or delay costs only the
-task in hand: it is tried once more, and then comes back as a MediaError, "crashed" or "timeout".
+task in hand. It comes back as a MediaError: "timeout", or "crashed" if a second try ends like the first.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Sandbox(Generic[T, R]):
         for held in others:
             held.tries -= 1
             self._again.append(held)
-        if suspect.tries < TRIES:
+        if suspect.tries < TRIES and error.reason == "crashed":
             self._again.append(suspect)
             return []
         return [(suspect.task, error)]
