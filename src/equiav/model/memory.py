@@ -1,8 +1,8 @@
 """Keep the memory of one training step for the next.
 
 glibc returns every large block to the system when it is freed and asks for it again a moment later; the system clears
-it, page by page, at first touch. A training step on the CPU frees and takes hundreds of such blocks: at width 128 and
-64 clips of 192 x 128 audio 0.46 of 3.1 CPU seconds went there, in 43,000 page faults and more, on an AVX2 server; with
+it, page by page, at first touch. A training step on the CPU frees and takes hundreds of such blocks: with width 128
+and 64 clips of 192 x 128 audio, 0.46 of 3.1 CPU seconds went there, in 43,000 page faults, on an AVX2 server. With
 smaller blocks glibc learns to keep them by itself. The process's size stays at its peak afterwards.
 """
 
