@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -140,7 +141,7 @@ def ingest(
     with Bar("ingesting", "files") as bar:
         report = run_ingest(source, library, features, workers=workers, on_progress=bar.update)
     if as_json:
-        _print_json(vars(report))
+        _print_json(asdict(report))
     else:
         typer.echo(f"{report.files} files: {report.clips_added} clips added, {report.clips_present} already there")
         _print_rejects(report.rejects)
