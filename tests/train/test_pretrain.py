@@ -9,8 +9,7 @@ from equiav.library.ingest import ingest
 from equiav.library.loader import ClipLoader
 from equiav.library.table import Library
 from equiav.model.equiav import EquiAV
-from equiav.train.loop import step_generator
-from equiav.train.pretrain import method_losses, model_config, pretrain, resolve, roll_time
+from equiav.train.pretrain import Pretraining, clip_keys, model_config, pretrain, resolve, roll_time
 from samples import TINY, pictures, tone, write_media
 
 SMALL = [
@@ -36,12 +35,22 @@ def one_batch(library, recipe):
     return next(iter(ClipLoader(library, "train", recipe.train.global_batch).epoch(0)))
 
 
+def losses(model, batch, recipe, epoch=0):
+    objective = Pretraining(model, recipe)
+    return objective.losses(model(*objective.inputs(batch, epoch)))
+
+
+def rows(batch, index):
+    picked = {name: getattr(batch, name)[index] for name in ("audio", "frames", "sizes", "indices")}
+    return type(batch)(**picked, clip_ids=[batch.clip_ids[i] for i in index], labels=[batch.labels[i] for i in index])
+
+
 @pytest.mark.parametrize("method", ["equiav", "invariant", "plain"])
 @pytest.mark.parametrize("share", ["modalities", "none"])
 def test_every_parameter_gets_a_gradient(library, method, share):
     recipe = small(library, f"model.method={method}", f"model.share={share}")
     model = EquiAV(model_config(recipe))
-    parts = method_losses(model, one_batch(library, recipe), step_generator(0, 0), recipe)
+    parts = losses(model, one_batch(library, recipe), recipe)
     parts["loss"].backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert without == []
@@ -52,21 +61,28 @@ def test_every_parameter_gets_a_gradient(library, method, share):
     assert parts["loss"].item() == pytest.approx(weighted.item(), rel=1e-5)
 
 
-def test_a_step_depends_on_its_generator_alone(library):
+def test_a_clips_views_follow_from_seed_epoch_and_id_alone(library):
     recipe = small(library)
     model, batch = EquiAV(model_config(recipe)), one_batch(library, recipe)
-    one, same, other = (method_losses(model, batch, step_generator(0, s), recipe)["loss"] for s in (3, 3, 4))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
+    objective = Pretraining(model, recipe)
+    whole, order = objective.inputs(batch, 3), [2, 0, 3]
+    for found, expected in zip(objective.inputs(rows(batch, order), 3), whole, strict=True):
+        assert torch.equal(found, expected[order])
+    reseeded = Pretraining(model, small(library, "train.seed=1"))
+    for other in (objective.inputs(batch, 4), reseeded.inputs(batch, 3)):
+        changed = [not torch.equal(a, b) for a, b in zip(other, whole, strict=True)]
+        assert changed == [True, False, *[True] * 6], "everything but the base picture is drawn"
+
+
+def test_clip_keys_are_64_bits_of_the_id():
+    keys = clip_keys(["0000000000000001aaaaaaaa", "ffffffffffffffff00000000", "7fffffffffffffff"])
+    assert keys.tolist() == [1, -1, 2**63 - 1]
 
 
 def test_rolling_keeps_every_frame_in_its_cyclic_order():
-    audio = torch.arange(24.0).view(2, 6, 2)
-    rolled = roll_time(audio, torch.Generator().manual_seed(1))
-    for before, after in zip(audio, rolled, strict=True):
-        assert any(torch.equal(before.roll(shift, 0), after) for shift in range(6))
-    many = roll_time(audio[:1].expand(64, -1, -1), torch.Generator().manual_seed(0))
-    assert {int(row[0, 0]) // 2 for row in many} == set(range(6))
+    audio = torch.arange(24.0).view(1, 6, 4).expand(12, -1, -1)
+    for k, rolled in enumerate(roll_time(audio, torch.arange(12) / 12)):
+        assert torch.equal(rolled, audio[0].roll(k // 2, 0))
 
 
 def test_the_library_decides_features_normalisation_and_a_batch_that_fits(library):
@@ -103,7 +119,7 @@ def test_the_base_recipe_is_a_vit_b_and_takes_a_step(library):
     assert sum(p.numel() for p in model.audio_tower.encoder.parameters()) == pytest.approx(85.4e6, rel=0.02)
     batch = one_batch(library, recipe)
     batch = type(batch)(**{**vars(batch), "audio": torch.randn(len(batch.clip_ids), 1024, 128)})
-    loss = method_losses(model, batch, step_generator(0, 0), recipe)["loss"]
+    loss = losses(model, batch, recipe)["loss"]
     loss.backward()
     assert torch.isfinite(loss)
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())

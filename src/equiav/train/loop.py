@@ -1,7 +1,7 @@
 """One loop for every kind of training: (make batch → loss → backward → clip → step → log → save), resumable.
 
-Everything random is drawn from `step_generator(seed, step)`, so a run's state is its weights, its moments and one
-number: the step. The loop knows nothing of audio or pictures: the caller gives it `losses(batch, generator)`.
+Everything random follows from (seed, epoch, clip), so a run's state is its weights, its moments and one number: the
+step. The loop knows nothing of audio or pictures: an `Objective` makes the model's inputs and what is to be minimised.
 """
 
 from __future__ import annotations
@@ -46,6 +46,18 @@ class Loader(Protocol):
         ...
 
 
+class Objective(Protocol):
+    """What is trained for."""
+
+    def inputs(self, batch: Any, epoch: int) -> tuple[Tensor | None, ...]:
+        """The model's arguments for a batch: the same for the same clips, epoch and seed."""
+        ...
+
+    def losses(self, output: Any) -> dict[str, Tensor]:
+        """From the model's output: the scalar to minimise under "loss", and anything else worth a line in a log."""
+        ...
+
+
 @dataclass(frozen=True)
 class Step:
     """What one finished step says of itself; a line of metrics.jsonl."""
@@ -65,11 +77,6 @@ class Step:
         short = {name.removeprefix("loss_"): value for name, value in self.losses.items() if name.startswith("loss")}
         parts = " ".join(f"{name} {value:.2f}" for name, value in short.items())
         return f"{parts} · {self.clips_per_s:.0f} clips/s"
-
-
-def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """The generator of one step: the same for a resumed and an uninterrupted run."""
-    return torch.Generator(device=device).manual_seed((seed * 0x9E3779B1 + step) % 2**63)
 
 
 def choose_precision(wish: str, device: torch.device) -> str:
@@ -99,7 +106,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 def train(
     model: nn.Module,
     loader: Loader,
-    losses: Callable[[Any, torch.Generator], dict[str, Tensor]],
+    objective: Objective,
     run: Path,
     *,
     settings: Train,
@@ -108,8 +115,6 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> int:
     """Train until `settings.epochs` are done or `should_stop()`; returns the number of finished steps.
-
-    `losses` returns the scalar to minimise under "loss", and anything else worth a line in metrics.jsonl.
 
     Raises:
         TrainingError: the loss or its gradient was not finite three steps in a row; names step and clips.
@@ -131,8 +136,10 @@ def train(
                 lr = learning_rate(step, steps_per_epoch=per_epoch, epochs=settings.epochs, settings=optim)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
+                inputs = objective.inputs(batch, step // per_epoch)
                 with autocast(settings.precision, device):
-                    parts = losses(batch, step_generator(settings.seed, step))
+                    output = model(*inputs)
+                parts = objective.losses(output)
                 parts["loss"].backward()
                 norm = nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
                 if bool(torch.isfinite(norm)) and bool(torch.isfinite(parts["loss"])):

@@ -9,20 +9,29 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import yaml
 from torch import Tensor
 
+from equiav.augment.audio_effects import take_frames
+from equiav.augment.space import AugmentationSpace, SpaceParams
+from equiav.augment.uniforms import Method, from_keys
 from equiav.augment.visual import normalise
 from equiav.config import ModelConfig, Recipe
 from equiav.errors import TrainingError
 from equiav.library.loader import Batch, ClipLoader
 from equiav.library.table import Library
 from equiav.model.convert import start_encoders
-from equiav.model.equiav import EquiAV
+from equiav.model.equiav import EquiAV, EquiAVOutput
 from equiav.train.loop import Step, choose_precision, train
 from equiav.train.loss import equiav_loss
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
+
+VIEW, CENTROID, ROLL = 0, 1, 9  # streams of randomness; a space takes two per number, one for each sense
 
 log = logging.getLogger(__name__)
 
@@ -63,53 +72,77 @@ def pretrain(
     start_encoders(model, recipe.init)
     model.to(device)
 
-    def losses(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        return method_losses(model, batch, generator, recipe)
-
     step = train(
-        model, loader, losses, run, settings=recipe.train, optim=recipe.optim, on_step=on_step, should_stop=should_stop
+        model,
+        loader,
+        Pretraining(model, recipe),
+        run,
+        settings=recipe.train,
+        optim=recipe.optim,
+        on_step=on_step,
+        should_stop=should_stop,
     )
     model.eval()
     model.save_pretrained(run / "model")
     return Pretrained(run, step, len(loader) * recipe.train.epochs, library.count(recipe.data.split))
 
 
-def method_losses(model: EquiAV, batch: Batch, generator: torch.Generator, recipe: Recipe) -> dict[str, Tensor]:
-    """One batch through views, parameters, model and losses: the training step of DESIGN §4, without its update."""
-    device = next(model.parameters()).device
-    audio = model.standardise(batch.audio.to(device))
-    frames, sizes = batch.frames.to(device), batch.sizes.to(device)
-    if recipe.train.roll:
-        audio = roll_time(audio, generator)
-    visual = normalise(model.visual_space.plain(frames, sizes))
-    n, samples = len(audio), recipe.model.centroid_samples
-    if recipe.model.method == "plain":
-        output = model(audio, visual)
-    else:
-        audio_params = model.audio_space.sample(n, generator).to(device)
-        visual_params = model.visual_space.sample(n, generator).to(device)
-        draw = recipe.model.centroid_sampling
-        audio_set = model.audio_space.sample(n * samples, generator, draw, group=samples)
-        visual_set = model.visual_space.sample(n * samples, generator, draw, group=samples)
-        output = model(
+class Pretraining:
+    """The objective of DESIGN §4: a batch's views and their parameters, and the three losses.
+
+    What is drawn for a clip depends on (seed, epoch, clip id) alone: neither the number of processes nor the clips it
+    shares a batch with change its views.
+    """
+
+    def __init__(self, model: EquiAV, recipe: Recipe) -> None:
+        self.model, self.recipe = model, recipe
+
+    def inputs(self, batch: Batch, epoch: int) -> tuple[Tensor, ...]:
+        """Arguments of `EquiAV.forward`: base views, and unless the method is plain augmented views and ψ(t)."""
+        model, settings = self.model, self.recipe.model
+        device = next(model.parameters()).device
+        keys = clip_keys(batch.clip_ids)
+        audio = model.standardise(batch.audio.to(device))
+        frames, sizes = batch.frames.to(device), batch.sizes.to(device)
+        if self.recipe.train.roll:
+            audio = roll_time(audio, from_keys(keys, 1, seed=self.recipe.train.seed, epoch=epoch, stream=ROLL)[:, 0])
+        visual = normalise(model.visual_space.plain(frames, sizes))
+        if settings.method == "plain":
+            return audio, visual
+
+        def draw(space: AugmentationSpace, stream: int, count: int, method: Method) -> SpaceParams:
+            seed = self.recipe.train.seed
+            return space.sample_for(keys, seed=seed, epoch=epoch, stream=stream, count=count, method=method)
+
+        spaces = model.audio_space, model.visual_space
+        samples = settings.centroid_samples
+        audio_params, visual_params = (draw(space, VIEW, 1, "iid") for space in spaces)
+        sets = (draw(space, CENTROID, samples, settings.centroid_sampling) for space in spaces)
+        return (
             audio,
             visual,
             model.audio_space.apply(audio, audio_params),
             normalise(model.visual_space.apply(frames, visual_params, sizes)),
-            model.audio_space.encode(audio_params),
-            model.visual_space.encode(visual_params),
-            model.audio_space.encode(audio_set).unflatten(0, (n, samples)).to(device),
-            model.visual_space.encode(visual_set).unflatten(0, (n, samples)).to(device),
+            model.audio_space.encode(audio_params).to(device),
+            model.visual_space.encode(visual_params).to(device),
+            *(space.encode(s).view(len(keys), samples, -1).to(device) for space, s in zip(spaces, sets, strict=True)),
         )
-    return equiav_loss(output, recipe.loss)
+
+    def losses(self, output: EquiAVOutput) -> dict[str, Tensor]:
+        """Weighted sum and parts."""
+        return equiav_loss(output, self.recipe.loss)
 
 
-def roll_time(audio: Tensor, generator: torch.Generator) -> Tensor:
-    """Roll each spectrogram (B, T, M) by a random number of frames, as the release does to the base view."""
+def clip_keys(clip_ids: list[str]) -> Int64[Tensor, " B"]:
+    """64 bits of each id, a hexadecimal hash of content and window."""
+    return torch.tensor([int.from_bytes(bytes.fromhex(i[:16]), "big", signed=True) for i in clip_ids])
+
+
+def roll_time(audio: Float[Tensor, "B T M"], share: Float[Tensor, " B"]) -> Float[Tensor, "B T M"]:
+    """Roll each spectrogram by a share of its length, as the release does to the base view by a random one."""
     frames = audio.shape[1]
-    shift = torch.randint(frames, (len(audio), 1), generator=generator).to(audio.device)
-    index = (torch.arange(frames, device=audio.device) - shift) % frames
-    return audio.gather(1, index[..., None].expand_as(audio))
+    shift = (share * frames).long().to(audio.device)
+    return take_frames(audio, (torch.arange(frames, device=audio.device) - shift[:, None]) % frames)
 
 
 def resolve(recipe: Recipe, library: Library, device: torch.device) -> Recipe:
