@@ -30,7 +30,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from equiav.config import ModelConfig, load_recipe
 from equiav.model.equiav import EquiAV
-from equiav.model.memory import keep_freed_memory
 from equiav.model.predictor import ParameterEncoder, make_predictor
 from equiav.train.loss import equiav_loss
 
@@ -247,7 +246,6 @@ def main() -> None:
             "step_gflop_per_s": round(flops / spent / 1e9, 1),
             "ratio": round(flops / spent / ceiling.flops_per_s, 3),
         }
-    found["memory_kept"] = keep_freed_memory()
     found["fp32"] = measure(config, batch, torch.float32, given.repeats)
     rates = {name: quick_rate(dtype) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
     if rates["bf16"] >= rates["fp32"]:
