@@ -236,8 +236,6 @@ def main() -> None:
     config = ModelConfig.model_validate({"architecture": architecture, "features": settings.features})
     found: dict[str, Any] = {"benchmark": "model", "size": given.size, "batch": batch, **environment()}
     if given.size == "toy":
-        # first, because memory once kept stays kept
-        found["fp32_before_keeping_memory"] = measure(config, batch, torch.float32, given.repeats)
         work, flops = torch_encoders(config, batch)
         ceiling = Ceiling(torch.float32)
         spent = alternate(work, ceiling, given.repeats)
