@@ -21,7 +21,7 @@ from rich.table import Column, Table
 
 from equiav._version import __version__
 from equiav.errors import ConfigError, EquiAVError
-from equiav.terminal import Bar, err, stop_on_signal
+from equiav.terminal import IS_MAIN, Bar, err, stop_on_signal
 
 EXIT_PARTIAL = 3
 HELP = """Learn joint sound-and-image embeddings from plain videos with EquiAV, and use them.
@@ -172,18 +172,31 @@ def pretrain(
     library: LibraryPath,
     run: RunPath,
     overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take: parameters, memory, time, negatives, shapes.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model on a library. Run it again to go on where it was.
 
-    Example: equiav pretrain toy --library L --run runs/toy train.epochs=20
+    Examples: equiav pretrain toy --library L --run runs/toy train.epochs=20
+              equiav pretrain base --library L --run runs/base --dry-run
+              torchrun --nproc-per-node 8 -m equiav pretrain base -L L -R runs/base
     """
     from equiav.config import load_recipe
     from equiav.library.table import Library
     from equiav.train.pretrain import pretrain as run_pretrain
+    from equiav.train.processes import leave
 
     if any(text.startswith("features.") for text in overrides or []):
         raise ConfigError("features are fixed when a library is made: give them to `equiav ingest`")
+    if dry_run:
+        from equiav.train.dry_run import dry_run as estimate
+
+        found = estimate(load_recipe(recipe, overrides or []), Library(library), run)
+        if IS_MAIN:
+            _print_json(found.to_dict()) if as_json else out.print(found.to_table())
+        return
     with stop_on_signal() as should_stop, Bar("training", "steps") as bar:
         done = run_pretrain(
             load_recipe(recipe, overrides or []),
@@ -192,6 +205,9 @@ def pretrain(
             on_step=lambda step: bar.update(step.step, step.steps, step.describe()),
             should_stop=should_stop,
         )
+    leave()
+    if not IS_MAIN:
+        return
     if as_json:
         _print_json({"run": run, "step": done.step, "steps": done.steps, "clips": done.clips})
     elif done.done:
@@ -201,6 +217,46 @@ def pretrain(
         )
     else:
         typer.echo(f"stopped and saved at step {done.step} of {done.steps}; continue with the same command")
+
+
+@app.command()
+def compare(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (toy, base) or a YAML file.")],
+    library: LibraryPath,
+    folder: Annotated[Path, typer.Option("--out", help="Folder for all runs and the table.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="key=a,b,c makes variants; key=value holds for all.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 3,
+    split: Annotated[str, typer.Option(help="Split to measure retrieval on.")] = "test",
+    as_json: AsJson = False,
+) -> None:
+    """Train variants of a recipe with the same budget, and put them into one table. Run it again to go on.
+
+    Examples: equiav compare toy --library L --out methods model.method=equiav,invariant,plain
+              equiav compare toy --library L --out k model.centroid_samples=1,4,16 train.epochs=8 --seeds 2
+    """
+    from equiav.compare import compare as run_compare
+    from equiav.compare import to_table, variants
+    from equiav.library.table import Library
+
+    chosen = variants(recipe, settings or [], seeds, folder)
+    with stop_on_signal() as should_stop, Bar("training", "steps") as bar:
+        results = run_compare(
+            Library(library),
+            chosen,
+            folder,
+            split=split,
+            on_step=lambda run, step: bar.update(step.step, step.steps, f"{run}: {step.describe()}"),
+            should_stop=should_stop,
+        )
+    if results is None:
+        err.print("stopped and saved; run the same command again to go on")
+    elif as_json:
+        typer.echo((folder / "compare.json").read_text(encoding="utf-8"))
+    else:
+        out.print(to_table(results))
+        typer.echo(f"{folder / 'compare.json'}, {folder / 'compare.png'}")
 
 
 @evaluate_app.command("retrieval")

@@ -149,15 +149,33 @@ class Train(Settings):
 
     epochs: int = Field(default=20, gt=0, description="Passes over the training clips.")
     global_batch: int = Field(
-        default=128, gt=1, description="B, clips per optimizer step; the last incomplete batch of an epoch is dropped."
+        default=128,
+        gt=1,
+        description="B, clips per optimizer step over all processes; an epoch's last incomplete batch is dropped.",
     )
-    precision: Literal["auto", "bf16", "fp32"] = Field(
+    micro_batch: int | None = Field(
+        default=None,
+        gt=0,
+        description="Clips per process whose activations are held at once; fewer than its share of the batch cost one "
+        "more forward pass (gradient caching) and change nothing else.",
+    )
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         default="auto",
         description="Autocast type; auto takes bf16 where the processor multiplies it natively, else fp32.",
+    )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        default="ddp", description="With several processes: whole weights on each, or a shard on each."
+    )
+    ema: float | None = Field(
+        default=None, gt=0, lt=1, description="Decay of a running average of the weights, which is then what is kept."
     )
     seed: int = Field(default=0, ge=0, description="Seed of initialisation, order and augmentation.")
     roll: bool = Field(default=True, description="Roll the base spectrogram by a random time, as the release does.")
     log_every: int = Field(default=10, gt=0, description="Steps between two lines of metrics.jsonl.")
+    save_every: int = Field(default=1000, gt=0, description="Steps between saves, besides those after each epoch.")
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        default=("tensorboard",), description="Where metrics go besides metrics.jsonl; wandb and trackio: pip install."
+    )
 
 
 class Data(Settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-err = Console(stderr=True)
+# of processes started together (torchrun, accelerate launch) the first one speaks
+IS_MAIN = os.environ.get("RANK", "0") == "0"
+err = Console(stderr=True, quiet=not IS_MAIN)
 
 
 class Bar:

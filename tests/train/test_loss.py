@@ -90,7 +90,7 @@ def test_total_is_the_weighted_sum_of_the_parts():
 def test_plain_method_has_the_inter_modal_loss_alone():
     a, v = embeddings(4, 2)
     found = equiav_loss(EquiAVOutput(a, v, None, None, None, None), Loss())
-    assert set(found) == {"loss", "loss_inter", "accuracy_inter"}
+    assert set(found) == {"loss", "loss_inter", "accuracy_inter", "alignment", "uniformity"}
     torch.testing.assert_close(found["loss"], found["loss_inter"] / 3)
 
 

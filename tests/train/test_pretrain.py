@@ -1,34 +1,29 @@
 """Pretraining: every part of the model learns, the recipe is resolved on the library, a run belongs to its recipe."""
 
+import json
+import math
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from equiav.config import load_recipe
-from equiav.errors import TrainingError
-from equiav.library.ingest import ingest
+from equiav.errors import ConfigError, TrainingError
 from equiav.library.loader import ClipLoader
-from equiav.library.table import Library
 from equiav.model.equiav import EquiAV
+from equiav.train.dry_run import dry_run
 from equiav.train.pretrain import Pretraining, clip_keys, model_config, pretrain, resolve, roll_time
-from samples import TINY, pictures, tone, write_media
-
-SMALL = [
-    *("model.width=32", "model.depth=1", "model.heads=2", "model.image_side=32", "model.head_hidden=32"),
-    *("model.embedding=16", "model.centroid_samples=4", "train.global_batch=4", "train.epochs=2"),
-]
+from samples import TINY
+from train.small_library import make_library, small_recipe
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pretrain")
-    for i in range(5):
-        write_media(folder / f"{i}.mp4", frames=pictures(7, seed=i), sound=tone(0.7, 200 + 150 * i))
-    ingest(folder, folder / "L", TINY, workers=1)
-    return Library(folder / "L")
+    return make_library(tmp_path_factory.mktemp("pretrain"))
 
 
 def small(library, *overrides):
-    return resolve(load_recipe("toy", [*SMALL, *overrides]), library, torch.device("cpu"))
+    return resolve(small_recipe(*overrides), library)
 
 
 def one_batch(library, recipe):
@@ -86,22 +81,22 @@ def test_rolling_keeps_every_frame_in_its_cyclic_order():
 
 
 def test_the_library_decides_features_normalisation_and_a_batch_that_fits(library):
-    recipe = resolve(load_recipe("toy", ["train.global_batch=64"]), library, torch.device("cpu"))
+    recipe = resolve(load_recipe("toy", ["train.global_batch=64"]), library)
     assert recipe.features == TINY
     assert recipe.train.global_batch == 5
     assert recipe.train.precision in {"bf16", "fp32"}
     assert (recipe.data.audio_mean, recipe.data.audio_std) == pytest.approx(library.log_mel_stats("train"))
-    fixed = resolve(load_recipe("toy", ["data.audio_mean=-4.3", "data.audio_std=4.3"]), library, torch.device("cpu"))
+    fixed = resolve(load_recipe("toy", ["data.audio_mean=-4.3", "data.audio_std=4.3"]), library)
     assert (fixed.data.audio_mean, fixed.data.audio_std) == (-4.3, 4.3)
 
 
 def test_a_split_with_nothing_to_compare_is_an_error(library):
     with pytest.raises(TrainingError, match=r"split 'test' has 0 clips .* needs at least 2"):
-        resolve(load_recipe("toy", ["data.split=test"]), library, torch.device("cpu"))
+        resolve(load_recipe("toy", ["data.split=test"]), library)
 
 
 def test_a_run_stopped_and_taken_up_ends_in_the_same_model(library, tmp_path):
-    recipe, done = load_recipe("toy", [*SMALL, "train.epochs=4"]), []
+    recipe, done = small_recipe("train.epochs=4"), []
     whole = pretrain(recipe, library, tmp_path / "whole")
     parts = pretrain(recipe, library, tmp_path / "parts", on_step=done.append, should_stop=lambda: len(done) >= 2)
     assert (whole.done, parts.done) == (True, False)
@@ -111,9 +106,79 @@ def test_a_run_stopped_and_taken_up_ends_in_the_same_model(library, tmp_path):
     assert weights[0] == weights[1]
 
 
+def test_an_averaged_run_keeps_the_average_and_resumes_exactly(library, tmp_path):
+    recipe, done = small_recipe("train.epochs=4", "train.ema=0.9"), []
+    pretrain(recipe, library, tmp_path / "whole")
+    pretrain(recipe, library, tmp_path / "parts", on_step=done.append, should_stop=lambda: len(done) >= 2)
+    pretrain(recipe, library, tmp_path / "parts")
+    whole, parts = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    last = load_file(tmp_path / "whole" / "state" / "step-00000004" / "model.safetensors")
+    weights = [name for name in whole if name.endswith("weight")]
+    assert weights
+    assert not any(torch.equal(whole[name], last[name]) for name in weights)
+
+
+def test_micro_batches_give_the_run_of_whole_batches(library, tmp_path):
+    runs = {}
+    for name, overrides in (("whole", []), ("parts", ["train.micro_batch=3"])):
+        pretrain(small_recipe("train.log_every=1", *overrides), library, tmp_path / name)
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        runs[name] = [json.loads(line) for line in lines]
+    for a, b in zip(runs["whole"], runs["parts"], strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
+        assert b["gradient_norm"] == pytest.approx(a["gradient_norm"], rel=1e-3)
+
+
+def test_a_run_writes_its_health_and_its_tensorboard_events(library, tmp_path):
+    pretrain(small_recipe(), library, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "health.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    wanted = {f"{sense}.{m}" for sense in ("audio", "visual") for m in ("deviation", "rank_share", "centroid_noise")}
+    assert wanted <= lines[0].keys()
+    assert all(math.isfinite(value) for line in lines for value in line.values() if isinstance(value, float))
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+
+
+def test_a_recipe_made_to_collapse_sets_off_alarms_that_say_what_to_do(library, tmp_path, caplog):
+    flat = small_recipe("loss.temperature=1e4", "optim.warmup_epochs=0", "optim.lr=1e-6")
+    pretrain(flat, library, tmp_path / "run")
+    assert "dead temperature" in caplog.text
+    assert "lower loss.temperature" in caplog.text
+    lines = (tmp_path / "run" / "health.jsonl").read_text().splitlines()
+    assert any("dead temperature" in alarm for alarm in json.loads(lines[-1])["alarms"])
+
+
+def test_a_tracker_that_is_not_installed_is_an_error_before_anything_is_written(library, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="wandb is not installed: pip install wandb"):
+        pretrain(small_recipe("train.trackers=[wandb]"), library, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_half_precision_without_a_gpu_is_refused(library, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(TrainingError, match="fp16 needs a GPU"):
+        pretrain(small_recipe("train.precision=fp16"), library, tmp_path / "run")
+
+
+def test_a_dry_run_measures_and_writes_nothing(library, tmp_path):
+    found = dry_run(small_recipe("train.micro_batch=2", "train.ema=0.9"), library, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    model = EquiAV(model_config(resolve(small_recipe(), library)))
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+    assert (found.global_batch, found.micro_batch, found.negatives_inter, found.negatives_intra) == (4, 2, 3, 6)
+    assert found.weights_gb == pytest.approx(20 * found.parameters / 1e9)
+    assert found.shapes["audio"] == (4, TINY.time_frames, TINY.mel_bins)
+    assert found.shapes["visual_centroid_params"] == (4, 4, model.visual_space.size)
+    assert found.hours == pytest.approx(found.seconds_per_step * found.steps / 3600)
+    assert found.seconds_per_step > 0
+
+
 @pytest.mark.slow
 def test_the_base_recipe_is_a_vit_b_and_takes_a_step(library):
-    recipe = resolve(load_recipe("base", ["train.global_batch=2"]), library, torch.device("cpu"))
+    recipe = resolve(load_recipe("base", ["train.global_batch=2"]), library)
     recipe = recipe.model_copy(update={"features": load_recipe("base").features})
     model = EquiAV(model_config(recipe))
     assert sum(p.numel() for p in model.audio_tower.encoder.parameters()) == pytest.approx(85.4e6, rel=0.02)

@@ -39,6 +39,11 @@ class Batch:
     labels: list[list[str]]
     indices: Int64[Tensor, " B"]  # row numbers in the clips table
 
+    def split(self, size: int) -> list[Batch]:
+        """Batches of `size` clips, the last of them maybe smaller."""
+        starts = range(0, len(self.clip_ids), size)
+        return [Batch(**{name: value[i : i + size] for name, value in vars(self).items()}) for i in starts]
+
 
 class ClipLoader:
     """Batches of one split.
@@ -46,14 +51,15 @@ class ClipLoader:
     Args:
         library: where from.
         split: which clips; None takes all.
-        batch_size: B.
+        batch_size: B, over all processes.
         seed: of order and frames.
         frame: a random one of the clip's frames, or the middle one.
         shuffle: a new order each epoch, which depends on the clips' ids and not on the table's order; or the table's.
         drop_last: leave out a last batch smaller than B.
+        shard: (number, of how many): this process gets its part of every batch, in order, B / processes clips.
 
     Raises:
-        LibraryError: the split is empty, or smaller than a batch with `drop_last`.
+        LibraryError: the split is empty, or smaller than a batch with `drop_last`; B is no multiple of the processes.
     """
 
     def __init__(
@@ -66,9 +72,13 @@ class ClipLoader:
         frame: Literal["random", "middle"] = "random",
         shuffle: bool = True,
         drop_last: bool = True,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         self.library, self.batch_size, self.seed = library, batch_size, seed
         self.frame, self.shuffle, self.drop_last = frame, shuffle, drop_last
+        self.number, self.processes = shard
+        if batch_size % self.processes:
+            raise LibraryError(f"a batch of {batch_size} clips can't be shared evenly by {self.processes} processes")
         self.rows = library.positions(split)
         # ids are hashes of content: the same clips are shuffled alike, in whatever order workers wrote them
         self._rank = np.argsort(np.argsort(np.array(library.all_ids(), dtype=object), kind="stable"), kind="stable")
@@ -84,14 +94,15 @@ class ClipLoader:
         return full if self.drop_last or not rest else full + 1
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
-        """The batches of `epoch`, from `start_batch` on."""
+        """This process's share of the batches of `epoch`, from `start_batch` on."""
         rng = np.random.default_rng([self.seed, epoch])
         canonical = np.argsort(self._rank[self.rows])
         order = canonical[rng.permutation(len(self.rows))] if self.shuffle else np.arange(len(self.rows))
         draws = np.full(len(self.rows), 0.5)
         if self.frame == "random":
             draws[canonical] = rng.random(len(self.rows))
-        parts = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start_batch, len(self))]
+        batches = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start_batch, len(self))]
+        parts = [np.array_split(batch, self.processes)[self.number] for batch in batches]
         coming: deque[Future[Batch]] = deque()
         with ThreadPoolExecutor(AHEAD) as readers:
             for part in parts:

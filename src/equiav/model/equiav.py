@@ -115,7 +115,8 @@ class Tower(nn.Module):
             predicted = latent["predicted"] = moved[:, 0]
             latent["centroid"] = moved[:, 1:].mean(dim=1)
         predicted, augmented = self.intra_head(torch.cat([predicted, latent["augmented"]])).chunk(2)
-        return self.inter_head(latent[self.source]), predicted, augmented
+        # not views of one tensor: sharded training hangs its hooks on outputs
+        return self.inter_head(latent[self.source]), predicted.clone(), augmented.clone()
 
     def _asked(
         self, params: Float[Tensor, "B P"] | None, centroid_params: Float[Tensor, "B K P"] | None

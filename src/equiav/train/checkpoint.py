@@ -1,9 +1,10 @@
 """The state of a run on disk: exact, whole or absent.
 
-    RUN/state/step-00000120/{model.safetensors, optimizer.safetensors, state.json}
+    RUN/state/step-00000120/{model.safetensors, optimizer.safetensors, average.safetensors, state.json}
 
-A checkpoint is written beside, flushed to disk and renamed; the last `KEEP` stay. All randomness of training is
-derived from (seed, step), so weights, moments and the step count are everything that a resumed run needs.
+A checkpoint is written beside, flushed to disk and renamed; the last `KEEP` stay, and the one with the lowest loss.
+All randomness of training follows from (seed, epoch, clip), so weights, moments, the averaged weights and `Progress`
+are everything that a resumed run needs, with whatever number of processes: what is on disk is whole.
 """
 
 from __future__ import annotations
@@ -11,68 +12,127 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from equiav.errors import TrainingError
+from equiav.train.processes import spread_like, whole
 
 KEEP = 2
 
 
-def save_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> Path:
-    """Write the state after `step` finished steps; returns its folder."""
-    folder = run / "state" / f"step-{step:08d}"
+@dataclass
+class Progress:
+    """Where a run is: all that the loop changes besides tensors."""
+
+    step: int = 0  # finished optimizer steps
+    bad: int = 0  # steps in a row whose loss or gradient was not finite
+    skipped: int = 0  # such steps so far
+    epoch_loss: float = 0.0  # sum over the epoch's finished steps
+    epoch_steps: int = 0
+    best_loss: float | None = None  # lowest mean loss of an epoch
+    best_step: int = 0  # its last step
+    scaler: dict[str, Any] = field(default_factory=dict)  # of the gradients, in fp16
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint holds the tensors of."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: dict[str, Tensor]  # running mean of the weights; empty without one
+
+
+def save_state(run: Path, trained: Trained, progress: Progress, *, write: bool = True) -> None:
+    """Write the state after `progress.step` finished steps.
+
+    Args:
+        run: folder of the run.
+        trained: whose tensors.
+        progress: its numbers.
+        write: True on one process; the others must call too, to give their shards.
+    """
+    tensors = {
+        "model": _gathered(trained.model.state_dict()),
+        "optimizer": _gathered(_moments(trained)),
+        "average": _gathered(trained.average),
+    }
+    if not write:
+        return
+    folder = run / "state" / f"step-{progress.step:08d}"
     beside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    save_file(_own_storage(model.state_dict()), beside / "model.safetensors")
-    save_file(_own_storage(_moments(model, optimizer)), beside / "optimizer.safetensors")
-    (beside / "state.json").write_text(json.dumps({"version": 1, "step": step}), encoding="utf-8")
+    for name, content in tensors.items():
+        if content or name != "average":
+            save_file(content, beside / f"{name}.safetensors")
+    (beside / "state.json").write_text(json.dumps({"version": 1, **asdict(progress)}), encoding="utf-8")
     for file in beside.iterdir():
         _flush(file)
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
     _flush(folder.parent)
+    best = f"step-{progress.best_step:08d}"
     for old in _states(run)[:-KEEP]:
-        shutil.rmtree(old)
-    return folder
+        if old.name != best:
+            shutil.rmtree(old)
 
 
-def load_state(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restore the newest state of `run` in place; returns its step, 0 when there is none.
+def load_state(run: Path, trained: Trained) -> Progress:
+    """Restore the newest state of `run` in place; a fresh `Progress` when there is none.
 
     Raises:
         TrainingError: the state belongs to another model.
     """
     states = _states(run)
     if not states:
-        return 0
-    try:
-        model.load_state_dict(load_file(states[-1] / "model.safetensors"))
-    except RuntimeError as error:
-        raise TrainingError(f"{states[-1]}: these weights belong to another model: {error}") from None
-    stored = load_file(states[-1] / "optimizer.safetensors")
-    for name, parameter in model.named_parameters():
-        keys = ("step", "exp_avg", "exp_avg_sq")
+        return Progress()
+    folder = states[-1]
+    _restore(trained.model.state_dict(), load_file(folder / "model.safetensors"), folder)
+    stored = load_file(folder / "optimizer.safetensors")
+    for name, parameter in trained.model.named_parameters():
         if f"{name}.exp_avg" in stored:
-            optimizer.state[parameter] = {key: stored[f"{name}.{key}"].to(parameter.device) for key in keys}
-    return int(json.loads((states[-1] / "state.json").read_text(encoding="utf-8"))["step"])
+            moments = {key: spread_like(stored[f"{name}.{key}"], parameter) for key in ("exp_avg", "exp_avg_sq")}
+            step = stored[f"{name}.step"].to(parameter.device)
+            trained.optimizer.state[parameter] = {"step": step, **moments}
+    if trained.average:
+        _restore(trained.average, load_file(folder / "average.safetensors"), folder)
+    found = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    del found["version"]
+    return Progress(**found)
 
 
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _restore(into: dict[str, Tensor], stored: dict[str, Tensor], folder: Path) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in into.items()}
+    if shapes != {name: tuple(tensor.shape) for name, tensor in stored.items()}:
+        differing = sorted(name for name in shapes.keys() | stored if shapes.get(name) != _shape(stored.get(name)))
+        raise TrainingError(f"{folder}: these weights belong to another model: {', '.join(differing[:5])} differ")
+    with torch.no_grad():
+        for name, tensor in into.items():
+            tensor.copy_(spread_like(stored[name], tensor))
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)
+
+
+def _moments(trained: Trained) -> dict[str, Tensor]:
     return {
         f"{name}.{key}": value
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
+        for name, parameter in trained.model.named_parameters()
+        for key, value in trained.optimizer.state.get(parameter, {}).items()
     }
 
 
-def _own_storage(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors on the CPU: what safetensors takes."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def _gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Whole, contiguous, on the CPU: what safetensors takes."""
+    return {name: whole(tensor.detach()).cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _states(run: Path) -> list[Path]:

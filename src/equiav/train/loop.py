@@ -1,37 +1,36 @@
-"""One loop for every kind of training: (make batch → loss → backward → clip → step → log → save), resumable.
+"""One loop for every training: batch → gradient → clip → step → log → save. Resumable, on any number of processes.
 
-Everything random follows from (seed, epoch, clip), so a run's state is its weights, its moments and one number: the
-step. The loop knows nothing of audio or pictures: an `Objective` makes the model's inputs and what is to be minimised.
+Everything random follows from (seed, epoch, clip), so a run's state is its weights, its moments and `Progress`. The
+loop knows nothing of audio or pictures: the caller's `Objective` makes the model's inputs and what is to be minimised.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from equiav.config import Optim, Train
 from equiav.errors import TrainingError
-from equiav.train.checkpoint import load_state, save_state
-from equiav.train.optim import learning_rate, make_optimizer
+from equiav.train.checkpoint import Progress, Trained, load_state, save_state
+from equiav.train.gradient import Clips, Objective, backward
+from equiav.train.health import ringing
+from equiav.train.optim import follow, learning_rate, make_optimizer
+from equiav.train.processes import agreed, is_sharded, make_accelerator, spread, whole
+from equiav.train.report import JsonLines, Step
+from equiav.train.throughput import matmul_rate, memory_gb
+
+log = logging.getLogger(__name__)
 
 MAX_BAD_STEPS = 3  # non-finite steps in a row before the run stops
-
-
-class HasClips(Protocol):
-    """What the loop needs to know of a batch: whose fault a bad step may be."""
-
-    @property
-    def clip_ids(self) -> list[str]:
-        """Ids of its clips."""
-        ...
 
 
 class Loader(Protocol):
@@ -42,65 +41,8 @@ class Loader(Protocol):
         ...
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Any]:
-        """The batches of `epoch`, from `start_batch` on."""
+        """This process's share of the batches of `epoch`, from `start_batch` on."""
         ...
-
-
-class Objective(Protocol):
-    """What is trained for."""
-
-    def inputs(self, batch: Any, epoch: int) -> tuple[Tensor | None, ...]:
-        """The model's arguments for a batch: the same for the same clips, epoch and seed."""
-        ...
-
-    def losses(self, output: Any) -> dict[str, Tensor]:
-        """From the model's output: the scalar to minimise under "loss", and anything else worth a line in a log."""
-        ...
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one finished step says of itself; a line of metrics.jsonl."""
-
-    step: int  # finished optimizer steps
-    steps: int  # of how many
-    epoch: float
-    lr: float
-    gradient_norm: float
-    clips_per_s: float
-    data_wait: float  # share of the step's time spent waiting for the loader
-    skipped: int  # steps skipped so far because of a non-finite loss or gradient
-    losses: dict[str, float]  # "loss", its parts and accuracies
-
-    def describe(self) -> str:
-        """One line for a progress bar."""
-        short = {name.removeprefix("loss_"): value for name, value in self.losses.items() if name.startswith("loss")}
-        parts = " ".join(f"{name} {value:.2f}" for name, value in short.items())
-        return f"{parts} · {self.clips_per_s:.0f} clips/s"
-
-
-def choose_precision(wish: str, device: torch.device) -> str:
-    """`auto` → "bf16" where a bf16 matrix product outruns fp32, else "fp32".
-
-    Measured rather than looked up: some processors accept bf16 and compute it a hundred times slower.
-    """
-    if wish != "auto":
-        return wish
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a = torch.ones(256, 256, dtype=dtype)
-        torch.mm(a, a)
-        start = time.perf_counter()
-        torch.mm(a, a)
-        seconds[dtype] = time.perf_counter() - start
-    return "bf16" if seconds[torch.bfloat16] < seconds[torch.float32] else "fp32"
-
-
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Matrix products in bf16 where `precision` says so; losses and norms stay float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def train(
@@ -111,91 +53,210 @@ def train(
     *,
     settings: Train,
     optim: Optim,
+    accelerator: Accelerator | None = None,
+    flops_per_clip: float | None = None,
     on_step: Callable[[Step], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> int:
-    """Train until `settings.epochs` are done or `should_stop()`; returns the number of finished steps.
+) -> tuple[Progress, dict[str, Tensor]]:
+    """Train until `settings.epochs` are done or `should_stop()`; what is on disk then is what is in memory.
+
+    Args:
+        model: trained in place.
+        loader: its data.
+        objective: inputs, losses, health.
+        run: folder for state/, metrics.jsonl, health.jsonl and skipped.jsonl.
+        settings: how long, how wide.
+        optim: AdamW and its schedule.
+        accelerator: the processes to train on; by default this one alone.
+        flops_per_clip: of forward and backward, for the model FLOP utilisation.
+        on_step: told of every step, on the main process.
+        should_stop: asked after every step; True on any process makes all save and stop.
+
+    Returns:
+        Where the run is, and the running average of the weights by name (empty without `settings.ema`).
 
     Raises:
         TrainingError: the loss or its gradient was not finite three steps in a row; names step and clips.
     """
-    device = next(model.parameters()).device
-    optimizer = make_optimizer(model, optim)
-    step = load_state(run, model, optimizer)
-    per_epoch = len(loader)
-    total = per_epoch * settings.epochs
-    metrics = _open_metrics(run / "metrics.jsonl", step)
-    bad = skipped = 0
-    model.train()
-    with metrics:
-        while step < total and not should_stop():
-            batches = loader.epoch(step // per_epoch, step % per_epoch)
-            finished_at = time.perf_counter()
-            for batch in batches:
-                arrived_at = time.perf_counter()
-                lr = learning_rate(step, steps_per_epoch=per_epoch, epochs=settings.epochs, settings=optim)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                inputs = objective.inputs(batch, step // per_epoch)
-                with autocast(settings.precision, device):
-                    output = model(*inputs)
-                parts = objective.losses(output)
-                parts["loss"].backward()
-                norm = nn.utils.clip_grad_norm_(model.parameters(), optim.clip_norm)
-                if bool(torch.isfinite(norm)) and bool(torch.isfinite(parts["loss"])):
-                    optimizer.step()
-                    bad = 0
-                else:
-                    bad, skipped = bad + 1, skipped + 1
-                    _note_bad_step(run, step, batch.clip_ids, parts, float(norm), bad)
-                optimizer.zero_grad(set_to_none=True)
-                step += 1
-                now = time.perf_counter()
-                report = Step(
-                    step=step,
-                    steps=total,
-                    epoch=step / per_epoch,
-                    lr=lr,
-                    gradient_norm=float(norm),
-                    clips_per_s=len(batch.clip_ids) / (now - finished_at),
-                    data_wait=(arrived_at - finished_at) / (now - finished_at),
-                    skipped=skipped,
-                    losses={name: float(value.detach()) for name, value in parts.items()},
-                )
-                if step % settings.log_every == 0 or step == total:
-                    metrics.write(json.dumps(_line(report)) + "\n")
-                    metrics.flush()
-                if on_step:
-                    on_step(report)
-                if should_stop() or step == total:
-                    break
-                finished_at = now
-            if step % per_epoch == 0 or should_stop():
-                save_state(run, model, optimizer, step)
-    return step
+    accelerator = accelerator or make_accelerator(settings.precision)
+    loop = _Loop(model, objective, run, settings, optim, accelerator, len(loader))
+    notes = _Notes(loop, flops_per_clip, on_step) if accelerator.is_main_process else None
+    loop.called.train()
+    stop = agreed(accelerator, should_stop())
+    while loop.progress.step < loop.total and not stop:
+        epoch, start = divmod(loop.progress.step, loop.per_epoch)
+        batch: Clips | None = None
+        for batch, clock in _timed(loader.epoch(epoch, start)):
+            losses, norm = loop.step(batch, epoch)
+            if notes:
+                notes.step(len(batch.clip_ids), losses, norm, clock)
+            stop = agreed(accelerator, should_stop())
+            ended = loop.progress.step % loop.per_epoch == 0
+            if ended:
+                loop.end_epoch()
+                # weights in shards can't be asked outside of a training step
+                if notes and not is_sharded(model):
+                    notes.health(objective.health(batch, epoch))
+            if ended or stop or loop.progress.step % settings.save_every == 0:
+                loop.save()
+            if stop:
+                break
+    return loop.progress, loop.trained.average
 
 
-def _line(step: Step) -> dict[str, Any]:
-    fields = {key: value for key, value in vars(step).items() if key != "losses"}
-    return fields | step.losses
+class _Loop:
+    """What a step needs, and what it changes."""
 
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        run: Path,
+        settings: Train,
+        optim: Optim,
+        accelerator: Accelerator,
+        per_epoch: int,
+    ) -> None:
+        self.model, self.objective, self.run = model, objective, run
+        self.settings, self.optim, self.accelerator = settings, optim, accelerator
+        self.per_epoch, self.total = per_epoch, per_epoch * settings.epochs
+        self.called = spread(model, accelerator, settings.parallel)
+        optimizer = make_optimizer(model, optim)
+        self.optimizer = accelerator.prepare_optimizer(optimizer)
+        weights = {} if settings.ema is None else dict(model.named_parameters())
+        average = {name: weight.detach().clone() for name, weight in weights.items()}
+        self.trained = Trained(model, optimizer, average)
+        self.progress = load_state(run, self.trained)
+        if accelerator.scaler is not None and self.progress.scaler:
+            accelerator.scaler.load_state_dict(self.progress.scaler)
 
-def _open_metrics(path: Path, step: int) -> Any:
-    """Append to metrics.jsonl; lines after the restored step are dropped: they will be written again."""
-    kept: list[str] = []
-    if path.exists():
-        whole = (text for text in path.read_text(encoding="utf-8").splitlines(keepends=True) if text.endswith("\n"))
-        kept = [text for text in whole if json.loads(text)["step"] <= step]
-    path.write_text("".join(kept), encoding="utf-8")
-    return path.open("a", encoding="utf-8")
-
-
-def _note_bad_step(run: Path, step: int, clips: list[str], parts: dict[str, Tensor], norm: float, bad: int) -> None:
-    found = {name: float(value.detach()) for name, value in parts.items()} | {"gradient_norm": norm}
-    with (run / "skipped.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, "clip_ids": clips, **{k: repr(v) for k, v in found.items()}}) + "\n")
-    if bad >= MAX_BAD_STEPS:
-        raise TrainingError(
-            f"step {step}: loss or gradient not finite for {bad} steps in a row ({found}); clips {', '.join(clips[:8])}"
-            f"{' …' if len(clips) > 8 else ''}; lower optim.lr, or look at these clips (all in {run / 'skipped.jsonl'})"
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return learning_rate(
+            self.progress.step, steps_per_epoch=self.per_epoch, epochs=self.settings.epochs, settings=self.optim
         )
+
+    def step(self, batch: Clips, epoch: int) -> tuple[dict[str, Tensor], float]:
+        """Losses and gradient norm of a batch; the weights have moved, unless one of them is not finite."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.progress.step)  # drop path; all else has keys
+        micro_batch = self.settings.micro_batch or len(batch.clip_ids)
+        losses = backward(self.called, self.objective, batch, epoch, self.accelerator, micro_batch=micro_batch)
+        self.accelerator.unscale_gradients()
+        norm = float(whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm)))
+        finite = math.isfinite(norm) and math.isfinite(losses["loss"])
+        scaler = self.accelerator.scaler
+        searching = scaler is not None and math.isfinite(losses["loss"]) and scaler.get_scale() > 1
+        if finite or scaler is not None:
+            self.optimizer.step()  # fp16: the scaler leaves out what overflowed, and lowers its scale
+        if finite:
+            follow(self.trained.average, self.model, self.settings.ema, self.progress.step)
+            self.progress.bad = 0
+            self.progress.epoch_loss += float(losses["loss"])
+            self.progress.epoch_steps += 1
+        elif not searching:
+            self._note_bad_step(batch.clip_ids, losses, norm)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        return losses, norm
+
+    def end_epoch(self) -> None:
+        """Remember the epoch if its mean loss was the lowest so far."""
+        progress = self.progress
+        if progress.epoch_steps:
+            mean = progress.epoch_loss / progress.epoch_steps
+            if progress.best_loss is None or mean < progress.best_loss:
+                progress.best_loss, progress.best_step = mean, progress.step
+        progress.epoch_loss, progress.epoch_steps = 0.0, 0
+
+    def save(self) -> None:
+        """Put all of it on disk."""
+        if self.accelerator.scaler is not None:
+            self.progress.scaler = self.accelerator.scaler.state_dict()
+        save_state(self.run, self.trained, self.progress, write=self.accelerator.is_main_process)
+        self.accelerator.wait_for_everyone()
+
+    def _note_bad_step(self, clips: list[str], losses: dict[str, Tensor], norm: float) -> None:
+        progress = self.progress
+        progress.bad, progress.skipped = progress.bad + 1, progress.skipped + 1
+        found = {name: float(value) for name, value in losses.items()} | {"gradient_norm": norm}
+        file = self.run / "skipped.jsonl"
+        line = {"step": progress.step, "clip_ids": clips, **{name: repr(value) for name, value in found.items()}}
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(line) + "\n")
+        log.warning("step %d skipped: loss or gradient not finite; its clips are in %s", progress.step, file)
+        if progress.bad >= MAX_BAD_STEPS:
+            raise TrainingError(
+                f"step {progress.step}: loss or gradient not finite for {progress.bad} steps in a row ({found}); clips "
+                f"{', '.join(clips[:8])}{' …' if len(clips) > 8 else ''}; lower optim.lr, or look at these clips "
+                f"(all in {file})"
+            )
+
+
+class _Clock:
+    """When a batch was asked for, and when it came."""
+
+    def __init__(self) -> None:
+        self.asked = self.came = time.perf_counter()
+
+
+def _timed(batches: Iterator[Clips]) -> Iterator[tuple[Clips, _Clock]]:
+    while True:
+        clock = _Clock()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        clock.came = time.perf_counter()
+        yield batch, clock
+
+
+class _Notes:
+    """What the main process writes down and tells."""
+
+    def __init__(self, loop: _Loop, flops_per_clip: float | None, on_step: Callable[[Step], None] | None) -> None:
+        self.loop, self.on_step = loop, on_step
+        run, settings, step = loop.run, loop.settings, loop.progress.step
+        self.metrics, self.healths = JsonLines(run / "metrics.jsonl", step), JsonLines(run / "health.jsonl", step)
+        self.waits: list[float] = []
+        self.rung: set[str] = set()
+        device = loop.accelerator.device
+        self.share = None if flops_per_clip is None else flops_per_clip / matmul_rate(device, settings.precision)
+
+    def step(self, clips: int, losses: dict[str, Tensor], norm: float, clock: _Clock) -> None:
+        """After every step."""
+        loop, progress, now = self.loop, self.loop.progress, time.perf_counter()
+        self.waits.append((clock.came - clock.asked) / (now - clock.asked))
+        rate = clips / (now - clock.asked)
+        step = Step(
+            step=progress.step,
+            steps=loop.total,
+            epoch=progress.step / loop.per_epoch,
+            lr=loop.optimizer.param_groups[0]["lr"],
+            gradient_norm=norm,
+            clips_per_s=rate * loop.accelerator.num_processes,
+            data_wait=self.waits[-1],
+            mfu=None if self.share is None else self.share * rate,
+            memory_gb=memory_gb(loop.accelerator.device),
+            skipped=progress.skipped,
+            losses={name: float(value) for name, value in losses.items()},
+        )
+        if progress.step % loop.settings.log_every == 0 or progress.step == loop.total:
+            self.metrics.add(step.numbers())
+            loop.accelerator.log(step.numbers(), step=progress.step)
+        if self.on_step:
+            self.on_step(step)
+
+    def health(self, measures: dict[str, float]) -> None:
+        """After every epoch: the measures, and the alarms they set off once the warm-up is over."""
+        loop, step = self.loop, self.loop.progress.step
+        measures = measures | {"data_wait": sum(self.waits) / len(self.waits)}
+        self.waits.clear()
+        alarms = ringing(measures) if step > loop.optim.warmup_epochs * loop.per_epoch else {}
+        for measure, line in alarms.items():
+            if measure not in self.rung:  # once is enough for people; health.jsonl has every epoch
+                log.warning("alarm at step %d: %s", step, line)
+        self.rung |= alarms.keys()
+        self.healths.add({"step": step, **measures, "alarms": list(alarms.values())})
+        loop.accelerator.log({f"health/{name}": value for name, value in measures.items()}, step=step)

@@ -4,9 +4,10 @@
         loss/simclr.py):  l(p -> u)_i = -log e^{p_i·u_i/t} / (sum_k e^{p_i·u_k/t} + sum_{k != i} e^{p_i·p_k/t})
     inter: symmetric InfoNCE between the audio and the visual embedding (loss/ntxent.py)
 
-All in float32 on L2-normalised embeddings. With several processes every one computes the loss of the whole batch from
-embeddings gathered with their gradient; averaged by DDP, the gradient equals that of one process. Deliberate
-difference from the release, whose inter-modal gather is cut from the gradient (utils.py:262).
+The similarities of a large batch are computed a chunk of anchors at a time, and again in the backward pass: no (2B, 2B)
+matrix is ever whole in memory. All in float32 on L2-normalised embeddings. With several processes every one computes
+the loss of the whole batch from embeddings gathered with their gradient; averaged by DDP, the gradient equals that of
+one process. Deliberate difference from the release, whose inter-modal gather is cut from the gradient (utils.py:262).
 
 B batch · E embedding width
 """
@@ -19,14 +20,19 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from equiav.errors import ModelError
+from equiav.train.health import alignment, uniformity
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
     from equiav.config import Loss
     from equiav.model.equiav import EquiAVOutput
+
+
+CHUNK_ENTRIES = 1 << 24  # similarities held at once: 64 MB of float32
 
 
 def nt_xent(
@@ -39,10 +45,8 @@ def nt_xent(
     _check_batch(predicted)
     n = len(predicted)
     both = F.normalize(torch.cat([predicted, augmented]).float(), dim=-1)
-    logits = (both @ both.T) / temperature
-    logits = logits.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=both.device), float("-inf"))
     target = torch.arange(2 * n, device=both.device).roll(n)
-    return F.cross_entropy(logits, target), _accuracy(logits, target)
+    return _cross_entropy(both, both, target, temperature, leave_out_self=True)
 
 
 def info_nce(
@@ -50,14 +54,48 @@ def info_nce(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Inter-modal loss, and how often the positive is an anchor's nearest, averaged over audio->visual and back."""
     _check_batch(audio)
-    logits = F.normalize(audio.float(), dim=-1) @ F.normalize(visual.float(), dim=-1).T / temperature
-    target = torch.arange(len(audio), device=audio.device)
-    loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-    return loss, (_accuracy(logits, target) + _accuracy(logits.T, target)) / 2
+    a, v = F.normalize(audio.float(), dim=-1), F.normalize(visual.float(), dim=-1)
+    target = torch.arange(len(a), device=a.device)
+    (there, found_there), (back, found_back) = (
+        _cross_entropy(x, y, target, temperature, leave_out_self=False) for x, y in ((a, v), (v, a))
+    )
+    return (there + back) / 2, (found_there + found_back) / 2
+
+
+def _cross_entropy(
+    anchors: Float[Tensor, "n E"],
+    candidates: Float[Tensor, "m E"],
+    target: Tensor,
+    temperature: float,
+    *,
+    leave_out_self: bool,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Mean over anchors of -log softmax of their target's similarity, and how often the target is the nearest."""
+    rows = max(1, CHUNK_ENTRIES // len(candidates))
+
+    def part(anchors: Tensor, candidates: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        logits = anchors @ candidates.T / temperature
+        if leave_out_self:
+            own = torch.arange(len(anchors), device=anchors.device)[:, None] + start
+            logits = logits.masked_fill(own == torch.arange(len(candidates), device=own.device), float("-inf"))
+        wanted = target[start : start + len(anchors)]
+        hits = (logits.detach().argmax(dim=1) == wanted).sum()
+        return F.cross_entropy(logits, wanted, reduction="sum"), hits
+
+    if rows >= len(anchors):
+        loss, hits = part(anchors, candidates, 0)
+        return loss / len(anchors), hits / len(anchors)
+    parts = [
+        checkpoint(part, anchors[i : i + rows], candidates, i, use_reentrant=False)
+        for i in range(0, len(anchors), rows)
+    ]
+    losses, hits = zip(*parts, strict=True)  # type: ignore[arg-type]
+    return torch.stack(losses).sum() / len(anchors), torch.stack(hits).sum() / len(anchors)
 
 
 def equiav_loss(output: EquiAVOutput, settings: Loss) -> dict[str, Tensor]:
-    """Weighted sum under "loss", and "loss_inter", "loss_intra_audio", "loss_intra_visual", "accuracy_…" beside it.
+    """Weighted sum under "loss"; beside it its parts "loss_inter", "loss_intra_audio", "loss_intra_visual", the
+    "accuracy_…" of each, and "alignment" and "uniformity" of the inter-modal embeddings.
 
     Without augmented views (method plain) there is the inter-modal part alone.
 
@@ -67,8 +105,10 @@ def equiav_loss(output: EquiAVOutput, settings: Loss) -> dict[str, Tensor]:
     # autocast would take the similarities to half precision
     with torch.autocast(output.audio_inter.device.type, enabled=False):
         t = settings.temperature
-        inter, accuracy = info_nce(_gathered(output.audio_inter), _gathered(output.visual_inter), t)
+        audio, visual = _gathered(output.audio_inter), _gathered(output.visual_inter)
+        inter, accuracy = info_nce(audio, visual, t)
         found = {"loss": settings.inter * inter, "loss_inter": inter, "accuracy_inter": accuracy}
+        found |= {"alignment": alignment(audio, visual), "uniformity": (uniformity(audio) + uniformity(visual)) / 2}
         for name, weight, predicted, augmented in (
             ("intra_audio", settings.intra_audio, output.audio_predicted, output.audio_augmented),
             ("intra_visual", settings.intra_visual, output.visual_predicted, output.visual_augmented),
@@ -83,11 +123,6 @@ def equiav_loss(output: EquiAVOutput, settings: Loss) -> dict[str, Tensor]:
 def _check_batch(x: Tensor) -> None:
     if len(x) < 2:
         raise ModelError(f"a contrastive loss needs other clips to compare with: a batch of 2 or more, found {len(x)}")
-
-
-@torch.no_grad()
-def _accuracy(logits: Tensor, target: Tensor) -> Tensor:
-    return (logits.argmax(dim=1) == target).float().mean()
 
 
 def _gathered(x: Float[Tensor, "b E"]) -> Float[Tensor, "B E"]:

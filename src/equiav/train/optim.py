@@ -1,11 +1,11 @@
-"""AdamW and its schedule: linear warm-up, then a cosine, per step (the release's values are the defaults)."""
+"""AdamW, its schedule (linear warm-up, then a cosine, per step: the release's values are the defaults), averaging."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from equiav.config import Optim
 
@@ -31,3 +31,13 @@ def learning_rate(step: int, *, steps_per_epoch: int, epochs: int, settings: Opt
         return settings.lr_start + (settings.lr - settings.lr_start) * step / warmup
     done = (step - warmup) / max(total - warmup, 1)
     return settings.lr_end + (settings.lr - settings.lr_end) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+@torch.no_grad()
+def follow(average: dict[str, Tensor], model: nn.Module, decay: float | None, step: int) -> None:
+    """Move a running average of the weights towards them; in the first steps faster, to forget where they began."""
+    if decay is None:
+        return
+    keep = min(decay, (1 + step) / (10 + step))
+    for name, weight in model.named_parameters():
+        average[name].lerp_(weight, 1 - keep)

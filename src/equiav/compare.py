@@ -1,0 +1,204 @@
+"""Recipes against each other:  (recipe, key=a,b,c, seeds) → one run per variant and seed → one table, one picture.
+
+    OUT/VARIANT/seed-0/{recipe.yaml, metrics.jsonl, model/, …, retrieval.json}   OUT/compare.json   OUT/compare.png
+
+All variants get the same clips, steps and seeds. Every run goes on where it was; a finished one is not touched again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from equiav.config import Recipe, load_recipe
+from equiav.errors import ConfigError
+
+if TYPE_CHECKING:
+    from equiav.library.table import Library
+    from equiav.train.report import Step
+
+FIGURES = ("recall_at_1", "recall_at_10", "class_precision_at_1", "train_s")
+CURVES = ("loss_inter", "accuracy_inter", "accuracy_intra_audio", "accuracy_intra_visual")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One recipe of the comparison, for one seed."""
+
+    name: str  # its own settings, or "recipe" where nothing varies
+    seed: int
+    recipe: Recipe
+    run: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a variant reached."""
+
+    name: str
+    seed: int
+    figures: dict[str, float | None]
+
+
+def variants(recipe: str, settings: list[str], seeds: int, out: Path) -> list[Variant]:
+    """Every combination of the settings' values, for every seed.
+
+    Args:
+        recipe: shipped name or path.
+        settings: `key=value` for all; `key=a,b,c` makes variants. A comma inside brackets is part of its value.
+        seeds: how many, from 0 on.
+        out: folder of the comparison.
+
+    Raises:
+        ConfigError: an unknown key, a value out of range, or the seed among the settings.
+    """
+    if any(setting.startswith("train.seed=") for setting in settings):
+        raise ConfigError("train.seed is what --seeds varies: leave it out of the settings")
+    choices = [[f"{key}={value}" for value in _values(text)] for key, _, text in (s.partition("=") for s in settings)]
+    varied = {choice for among in choices if len(among) > 1 for choice in among}
+    found = []
+    for chosen in itertools.product(*choices):
+        name = " ".join(text for text in chosen if text in varied) or "recipe"
+        folder = out / re.sub(r"[^\w.=-]+", "_", name)
+        for seed in range(seeds):
+            made = load_recipe(recipe, [*chosen, f"train.seed={seed}"])
+            found.append(Variant(name, seed, made, folder / f"seed-{seed}"))
+    return found
+
+
+def _values(text: str) -> list[str]:
+    """Split at commas outside of brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{(") - (letter in "]})")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def compare(
+    library: Library,
+    chosen: list[Variant],
+    out: Path,
+    *,
+    split: str = "test",
+    on_step: Callable[[str, Step], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[Result] | None:
+    """Train and evaluate all variants; writes compare.json and compare.png. None when told to stop.
+
+    Raises:
+        TrainingError: as `pretrain`.
+        LibraryError: the split to evaluate on has no clips.
+    """
+    results = []
+    for number, variant in enumerate(chosen, 1):
+        said = f"{number}/{len(chosen)} {variant.name} seed {variant.seed}"
+        tell = (lambda step, said=said: on_step(said, step)) if on_step else None
+        result = _result(library, variant, split, tell, should_stop)
+        if result is None:
+            return None
+        results.append(result)
+        (out / "compare.json").write_text(json.dumps(_summary(results), indent=2), encoding="utf-8")
+    draw_curves(chosen, out / "compare.png")
+    return results
+
+
+def _result(
+    library: Library,
+    variant: Variant,
+    split: str,
+    on_step: Callable[[Step], None] | None,
+    should_stop: Callable[[], bool],
+) -> Result | None:
+    from equiav.evaluate.retrieval import evaluate_retrieval
+    from equiav.model.equiav import EquiAV
+    from equiav.train.pretrain import pretrain
+
+    file = variant.run / "retrieval.json"
+    if not file.exists():
+        start = time.monotonic()
+        if not pretrain(variant.recipe, library, variant.run, on_step=on_step, should_stop=should_stop).done:
+            return None
+        seconds = time.monotonic() - start
+        model = EquiAV.from_pretrained(variant.run / "model")
+        report = evaluate_retrieval(library, model, split=split)
+        directions = (report.audio_to_visual, report.visual_to_audio)
+        levels = [direction.class_level for direction in directions]
+        figures = {
+            "recall_at_1": statistics.mean(d.recall_at_1.value for d in directions),
+            "recall_at_10": statistics.mean(d.recall_at_10.value for d in directions),
+            "class_precision_at_1": statistics.mean(level.precision_at_1.value for level in levels if level)
+            if all(levels)
+            else None,
+            "train_s": seconds,
+            "parameters": sum(p.numel() for p in model.parameters()),
+        }
+        beside = file.with_suffix(".part")
+        beside.write_text(json.dumps({"figures": figures, **report.to_dict()}, indent=2), encoding="utf-8")
+        beside.replace(file)
+    return Result(variant.name, variant.seed, json.loads(file.read_text(encoding="utf-8"))["figures"])
+
+
+def _by_name(results: list[Result]) -> Iterator[tuple[str, list[Result]]]:
+    for name in dict.fromkeys(result.name for result in results):
+        yield name, [result for result in results if result.name == name]
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
+
+
+def _summary(results: list[Result]) -> list[dict[str, Any]]:
+    """Per variant mean and standard deviation over seeds, beside the figures of each."""
+    rows = []
+    for name, own in _by_name(results):
+        columns = {figure: [r.figures[figure] for r in own] for figure in FIGURES}
+        known = {figure: [v for v in values if v is not None] for figure, values in columns.items()}
+        means = {figure: _spread(values) for figure, values in known.items() if values}
+        rows.append({"variant": name, **means, "seeds": [{"seed": r.seed, **r.figures} for r in own]})
+    return rows
+
+
+def to_table(results: list[Result]) -> Table:
+    """For people: mean ± standard deviation over seeds, both directions averaged."""
+    table = Table("variant", "seeds", "R@1 %", "R@10 %", "class P@1 %", "train s")
+    for row in _summary(results):
+        cells = []
+        for figure in FIGURES:
+            scale = 1 if figure == "train_s" else 100
+            spread = row.get(figure)
+            cells.append("–" if spread is None else f"{scale * spread['mean']:.1f} ± {scale * spread['std']:.1f}")
+        table.add_row(row["variant"], str(len(row["seeds"])), *cells)
+    return table
+
+
+def draw_curves(chosen: list[Variant], file: Path) -> None:
+    """Losses and accuracies of all runs over their steps: a colour per variant, a thin line per seed."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(variant.name for variant in chosen))
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    for axes, key in zip(figure.subplots(2, 2).flat, CURVES, strict=True):
+        for variant in chosen:
+            text = (variant.run / "metrics.jsonl").read_text(encoding="utf-8")
+            lines = [line for line in map(json.loads, text.splitlines()) if key in line]
+            colour = colormaps["tab10"](names.index(variant.name) % 10)
+            label = variant.name if variant.seed == 0 else None
+            axes.plot([x["step"] for x in lines], [x[key] for x in lines], color=colour, lw=1, label=label)
+        axes.set(title=key.replace("_", " "), xlabel="step")
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize="small")
+    figure.savefig(file, dpi=110)

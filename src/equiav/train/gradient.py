@@ -1,0 +1,105 @@
+"""The gradient of a contrastive loss over a batch, in the memory of a part of it (gradient caching).
+
+    all parts: embeddings, without graph → loss over all → gradient of each embedding → all parts again: backward
+
+A contrastive loss looks at all clips at once, so parts can't be accumulated as they are. But its gradient reaches the
+weights through the embeddings alone: ∂L/∂w = Σ_parts (∂e_part/∂w)ᵀ ∂L/∂e_part (Gao et al. 2021, arXiv 2101.06983). One
+more forward pass buys a batch of any size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any, Protocol, TypeVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+B = TypeVar("B", bound="Clips")
+
+
+class Clips(Protocol):
+    """A batch."""
+
+    @property
+    def clip_ids(self) -> list[str]:
+        """Ids of its clips."""
+        ...
+
+    def split(self: B, size: int) -> Sequence[B]:
+        """The batch in parts of `size` clips, the last of them maybe smaller."""
+        ...
+
+
+class Objective(Protocol):
+    """What is trained for."""
+
+    def inputs(self, batch: Any, epoch: int) -> tuple[Tensor | None, ...]:
+        """The model's arguments for a batch: the same for the same clips, epoch and seed."""
+        ...
+
+    def losses(self, output: Any) -> dict[str, Tensor]:
+        """From the model's output: the scalar to minimise under "loss", and anything else worth a line in a log."""
+        ...
+
+    def health(self, batch: Any, epoch: int) -> dict[str, float]:
+        """Measures of `equiav.train.health` on a batch; none where it has nothing to say."""
+        ...
+
+
+def backward(
+    model: nn.Module, objective: Objective, batch: Clips, epoch: int, accelerator: Accelerator, *, micro_batch: int
+) -> dict[str, Tensor]:
+    """Add the gradient of the loss over the batch to the weights' `grad`; returns the losses, detached.
+
+    Args:
+        model: gives a named tuple of tensors (n, …), or None in their place.
+        objective: makes its inputs and judges its outputs.
+        batch: this process's share.
+        epoch: decides what is drawn.
+        accelerator: for autocast, gradient scaling, and to average over the processes once.
+        micro_batch: clips whose activations are held at once.
+    """
+
+    def run(part: Clips) -> Any:
+        inputs = objective.inputs(part, epoch)
+        with accelerator.autocast():
+            return model(*inputs)
+
+    if len(batch.clip_ids) <= micro_batch:
+        losses = objective.losses(run(batch))
+        accelerator.backward(losses["loss"])
+        return _detached(losses)
+    parts = batch.split(micro_batch)
+    random = torch.get_rng_state()
+    with torch.no_grad():
+        outputs = [run(part) for part in parts]
+    joined = type(outputs[0])(*(_joined(column) for column in zip(*outputs, strict=True)))
+    losses = objective.losses(joined)
+    accelerator.backward(losses["loss"])
+    torch.set_rng_state(random)  # what the first pass dropped, the second drops too
+    gradients = _parted([None if x is None else x.grad for x in joined], micro_batch)
+    for number, (part, wanted) in enumerate(zip(parts, gradients, strict=True)):
+        last = number == len(parts) - 1
+        with nullcontext() if last else accelerator.no_sync(model):
+            pairs = [(x, g) for x, g in zip(run(part), wanted, strict=True) if x is not None and g is not None]
+            torch.autograd.backward([x for x, _ in pairs], [g.to(x.dtype) for x, g in pairs])
+    return _detached(losses)
+
+
+def _detached(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in losses.items()}
+
+
+def _joined(column: Sequence[Tensor | None]) -> Tensor | None:
+    present = [x.float() for x in column if x is not None]
+    return torch.cat(present).requires_grad_() if present else None
+
+
+def _parted(gradients: list[Tensor | None], size: int) -> Iterator[list[Tensor | None]]:
+    """Columns of the whole batch → one list per part."""
+    rows = max(len(g) for g in gradients if g is not None)
+    for start in range(0, rows, size):
+        yield [None if g is None else g[start : start + size] for g in gradients]

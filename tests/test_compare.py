@@ -1,0 +1,62 @@
+"""Comparisons: every combination for every seed, equal budget, resumable, one table."""
+
+import json
+
+import pytest
+
+from equiav.compare import compare, to_table, variants
+from equiav.errors import ConfigError
+from train.small_library import SMALL, make_library
+
+
+def test_variants_are_all_combinations_for_all_seeds(tmp_path):
+    chosen = variants("toy", ["model.method=equiav,plain", "train.epochs=3", "loss.inter=1,2"], 2, tmp_path)
+    assert len(chosen) == 2 * 2 * 2
+    assert len({variant.run for variant in chosen}) == 8
+    assert {variant.name for variant in chosen} == {
+        f"model.method={method} loss.inter={weight}" for method in ("equiav", "plain") for weight in (1, 2)
+    }
+    assert {variant.recipe.train.seed for variant in chosen} == {0, 1}
+    assert all(variant.recipe.train.epochs == 3 for variant in chosen)
+
+
+def test_a_comma_in_brackets_belongs_to_its_value(tmp_path):
+    first, second = variants("toy", ["augment={variant: unit},{variant: released, effects: released}"], 1, tmp_path)
+    assert (first.recipe.augment.variant, second.recipe.augment.effects) == ("unit", "released")
+    (alone,) = variants("toy", ["optim.betas=[0.9, 0.99]"], 1, tmp_path)
+    assert alone.name == "recipe"
+    assert alone.recipe.optim.betas == (0.9, 0.99)
+
+
+def test_the_seed_belongs_to_the_comparison(tmp_path):
+    with pytest.raises(ConfigError, match="leave it out"):
+        variants("toy", ["train.seed=1,2"], 3, tmp_path)
+    with pytest.raises(ConfigError, match="did you mean method"):
+        variants("toy", ["model.metod=equiav,plain"], 3, tmp_path)
+
+
+def test_a_comparison_trains_measures_resumes_and_tabulates(tmp_path):
+    library = make_library(tmp_path)
+    chosen = variants("toy", [*SMALL, "model.method=equiav,plain"], 2, tmp_path / "out")
+    told = []
+
+    def after(steps):
+        return lambda: len(told) >= steps
+
+    def tell(run, step):
+        told.append((run, step.step))
+
+    assert compare(library, chosen, tmp_path / "out", split="train", on_step=tell, should_stop=after(3)) is None
+    results = compare(library, chosen, tmp_path / "out", split="train", on_step=tell)
+    assert results is not None
+    assert len(told) == 4 * 2, "no step is done twice"
+    assert {run.split(" ", 1)[0] for run, _ in told} == {"1/4", "2/4", "3/4", "4/4"}
+    rows = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert [row["variant"] for row in rows] == ["model.method=equiav", "model.method=plain"]
+    for row in rows:
+        values = [seed["recall_at_10"] for seed in row["seeds"]]
+        assert row["recall_at_10"]["mean"] == pytest.approx(sum(values) / 2)
+    assert to_table(results).row_count == 2
+    assert (tmp_path / "out" / "compare.png").stat().st_size > 10_000
+    assert compare(library, chosen, tmp_path / "out", split="train", on_step=tell) == results
+    assert len(told) == 8

@@ -1,0 +1,81 @@
+"""Killed at any moment, started again: the run ends bit for bit where an undisturbed one ends."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from train.small_library import SMALL, make_library
+
+KILLS = 20
+
+
+def finished(run):
+    """Everything of a finished run that must not depend on how it got there: weights, moments, losses."""
+    newest = max((run / "state").glob("step-*"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [(line["step"], line["loss"], line["gradient_norm"], line["lr"]) for line in lines]
+    files = [run / "model" / "model.safetensors", *sorted(newest.glob("*.safetensors"))]
+    return [file.read_bytes() for file in files], losses, newest.name
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_twenty_moments_ends_as_an_undisturbed_one(tmp_path):
+    library = make_library(tmp_path)
+    overrides = [*SMALL[:-1], "train.epochs=900", "train.log_every=7", "train.ema=0.99"]
+
+    def command(run):
+        return [
+            *(sys.executable, "-m", "equiav", "pretrain", "toy"),
+            *("--library", str(library.path), "--run", str(run), *overrides),
+        ]
+
+    def newest():
+        return max((int(p.name[5:]) for p in (tmp_path / "killed" / "state").glob("step-*")), default=0)
+
+    rng, reached = random.Random(0), [0]
+    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
+    for _ in range(KILLS):
+        child = subprocess.Popen(command(tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while newest() == reached[-1] and child.poll() is None:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.5))
+        child.kill()
+        assert child.wait() == -signal.SIGKILL, "the run ended before it could be killed: train longer"
+        reached.append(newest())
+    assert len(set(reached)) == KILLS + 1
+    subprocess.run(command(tmp_path / "killed"), check=True, capture_output=True)
+    assert finished(tmp_path / "killed") == finished(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_their_run_can_be_finished_by_one(tmp_path, parallel):
+    library = make_library(tmp_path)
+    shared = ["-L", str(library.path), *SMALL[:-1], "train.log_every=1", f"train.parallel={parallel}"]
+    one = [sys.executable, "-m", "equiav", "pretrain", "toy"]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    two = [sys.executable, *launcher, *one[1:]]
+    subprocess.run([*one, *shared, "-R", str(tmp_path / "one"), "train.epochs=6"], check=True, capture_output=True)
+    subprocess.run([*two, *shared, "-R", str(tmp_path / "two"), "train.epochs=6"], check=True, capture_output=True)
+    lines = {
+        name: [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    }
+    for a, b in zip(lines["one"], lines["two"], strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
+        assert b["gradient_norm"] == pytest.approx(a["gradient_norm"], rel=1e-3)
+    assert lines["two"][0]["loss"] == pytest.approx(lines["one"][0]["loss"], rel=1e-6)
+    states = sorted((tmp_path / "two" / "state").glob("step-*"))
+    for later in states[1:]:
+        for file in later.iterdir():
+            file.unlink()
+        later.rmdir()
+    subprocess.run([*one, *shared, "-R", str(tmp_path / "two"), "train.epochs=6"], check=True, capture_output=True)
+    again = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in again] == [1, 2, 3, 4, 5, 6]
+    assert again[-1]["loss"] == pytest.approx(lines["one"][-1]["loss"], rel=1e-4)
