@@ -26,7 +26,7 @@ def finished(run):
 @pytest.mark.slow
 def test_a_run_killed_at_twenty_moments_ends_as_an_undisturbed_one(tmp_path):
     library = make_library(tmp_path)
-    overrides = [*SMALL[:-1], "train.epochs=900", "train.log_every=7", "train.ema=0.99"]
+    overrides = [*SMALL[:-1], "train.epochs=500", "train.log_every=7", "train.ema=0.99"]
 
     def command(run):
         return [
