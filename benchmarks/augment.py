@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter
 from scipy import ndimage
 
+from _common import environment
 from equiav.augment.audio import AudioSpace, audio_space
 from equiav.augment.space import SpaceParams
 from equiav.augment.uniforms import Method
@@ -127,17 +126,6 @@ def extra_memory(work: Callable[[], object], batch: torch.Tensor) -> float:
 def _status(field: str) -> int:
     text = Path("/proc/self/status").read_text(encoding="ascii")
     return int(next(line for line in text.splitlines() if line.startswith(field)).split()[1])
-
-
-def hardware() -> dict[str, str | int]:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return {"cpu": names[0] if names else platform.processor(), "cores": len(names)}
-
-
-def commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
 
 
 @dataclass(frozen=True)
@@ -240,10 +228,9 @@ def main() -> None:
     batched, loop = took["audio"] + took["visual"], took["audio_loop"] + took["visual_loop"]
     result = {
         "benchmark": "augment",
-        "hardware": hardware(),
+        **environment(),
         "torch": torch.__version__,
         "threads": 1,
-        "commit": commit(),
         "batch": given.batch,
         "centroid_samples": given.centroid_samples,
         "clips_per_s": round(given.batch / batched, 1),

@@ -14,13 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,10 +24,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from _common import environment
 from equiav.config import ModelConfig, load_recipe
 from equiav.model.equiav import EquiAV
 from equiav.model.predictor import ParameterEncoder, make_predictor
 from equiav.train.loss import equiav_loss
+from equiav.train.throughput import model_inputs, step_flops
 
 SIDE = 2048
 PAPER = load_recipe("base")
@@ -72,16 +70,6 @@ def quick_rate(dtype: torch.dtype) -> float:
     return 2 * 256**3 / min(seconds(lambda: a @ a) for _ in range(6))
 
 
-def inputs(model: EquiAV, batch: int, device: str = "cpu") -> list[Tensor]:
-    """All arguments of `forward`, random."""
-    settings, features = model.config.architecture, model.config.features
-    side, k = settings.image_side, settings.centroid_samples
-    views = [(features.time_frames, features.mel_bins), (3, side, side)] * 2
-    spaces = (model.audio_space.size, model.visual_space.size)
-    shapes = [*views, *((p,) for p in spaces), *((k, p) for p in spaces)]
-    return [torch.randn(batch, *shape, device=device) for shape in shapes]
-
-
 def training_step(model: EquiAV, given: list[Tensor], dtype: torch.dtype) -> None:
     """Forward, losses, backward."""
     with torch.autocast("cpu", dtype=dtype) if dtype != torch.float32 else nullcontext():
@@ -95,18 +83,6 @@ def counted(work: Callable[[], object]) -> int:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
-
-
-def useful_flops(config: ModelConfig, batch: int) -> int:
-    """FLOPs of a step but for the losses' own, counted without computing anything."""
-    with torch.device("meta"):
-        model = EquiAV(config, seed=None)
-
-    def step() -> None:
-        outputs = model(*inputs(model, batch, "meta"))
-        torch.stack([x.sum() for x in outputs if x is not None]).sum().backward()
-
-    return counted(step)
 
 
 def overhead_gmac(tokens: int, slots: int, samples: int) -> float:
@@ -185,7 +161,7 @@ def alternate(work: Callable[[], object], ceiling: Ceiling, repeats: int) -> flo
 def measure(config: ModelConfig, batch: int, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
     """One precision: step, ratio to the ceiling, and the predictor's share."""
     model, ceiling = EquiAV(config), Ceiling(dtype)
-    given, flops = inputs(model, batch), useful_flops(config, batch)
+    given, flops = model_inputs(model, batch, "cpu"), step_flops(config, batch)
     step_s = alternate(lambda: training_step(model, given, dtype), ceiling, repeats)
     predictor_s = alternate(predictor_step(model, batch, dtype), ceiling, 2 * repeats)
     return {
@@ -196,23 +172,6 @@ def measure(config: ModelConfig, batch: int, dtype: torch.dtype, repeats: int) -
         "ratio": round(flops / step_s / ceiling.flops_per_s, 3),
         "predictor_s": round(predictor_s, 4),
         "predictor_share": round(predictor_s / step_s, 4),
-    }
-
-
-def environment() -> dict[str, Any]:
-    """What the figures depend on."""
-    info = Path("/proc/cpuinfo")
-    names = [x.split(":", 1)[1].strip() for x in info.read_text().splitlines() if x.startswith("model name")]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "cpu": names[0] if names else platform.machine(),
-        "cores": os.cpu_count(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "clock": CLOCK.__name__,
-        "load_1min": round(os.getloadavg()[0], 2),
-        "torch": torch.__version__,
-        "commit": commit.stdout.strip() or None,
     }
 
 
@@ -235,6 +194,8 @@ def main() -> None:
     architecture = settings.model.model_copy(update={"compile": given.compile})
     config = ModelConfig.model_validate({"architecture": architecture, "features": settings.features})
     found: dict[str, Any] = {"benchmark": "model", "size": given.size, "batch": batch, **environment()}
+    found |= {"threads": torch.get_num_threads(), "clock": CLOCK.__name__, "torch": torch.__version__}
+    found["capability"] = torch.backends.cpu.get_cpu_capability()
     if given.size == "toy":
         work, flops = torch_encoders(config, batch)
         ceiling = Ceiling(torch.float32)

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
+from _common import environment
 from equiav.evaluate.metrics import retrieval_metrics
 
 
@@ -35,18 +33,6 @@ def fastest(work: Callable[[], object], repeats: int) -> float:
 def peak_mib() -> float:
     """Largest resident memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def hardware() -> dict[str, str | int]:
-    """Processor name and cores, as the kernel says."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        return {"cpu": names[0] if names else cpu, "cores": len(names)}
-    return {"cpu": cpu, "cores": 0}
 
 
 def main() -> None:
@@ -67,11 +53,9 @@ def main() -> None:
     classes_mib = peak_mib() - before
     # last, because its result alone is size x size floats
     product = fastest(lambda: queries @ gallery.T, given.repeats)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     report = {
         "benchmark": "retrieval",
-        "commit": commit.stdout.strip(),
-        **hardware(),
+        **environment(),
         "numpy": np.__version__,
         "size": given.size,
         "width": given.width,

@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import platform
-import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from _common import environment
 from equiav.config import load_recipe
 from equiav.demo import CLIPS, TEST
 from equiav.evaluate.retrieval import evaluate_retrieval
@@ -72,9 +71,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("build/toy"))
     arguments = parser.parse_args()
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    machine = environment()  # before the run: its load is then our own
     results = [measure(arguments.out / f"seed{seed}", seed) for seed in arguments.seeds]
-    print(json.dumps({"commit": commit.stdout.strip(), "machine": platform.processor(), "results": results}, indent=2))
+    print(json.dumps({"benchmark": "toy", **machine, "results": results}, indent=2))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from equiav.errors import ConfigError, TrainingError
 from equiav.library.loader import ClipLoader
 from equiav.model.equiav import EquiAV
 from equiav.train.dry_run import dry_run
-from equiav.train.pretrain import Pretraining, clip_keys, model_config, pretrain, resolve, roll_time
+from equiav.train.objective import Pretraining, clip_keys, roll_time
+from equiav.train.pretrain import model_config, pretrain, resolve
 from samples import TINY
 from train.small_library import make_library, small_recipe
 

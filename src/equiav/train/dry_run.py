@@ -15,8 +15,9 @@ from rich.table import Table
 from equiav.config import Recipe
 from equiav.library.table import Library
 from equiav.model.equiav import EquiAV
+from equiav.train.objective import Pretraining
 from equiav.train.optim import make_optimizer
-from equiav.train.pretrain import Pretraining, make_plan
+from equiav.train.pretrain import make_plan
 from equiav.train.throughput import matmul_rate, memory_gb, step_flops
 
 CLIPS = 4  # of the step that is measured
