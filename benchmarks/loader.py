@@ -25,6 +25,7 @@ from _common import environment
 from equiav.config import load_recipe
 from equiav.library.loader import ClipLoader
 from equiav.library.table import Library
+from equiav.memory import share_heaps
 
 
 def ceiling(library: Library, clips: int) -> float:
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=1, help="pictures per clip in the library; one is used")
     parser.add_argument("--batch", type=int, default=32)
     given = parser.parse_args()
+    share_heaps()  # as the command line does
     process = psutil.Process()
     with tempfile.TemporaryDirectory() as folder:
         features = load_recipe("base").features.model_copy(update={"frames_per_clip": given.frames})

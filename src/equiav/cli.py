@@ -21,6 +21,7 @@ from rich.table import Column, Table
 
 from equiav._version import __version__
 from equiav.errors import ConfigError, EquiAVError
+from equiav.memory import share_heaps
 from equiav.terminal import IS_MAIN, Bar, err, stop_on_signal
 
 EXIT_PARTIAL = 3
@@ -43,6 +44,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change:
 
 def main() -> NoReturn:
     """Entry point: run a verb; errors of ours become one line and exit code 1."""
+    share_heaps()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         app(standalone_mode=True)
