@@ -69,4 +69,12 @@ def test_an_alarm_rings_beyond_its_threshold_and_says_what_to_do(alarm):
         line = ringing({measure: bad})[measure]
         assert alarm.name in line
         assert alarm.advice in line
-        assert len(ringing({measure: math.nan})) == 1
+        assert "not finite; lower optim.lr" in ringing({measure: math.nan})[measure]
+
+
+def test_embeddings_that_are_not_finite_have_no_measures_and_set_off_alarms():
+    broken = sphere(8, 4)
+    broken[3] = math.nan
+    measures = {"deviation": deviation(broken), "rank_share": rank_share(broken), "uniformity": uniformity(broken)}
+    assert all(math.isnan(float(value)) for value in measures.values())
+    assert set(ringing({name: float(value) for name, value in measures.items()})) == {"deviation", "rank_share"}

@@ -148,6 +148,7 @@ def test_a_non_finite_step_is_skipped_counted_and_its_clips_named(tmp_path):
     _, weights, lines = run(tmp_path / "r", poison={4})
     assert all(torch.isfinite(value).all() for value in weights.values())
     assert lines[-1]["skipped"] == 1
+    assert lines[4]["loss"] is None
     note = json.loads((tmp_path / "r/skipped.jsonl").read_text())
     assert note["step"] == 4
     assert len(note["clip_ids"]) == 4

@@ -9,6 +9,7 @@ B batch · E embedding width · K parameter sets · D latent width
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,8 @@ def deviation(x: Float[Tensor, "B E"]) -> Float[Tensor, ""]:
 
 def effective_rank(x: Float[Tensor, "B E"]) -> Float[Tensor, ""]:
     """Exponential of the entropy of the singular values of the centred embeddings (Roy and Vetterli 2007)."""
+    if not x.isfinite().all():
+        return x.new_tensor(float("nan"))
     values = torch.linalg.svdvals(_unit(x) - _unit(x).mean(0))
     share = values / values.sum().clamp(min=1e-12)
     return torch.special.entr(share).sum().exp()
@@ -91,6 +94,8 @@ class Alarm:
 
     def describe(self, measure: str, value: float) -> str:
         """One line for people."""
+        if math.isnan(value):
+            return f"{measure} is not a number: the embeddings are not finite; lower optim.lr"
         bound = f"below {self.below}" if self.below is not None else f"above {self.above}"
         return f"{self.name}: {measure} is {value:.3g}, {bound}; {self.advice}"
 

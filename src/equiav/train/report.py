@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class JsonLines:
         self._path = path
 
     def add(self, line: dict[str, Any]) -> None:
-        """Append one."""
+        """Append one; what is not finite becomes null, which every reader of JSON takes."""
+        finite = {key: None if isinstance(x, float) and not math.isfinite(x) else x for key, x in line.items()}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(finite, allow_nan=False) + "\n")
