@@ -23,7 +23,7 @@ from equiav.errors import ConfigError
 class Settings(BaseModel):
     """Frozen, strict about names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
 
 class Features(Settings):
@@ -191,14 +191,25 @@ class Data(Settings):
 
 
 class Init(Settings):
-    """Where the encoders' first weights come from; fresh ones when not given."""
+    """Where the first weights come from; fresh ones when not given."""
 
+    model: str | None = Field(
+        default=None,
+        alias="from",
+        description="Folder or Hub id of an equiav model whose weights a new run starts from, all of them.",
+    )
     audio: str | None = Field(
         default=None, description="Path or Hub id of a masked autoencoder's ViT for the audio encoder."
     )
     visual: str | None = Field(
         default=None, description="Path or Hub id of a masked autoencoder's ViT for the visual encoder."
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.model and (self.audio or self.visual):
+            raise ValueError("from gives all weights: leave out audio and visual")
+        return self
 
 
 class ModelConfig(Settings):
@@ -289,7 +300,8 @@ def _explain(kind: type[Settings], problem: dict[str, Any]) -> str:
     owner: type[BaseModel] = kind
     for part in problem["loc"][:-1]:
         owner = owner.model_fields[str(part)].annotation  # type: ignore[assignment]
-    return f"{key} is not a key of {owner.__name__}{nearest(str(problem['loc'][-1]), owner.model_fields)}"
+    known = [field.alias or name for name, field in owner.model_fields.items()]
+    return f"{key} is not a key of {owner.__name__}{nearest(str(problem['loc'][-1]), known)}"
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from equiav.config import load_recipe
-from equiav.errors import ConfigError, TrainingError
+from equiav.errors import ConfigError, ModelError, TrainingError
 from equiav.library.loader import ClipLoader
 from equiav.model.equiav import EquiAV
 from equiav.train.dry_run import dry_run
@@ -118,6 +118,21 @@ def test_an_averaged_run_keeps_the_average_and_resumes_exactly(library, tmp_path
     weights = [name for name in whole if name.endswith("weight")]
     assert weights
     assert not any(torch.equal(whole[name], last[name]) for name in weights)
+
+
+def test_a_new_run_starts_from_the_weights_of_another(library, tmp_path):
+    pretrain(small_recipe(), library, tmp_path / "old")
+    source = tmp_path / "old" / "model"
+    fresh = small_recipe(f"init.from={source}", "optim.lr=1e-12", "optim.lr_start=0", "optim.lr_end=0", "train.seed=5")
+    pretrain(fresh, library, tmp_path / "new")
+    old, new = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("old", "new"))
+    assert all(torch.allclose(old[name], new[name], atol=1e-8) for name in old)
+    assert load_recipe(tmp_path / "new" / "recipe.yaml").init.model == str(source)
+    pretrain(fresh, library, tmp_path / "new")
+    with pytest.raises(ModelError, match="do not fit this model"):
+        pretrain(small_recipe(f"init.from={source}", "model.width=64"), library, tmp_path / "wider")
+    with pytest.raises(ConfigError, match="from gives all weights"):
+        small_recipe(f"init.from={source}", "init.audio=mae.pth")
 
 
 def test_micro_batches_give_the_run_of_whole_batches(library, tmp_path):

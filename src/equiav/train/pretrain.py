@@ -21,6 +21,7 @@ from equiav.library.loader import ClipLoader
 from equiav.library.table import Library
 from equiav.model.convert import start_encoders
 from equiav.model.equiav import EquiAV
+from equiav.model.initialise import load_strictly
 from equiav.train.loop import train
 from equiav.train.objective import Pretraining
 from equiav.train.processes import from_main, make_accelerator, whole
@@ -65,6 +66,8 @@ def pretrain(
     recipe, accelerator = plan.recipe, plan.accelerator
     from_main(accelerator, lambda: claim_run(run, recipe))
     model = EquiAV(plan.config, seed=recipe.train.seed)
+    if recipe.init.model:
+        load_strictly(model, EquiAV.from_pretrained(recipe.init.model).state_dict(), where=recipe.init.model)
     start_encoders(model, recipe.init)
     model.to(accelerator.device)
     accelerator.init_trackers("equiav", config=_flat(recipe.model_dump(mode="json")))
