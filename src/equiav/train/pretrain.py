@@ -30,6 +30,8 @@ from equiav.train.throughput import choose_precision, step_flops
 
 log = logging.getLogger(__name__)
 
+FEW_STEPS = 200  # a run of fewer hardly leaves its first weights
+
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -65,6 +67,10 @@ def pretrain(
     plan = make_plan(recipe, library, run)
     recipe, accelerator = plan.recipe, plan.accelerator
     from_main(accelerator, lambda: claim_run(run, recipe))
+    steps = len(plan.loader) * recipe.train.epochs
+    if steps < FEW_STEPS and accelerator.is_main_process:
+        enough = -(-FEW_STEPS // len(plan.loader))
+        log.warning("this run has only %d steps; for few clips raise train.epochs, e.g. train.epochs=%d", steps, enough)
     model = EquiAV(plan.config, seed=recipe.train.seed)
     if recipe.init.model:
         load_strictly(model, EquiAV.from_pretrained(recipe.init.model).state_dict(), where=recipe.init.model)
@@ -91,7 +97,7 @@ def pretrain(
         kept.load_state_dict(weights)
         kept.eval().save_pretrained(run / "model")
     accelerator.wait_for_everyone()
-    return Pretrained(run, progress.step, len(plan.loader) * recipe.train.epochs, library.count(recipe.data.split))
+    return Pretrained(run, progress.step, steps, library.count(recipe.data.split))
 
 
 @dataclass(frozen=True)
