@@ -140,3 +140,31 @@ def test_no_matrix_of_all_similarities_is_ever_in_memory(monkeypatch):
     nt_xent(embeddings, embeddings.detach().roll(1, 0), 0.07)[0].backward()
     assert 2048 <= largest <= 1 << 16
     assert embeddings.grad is not None
+
+
+def test_the_second_pass_drops_what_the_first_dropped():
+    kept = []
+
+    class Dropping(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3))
+
+        def forward(self, x: Tensor) -> Any:
+            mask = torch.rand(len(x), 1) > 0.5
+            kept.append(mask)
+            return Out(x * self.weight * mask)
+
+    class Out(tuple):
+        def __new__(cls, *columns: Tensor) -> Any:
+            return super().__new__(cls, columns)
+
+    class Squares(AsTheyAre):
+        def losses(self, output: Any) -> dict[str, Tensor]:
+            return {"loss": output[0].square().sum()}
+
+    batch = Rows([torch.randn(8, 3, generator=torch.Generator().manual_seed(0))])
+    backward(Dropping(), Squares(), batch, 0, make_accelerator(), micro_batch=3)
+    first, second = kept[:3], kept[3:]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert any(mask.any() for mask in first)

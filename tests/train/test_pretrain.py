@@ -85,6 +85,7 @@ def test_the_library_decides_features_normalisation_and_a_batch_that_fits(librar
     recipe = resolve(load_recipe("toy", ["train.global_batch=64"]), library)
     assert recipe.features == TINY
     assert recipe.train.global_batch == 5
+    assert resolve(load_recipe("toy"), library, processes=2).train.global_batch == 4, "every process has its share"
     assert recipe.train.precision in {"bf16", "fp32"}
     assert (recipe.data.audio_mean, recipe.data.audio_std) == pytest.approx(library.log_mel_stats("train"))
     fixed = resolve(load_recipe("toy", ["data.audio_mean=-4.3", "data.audio_std=4.3"]), library)
@@ -94,6 +95,11 @@ def test_the_library_decides_features_normalisation_and_a_batch_that_fits(librar
 def test_a_split_with_nothing_to_compare_is_an_error(library):
     with pytest.raises(TrainingError, match=r"split 'test' has 0 clips .* needs at least 2"):
         resolve(load_recipe("toy", ["data.split=test"]), library)
+
+
+def test_more_processes_than_clips_are_an_error(library):
+    with pytest.raises(TrainingError, match="5 clips are too few for 8 processes"):
+        resolve(load_recipe("toy"), library, processes=8)
 
 
 def test_a_run_stopped_and_taken_up_ends_in_the_same_model(library, tmp_path):

@@ -73,13 +73,15 @@ def backward(
         accelerator.backward(losses["loss"])
         return _detached(losses)
     parts = batch.split(micro_batch)
-    random = torch.get_rng_state()
+    # what the first pass drops, the second has to drop too, on every device
+    seed = int(torch.randint(2**62, ()))
+    torch.manual_seed(seed)
     with torch.no_grad():
         outputs = [run(part) for part in parts]
     joined = type(outputs[0])(*(_joined(column) for column in zip(*outputs, strict=True)))
     losses = objective.losses(joined)
     accelerator.backward(losses["loss"])
-    torch.set_rng_state(random)  # what the first pass dropped, the second drops too
+    torch.manual_seed(seed)
     gradients = _parted([None if x is None else x.grad for x in joined], micro_batch)
     for number, (part, wanted) in enumerate(zip(parts, gradients, strict=True)):
         last = number == len(parts) - 1

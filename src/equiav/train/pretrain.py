@@ -114,7 +114,8 @@ def make_plan(recipe: Recipe, library: Library, run: Path) -> Plan:
     """Resolve the recipe and open the loader; writes nothing."""
     _check_trackers(recipe)
     # what is measured here must be the same everywhere
-    recipe = from_main(make_accelerator(), lambda: resolve(recipe, library))
+    joined = make_accelerator()
+    recipe = from_main(joined, lambda: resolve(recipe, library, joined.num_processes))
     accelerator = make_accelerator(recipe.train.precision, recipe.train.trackers, run)
     loader = ClipLoader(
         library,
@@ -140,7 +141,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def resolve(recipe: Recipe, library: Library) -> Recipe:
+def resolve(recipe: Recipe, library: Library, processes: int = 1) -> Recipe:
     """Fill in what the library and the machine decide: features, normalisation, precision, a batch that fits."""
     clips = library.count(recipe.data.split)
     if clips < 2:
@@ -148,9 +149,12 @@ def resolve(recipe: Recipe, library: Library) -> Recipe:
             f"{library.path}: split {recipe.data.split!r} has {clips} clips with both sound and picture; "
             "contrastive training needs at least 2: ingest more videos"
         )
-    batch = min(recipe.train.global_batch, clips)
-    if batch < recipe.train.global_batch:
-        log.warning("batch reduced from %d to all %d clips of the split", recipe.train.global_batch, clips)
+    batch = recipe.train.global_batch
+    if batch > clips:
+        batch = clips - clips % processes
+        if not batch:
+            raise TrainingError(f"{library.path}: {clips} clips are too few for {processes} processes: start fewer")
+        log.warning("batch reduced from %d to %d: the split has %d clips", recipe.train.global_batch, batch, clips)
     mean, std = recipe.data.audio_mean, recipe.data.audio_std
     if mean is None or std is None:
         mean, std = library.log_mel_stats(recipe.data.split)
