@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 # of processes started together (torchrun, accelerate launch) the first one speaks
 IS_MAIN = os.environ.get("RANK", "0") == "0"
@@ -18,38 +20,39 @@ err = Console(stderr=True, quiet=not IS_MAIN)
 
 
 class Bar:
-    """A progress bar with rate and ETA on a terminal; a plain line now and then elsewhere."""
+    """A progress bar with rate and ETA on a terminal, the note below it; a plain line now and then elsewhere."""
 
     def __init__(self, what: str, unit: str) -> None:
         self.what, self.unit = what, unit
-        self.live = err.is_terminal
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=err,
-            disable=not self.live,
         )
-        self.task = self.progress.add_task(what, total=None, note="")
+        self.task = self.progress.add_task(what, total=None, rate="")
+        self.note = Text(style="dim")
+        self.live = Live(Group(self.progress, self.note), console=err) if err.is_terminal else None
         self.printed = 0.0
 
     def __enter__(self) -> Bar:
-        self.progress.start()
+        if self.live:
+            self.live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self.live:
+            self.live.stop()
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """Show `done` of `total`, with the rate in `unit`s per second and a note."""
         self.progress.update(self.task, completed=done, total=total)
         state = self.progress.tasks[self.task]
-        rate = f"{state.speed:.1f} {self.unit}/s" if state.speed else ""
-        self.progress.update(self.task, note=escape(f"{rate} {note}".strip()))
+        self.progress.update(self.task, rate=f"{state.speed:.1f} {self.unit}/s" if state.speed else "")
+        self.note.plain = note
         if not self.live and (time.monotonic() - self.printed > 10 or done == total):
             self.printed = time.monotonic()
             left = f", {(total - done) / state.speed:.0f} s left" if state.speed and done < total else ""
