@@ -17,7 +17,9 @@ def test_the_demo_writes_a_self_contained_page_and_prints_its_path_last(tmp_path
     assert first.stderr.count("equiav ") >= 3  # the commands for one's own videos
     html = page.read_text()
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]+"', html)
-    assert html.count("data:image/jpeg;base64") >= 3 * 6
+    # every hit has its picture and its spectrogram, every query the one that it asked with: a sound, a picture, a sound
+    assert html.count("data:image/jpeg;base64") == 3 * 5 + 1
+    assert html.count("data:image/png;base64") == 3 * 5 + 2
     assert "<svg" in html
     report = json.loads((tmp_path / "demo" / "retrieval.json").read_text())
     assert report["clips"] == 20
