@@ -229,6 +229,9 @@ def compare(
     settings: Annotated[
         list[str] | None, typer.Argument(help="key=a,b,c makes variants; key=value holds for all.")
     ] = None,
+    table: Annotated[
+        str | None, typer.Option(help="Rows with several settings each: a shipped table (paper) or a YAML file.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 3,
     split: Annotated[str, typer.Option(help="Split to measure retrieval on.")] = "test",
     as_json: AsJson = False,
@@ -236,13 +239,14 @@ def compare(
     """Train variants of a recipe with the same budget, and put them into one table. Run it again to go on.
 
     Examples: equiav compare toy --library L --out methods model.method=equiav,invariant,plain
+              equiav compare toy --library L --out ablations --table paper train.epochs=6
               equiav compare toy --library L --out k model.centroid_samples=1,4,16 train.epochs=8 --seeds 2
     """
     from equiav.compare import compare as run_compare
-    from equiav.compare import to_table, variants
+    from equiav.compare import load_table, to_table, variants
     from equiav.library.table import Library
 
-    chosen = variants(recipe, settings or [], seeds, folder)
+    chosen = variants(recipe, settings or [], seeds, folder, load_table(table) if table else None)
     with stop_on_signal() as should_stop, Bar("training", "steps") as bar:
         results = run_compare(
             Library(library),
@@ -277,6 +281,49 @@ def evaluate_retrieval(
 
     report = measure(Library(library), _model(run), split=split)
     _print_json(report.to_dict()) if as_json else out.print(report.to_table())
+
+
+@app.command()
+def diagnose(
+    library: LibraryPath,
+    run: RunPath,
+    page: Annotated[
+        Path | None, typer.Option("--out", help="Page to write, its figures beside it as .json; default in the run.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    clips: Annotated[int, typer.Option(min=8, help="At most so many clips.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of clips and of transformations.")] = 0,
+    gate: Annotated[
+        str | None, typer.Option(help="Conditions on figures of the JSON; exit code 1 when one does not hold.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what the predictor knows of the transformations, how good the centroid is, and what both cost.
+
+    Examples: equiav diagnose --library L --run runs/toy --out report.html
+              equiav diagnose --library L --run runs/toy --gate "flip.mrr>0.2,centroid.k16<0.1"
+    """
+    from equiav.diagnose.figures import parse_gate
+    from equiav.diagnose.page import verdicts, write_report
+    from equiav.library.table import Library
+
+    conditions = parse_gate(gate) if gate is not None else []
+    page = page or run / "report" / "equivariance.html"
+    with Bar("measuring", "parts") as bar:
+        found = write_report(
+            Library(library), _model(run), page, split=split, clips=clips, seed=seed, on_progress=bar.update
+        )
+    checked = [condition.check(found.figures()) for condition in conditions]
+    if as_json:
+        typer.echo(page.with_suffix(".json").read_text(encoding="utf-8"))
+    else:
+        for line in verdicts(found):
+            typer.echo(line)
+        typer.echo(f"{page}, {page.with_suffix('.json')}")
+    for _, line in checked:
+        err.print(line, highlight=False)
+    if not all(met for met, _ in checked):
+        raise typer.Exit(1)
 
 
 @app.command()

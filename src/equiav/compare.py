@@ -17,15 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from rich.table import Table
 
-from equiav.config import Recipe, load_recipe
+from equiav.config import RECIPES, Recipe, load_recipe
 from equiav.errors import ConfigError
 
 if TYPE_CHECKING:
     from equiav.library.table import Library
     from equiav.train.report import Step
 
+TABLES = RECIPES / "tables"
 FIGURES = ("recall_at_1", "recall_at_10", "class_precision_at_1", "train_s")
 CURVES = ("loss_inter", "accuracy_inter", "accuracy_intra_audio", "accuracy_intra_visual")
 
@@ -49,30 +51,57 @@ class Result:
     figures: dict[str, float | None]
 
 
-def variants(recipe: str, settings: list[str], seeds: int, out: Path) -> list[Variant]:
-    """Every combination of the settings' values, for every seed.
+def variants(
+    recipe: str, settings: list[str], seeds: int, out: Path, rows: dict[str, list[str]] | None = None
+) -> list[Variant]:
+    """Every combination of the settings' values, for every seed; a seed's variants follow each other.
 
     Args:
         recipe: shipped name or path.
         settings: `key=value` for all; `key=a,b,c` makes variants. A comma inside brackets is part of its value.
         seeds: how many, from 0 on.
         out: folder of the comparison.
+        rows: name → settings of its own, as `load_table` reads them; each is combined with `settings`.
 
     Raises:
         ConfigError: an unknown key, a value out of range, or the seed among the settings.
     """
-    if any(setting.startswith("train.seed=") for setting in settings):
+    rows = rows or {"": []}
+    if any(setting.startswith("train.seed=") for own in (settings, *rows.values()) for setting in own):
         raise ConfigError("train.seed is what --seeds varies: leave it out of the settings")
     choices = [[f"{key}={value}" for value in _values(text)] for key, _, text in (s.partition("=") for s in settings)]
     varied = {choice for among in choices if len(among) > 1 for choice in among}
     found = []
-    for chosen in itertools.product(*choices):
-        name = " ".join(text for text in chosen if text in varied) or "recipe"
+    for seed, row, chosen in itertools.product(range(seeds), rows, itertools.product(*choices)):
+        name = " ".join([*filter(None, [row]), *(text for text in chosen if text in varied)]) or "recipe"
         folder = out / re.sub(r"[^\w.=-]+", "_", name)
-        for seed in range(seeds):
-            made = load_recipe(recipe, [*chosen, f"train.seed={seed}"])
-            found.append(Variant(name, seed, made, folder / f"seed-{seed}"))
+        made = load_recipe(recipe, [*chosen, *rows[row], f"train.seed={seed}"])
+        found.append(Variant(name, seed, made, folder / f"seed-{seed}"))
     return found
+
+
+def load_table(name: str) -> dict[str, list[str]]:
+    """Rows of a comparison: name → settings, of a shipped table or a YAML file.
+
+    Raises:
+        ConfigError: no such table, or it does not map names to lists of `key=value`.
+    """
+    path = Path(name) if Path(name).is_file() else TABLES / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"no table {name!r}: neither a file nor one of the shipped: {_shipped()}")
+    try:
+        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a YAML table: {error}") from None
+    if not isinstance(rows, dict) or not all(
+        isinstance(row, list) and all(isinstance(text, str) for text in row) for row in rows.values()
+    ):
+        raise ConfigError(f"{path}: a table maps names to lists of settings, e.g.  plain: [model.method=plain]")
+    return {str(name): row for name, row in rows.items()}
+
+
+def _shipped() -> str:
+    return ", ".join(sorted(path.stem for path in TABLES.glob("*.yaml")))
 
 
 def _values(text: str) -> list[str]:

@@ -8,8 +8,6 @@ uniform at one half), so that a crop is seen moving and a mask has a width.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from equiav._version import __version__
@@ -25,16 +22,13 @@ from equiav.augment.audio import AudioSpace
 from equiav.augment.space import AugmentationSpace, SpaceParams
 from equiav.augment.transform import Slot, Transform
 from equiav.augment.visual import VisualSpace
+from equiav.diagnose.pictures import mel_uri, picture_uri
 from equiav.errors import ConfigError
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
-# Shown as standard deviations from the mean: quieter and louder are the ends of the colour map
-_QUIET, _LOUD = -2.5, 2.5
-_SPECTROGRAM_SIZE = (264, 88)
-_PICTURE_SIDE = 132
 
 
 @dataclass(frozen=True)
@@ -97,12 +91,14 @@ def augment_gallery(
     if picture.ndim != 3 or picture.dtype != torch.uint8:
         raise ConfigError(f"expected a frame (3, H, W) of bytes, found {picture.dtype} {tuple(picture.shape)}")
     senses = [
-        _sense("Sound", audio_space, lambda params: audio_space.apply(sound.expand(len(params), -1, -1), params), _mel),
+        _sense(
+            "Sound", audio_space, lambda params: audio_space.apply(sound.expand(len(params), -1, -1), params), mel_uri
+        ),
         _sense(
             "Picture",
             visual_space,
             lambda params: visual_space.apply(picture.expand(len(params), -1, -1, -1), params),
-            _photograph,
+            picture_uri,
         ),
     ]
     environment = Environment(
@@ -168,26 +164,3 @@ def _code(slot: Slot) -> str:
     """How a value becomes a code."""
     zero = f" − {slot.zero:.3g}" if slot.zero else ""
     return f"(value{zero}) / {slot.one:.3g}" if slot.one != 1 or zero else "value"
-
-
-def _mel(view: Float[Tensor, "T M"]) -> str:
-    """A spectrogram as data URI: time to the right, low at the bottom."""
-    from matplotlib import colormaps
-
-    shade = ((view.T.flip(0) - _QUIET) / (_LOUD - _QUIET)).clamp(0, 1)
-    image = Image.fromarray((shade * 255).round().to(torch.uint8).numpy())
-    image = image.resize(_SPECTROGRAM_SIZE, Image.Resampling.BOX)
-    palette = np.round(255 * colormaps["magma"](np.arange(256))[:, :3]).astype(np.uint8)
-    image.putpalette(palette.tobytes())
-    return _uri(image, "PNG")
-
-
-def _photograph(view: Float[Tensor, "3 S S"]) -> str:
-    image = Image.fromarray((view * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
-    return _uri(image.resize((_PICTURE_SIDE, _PICTURE_SIDE), Image.Resampling.LANCZOS), "JPEG")
-
-
-def _uri(image: Image.Image, kind: str) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format=kind, **({"quality": 85} if kind == "JPEG" else {"optimize": True}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

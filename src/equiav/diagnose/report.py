@@ -19,6 +19,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from equiav._version import __version__
+from equiav.diagnose.plots import Panel, Series, panels
 from equiav.errors import ConfigError
 from equiav.evaluate.metrics import Estimate, RetrievalReport, RetrievalResult
 
@@ -110,7 +111,7 @@ def demo_page(
         title=title,
         summary=summary,
         commands=commands,
-        curves=Markup(loss_curves(metrics)) if metrics else "",  # noqa: S704 our own SVG
+        curves=loss_curves(metrics) if metrics else "",
         figures=_figures(retrieval) if retrieval else [],
         retrieval=retrieval,
         queries=queries,
@@ -118,47 +119,21 @@ def demo_page(
     )
 
 
-def loss_curves(rows: Sequence[Mapping[str, Any]]) -> str:
-    """An inline SVG of every loss over the epochs; its colours are the page's CSS variables."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
+def loss_curves(rows: Sequence[Mapping[str, Any]]) -> Markup:
+    """An inline SVG of every loss over the epochs."""
     names = [name for name in rows[-1] if name.startswith("loss")]
     if not names:
         raise ConfigError(f"rows of metrics.jsonl hold no loss, only {', '.join(rows[-1])}")
-    # stand-ins that no other part of the drawing uses; put in as CSS below
-    ink, line, *series = (f"#0102{i:02x}" for i in range(2 + len(names)))
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "equiav",
-        "font.family": "sans-serif",
-        "font.size": 10,
-    }
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(9, 3.2), layout="constrained")
-        axes = figure.subplots()
-        axes.set_facecolor("none")
-        epochs = [row["epoch"] for row in rows]
-        for name, colour in zip(names, series, strict=True):
-            values = [row.get(name, math.nan) for row in rows]
-            wide = 2.4 if name == "loss" else 1.5
-            label = LOSS_NAMES.get(name, name.removeprefix("loss_").replace("_", " "))
-            axes.plot(epochs, values, color=colour, linewidth=wide, label=label, solid_capstyle="round")
-        axes.set_xlabel("epoch", color=ink)
-        axes.set_ylabel("loss", color=ink)
-        axes.set_ylim(bottom=0)
-        axes.tick_params(colors=ink, length=0)
-        axes.grid(axis="y", color=line, linewidth=0.8)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(line)
-        axes.legend(frameon=False, labelcolor=ink, loc="upper right")
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(ink, "var(--muted)").replace(line, "var(--line)")
-    for i, colour in enumerate(series):
-        svg = svg.replace(colour, f"var(--series-{i % 5})")
-    return svg
+    epochs = [row["epoch"] for row in rows]
+    series = [
+        Series(
+            LOSS_NAMES.get(name, name.removeprefix("loss_").replace("_", " ")),
+            epochs,
+            [row.get(name, math.nan) for row in rows],
+        )
+        for name in names
+    ]
+    return panels([Panel("", "epoch", "loss", series)])
 
 
 def spectrogram_uri(log_mel: Float[np.ndarray, "T M"]) -> str:

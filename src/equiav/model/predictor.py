@@ -64,11 +64,20 @@ class AttentionPredictor(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "B N D"], query: Float[Tensor, "B K A"]) -> Float[Tensor, "B K D"]:
         """The mean token, moved by each query."""
-        asked = self.query(self.norm_query(query)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        key, value = self.key_value(tokens).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        found = F.scaled_dot_product_attention(asked, key, value)
+        found = F.scaled_dot_product_attention(*self._asked(tokens, query))
         latent = tokens.mean(dim=1, keepdim=True) + self.out(found.transpose(1, 2).flatten(2))
         return latent + self.mlp(self.norm(latent))
+
+    def attention(self, tokens: Float[Tensor, "B N D"], query: Float[Tensor, "B K A"]) -> Float[Tensor, "B H K N"]:
+        """How much of each token each of the H heads takes, per query; sums to 1 over the tokens."""
+        asked, key, _ = self._asked(tokens, query)
+        return (asked @ key.transpose(2, 3) / asked.shape[-1] ** 0.5).softmax(-1)
+
+    def _asked(self, tokens: Tensor, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, K, d), keys and values (B, H, N, d)."""
+        asked = self.query(self.norm_query(query)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        key, value = self.key_value(tokens).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        return asked, key, value
 
 
 class ConcatenationPredictor(nn.Module):

@@ -42,14 +42,23 @@ def effective_rank(x: Float[Tensor, "B E"]) -> Float[Tensor, ""]:
     """Exponential of the entropy of the singular values of the centred embeddings (Roy and Vetterli 2007)."""
     if not x.isfinite().all():
         return x.new_tensor(float("nan"))
+    return torch.special.entr(spectrum(x)).sum().exp()
+
+
+def spectrum(x: Float[Tensor, "B E"]) -> Float[Tensor, " R"]:
+    """Singular values of the centred unit embeddings, largest first, as shares of their sum."""
     values = torch.linalg.svdvals(_unit(x) - _unit(x).mean(0))
-    share = values / values.sum().clamp(min=1e-12)
-    return torch.special.entr(share).sum().exp()
+    return values / values.sum().clamp(min=1e-12)
 
 
 def rank_share(x: Float[Tensor, "B E"]) -> Float[Tensor, ""]:
     """Effective rank over the largest that B embeddings can have: 1 all directions alike, 0 collapsed."""
     return effective_rank(x) / max(min(len(x) - 1, x.shape[1]), 1)
+
+
+def modality_gap(audio: Float[Tensor, "B E"], visual: Float[Tensor, "B E"]) -> Float[Tensor, ""]:
+    """Distance between the two senses' mean unit vectors: 0 they share one region, 2 opposite poles (Liang 2022)."""
+    return (_unit(audio).mean(0) - _unit(visual).mean(0)).norm()
 
 
 def displacement_ratio(

@@ -1,0 +1,158 @@
+"""Where does the predictor look when it is told what was done?  One sense, clips, parameter sets → attention maps.
+
+    attention (b, H, K, N) over the grid of tokens;  share of it inside the region that a transformation speaks of
+
+A crop keeps a box and a mask hides an interval. A predictor that has learnt what their numbers mean looks there (or
+away from there) more than a uniform look would, whose share is the region's share of the area.
+
+b clips · K parameter sets · H heads · N tokens = rows × columns · P slots
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from equiav.augment.space import SpaceParams
+from equiav.diagnose.figures import Figure, figure
+from equiav.diagnose.sense import Sense, alone, rest, trained_on
+from equiav.model.predictor import AttentionPredictor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+SETS = 64  # draws of a transformation that all clips are asked about
+CLIPS = 64
+
+
+@dataclass(frozen=True)
+class Focus:
+    """Attention inside the region that a transform's parameters name, mean over heads and draws."""
+
+    transform: str
+    region: str
+    inside: Figure
+    uniform: float  # share of the area: what a look that knows nothing gives
+    margin: Figure  # inside − uniform, clip by clip
+    by_head: list[float]
+
+
+@dataclass(frozen=True)
+class Map:
+    """One map of one clip: which transformation was asked about, and the share of attention of each token."""
+
+    caption: str
+    weights: Float[Tensor, "rows columns"]
+
+
+def looks(sense: Sense) -> bool:
+    """Whether the predictor is one that attends."""
+    return isinstance(sense.predictor, AttentionPredictor)
+
+
+@torch.no_grad()
+def attention(sense: Sense, rows: Tensor, params: SpaceParams) -> Float[Tensor, "b H K rows columns"]:
+    """Attention of each clip's tokens under each of K sets."""
+    predictor = sense.predictor
+    if not isinstance(predictor, AttentionPredictor):
+        raise TypeError("only an attention predictor has attention to show")
+    tokens = sense.tokens(rows)
+    codes = sense.space.encode(params).to(sense.device)
+    weights = predictor.attention(tokens, sense.tower.parameters_encoder(codes)[None].expand(len(rows), -1, -1))
+    return weights.cpu().unflatten(-1, sense.tower.encoder.grid)
+
+
+def focuses(sense: Sense, *, clips: int = CLIPS, sets: int = SETS, seed: int = 0) -> list[Focus]:
+    """For each trained transform that names a region: how much of the attention lies in it."""
+    rows = torch.arange(min(clips, len(sense.clips)))
+    generator = torch.Generator().manual_seed(seed)
+    grid = sense.tower.encoder.grid
+    found = []
+    for name in trained_on(sense.space):
+        if f"{name}.top" not in sense.space.names and f"{name}.start" not in sense.space.names:
+            continue
+        params = alone(sense.space, name, sets, generator)
+        if getattr(_options(sense, name), "of", None) == "frame" and not _square(sense):
+            continue  # the box is a share of the frame, the tokens lie on its centre square
+        cover = region(sense, name, params, grid)
+        weights = attention(sense, rows, params)
+        inside = (weights * cover).sum((-1, -2))  # (b, H, K)
+        uniform = cover.mean((-1, -2))
+        share, margin = figure(inside.mean((1, 2))), figure((inside - uniform).mean((1, 2)))
+        if share is not None and margin is not None:
+            kind = "the box that it keeps" if f"{name}.top" in sense.space.names else "the interval that it hides"
+            found.append(Focus(name, kind, share, float(uniform.mean()), margin, inside.mean((0, 2)).tolist()))
+    return found
+
+
+def _options(sense: Sense, name: str) -> object:
+    return next(transform.options for transform in sense.space.transforms if transform.name == name)
+
+
+def _square(sense: Sense) -> bool:
+    return bool((sense.clips.sizes[:, 0] == sense.clips.sizes[:, 1]).all())
+
+
+def region(sense: Sense, name: str, params: SpaceParams, grid: tuple[int, int]) -> Float[Tensor, "K rows columns"]:
+    """Share of each token that lies in the region that K sets of a transform name."""
+    if f"{name}.top" in sense.space.names:
+        first, second, height, width = (params.column(f"{name}.{slot}") for slot in ("top", "left", "height", "width"))
+        spans = [(first, first + height), (second, second + width)]
+    else:
+        span = (params.column(f"{name}.start"), params.column(f"{name}.end"))
+        whole = (torch.zeros_like(span[0]), torch.ones_like(span[0]))
+        spans = [span, whole] if name == "time_mask" else [whole, span]
+    if sense.name == "audio":  # parameters say time first, tokens lie mel first
+        spans.reverse()
+    down, across = (_overlap(*span, cells) for span, cells in zip(spans, grid, strict=True))
+    return down[:, :, None] * across[:, None, :]
+
+
+def _overlap(start: Tensor, end: Tensor, cells: int) -> Float[Tensor, "K cells"]:
+    """Share of each of `cells` equal cells of [0, 1] that lies in [start, end)."""
+    edges = torch.arange(cells + 1) / cells
+    inside = torch.minimum(end[:, None], edges[1:]) - torch.maximum(start[:, None], edges[:-1])
+    return inside.clamp(min=0) * cells
+
+
+def chosen_sets(sense: Sense) -> tuple[SpaceParams, list[str]]:
+    """Sets that a reader knows at sight: at rest; boxes at the four sides; flags; and one draw of each other."""
+    space = sense.space
+    sets, captions = [rest(space)], ["nothing done"]
+    sides = {
+        "start": (0.0, 0.0, 0.5, 1.0),
+        "end": (0.5, 0.0, 0.5, 1.0),
+        "low": (0, 0, 1, 0.5),
+        "high": (0, 0.5, 1, 0.5),
+    }
+    if sense.name == "visual":
+        sides = {
+            "top": (0.0, 0.0, 0.5, 1.0),
+            "bottom": (0.5, 0, 0.5, 1),
+            "left": (0, 0, 1, 0.5),
+            "right": (0, 0.5, 1, 0.5),
+        }
+    generator = torch.Generator().manual_seed(0)
+    for name in trained_on(space):
+        if f"{name}.top" not in space.names:
+            sets.append(alone(space, name, 1, generator))
+            captions.append(name)
+            continue
+        for side, box in sides.items():
+            cropped = rest(space).replace(f"{name}.on", 1.0)
+            for slot, value in zip(("top", "left", "height", "width"), box, strict=True):
+                cropped = cropped.replace(f"{name}.{slot}", float(value))
+            sets.append(cropped)
+            captions.append(f"{name} to the {side} half")
+    return SpaceParams(torch.cat([one.values for one in sets]), space.names), captions
+
+
+def maps(sense: Sense, row: int) -> list[Map]:
+    """Attention of one clip under the chosen sets, mean over heads; then of each head under the second of them."""
+    params, captions = chosen_sets(sense)
+    weights = attention(sense, torch.tensor([row]), params)[0]  # (H, K, rows, columns)
+    found = [Map(caption, weights[:, i].mean(0)) for i, caption in enumerate(captions)]
+    return found + [Map(f"{captions[1]}, head {h + 1}", weights[h, 1]) for h in range(len(weights))]

@@ -1,0 +1,197 @@
+"""How many predictions make a centroid?  One sense, n clips → distances to its limits over K, by way of sampling.
+
+The centroid of K predictions stands for the mean representation over all transformations (§3 of the paper:
+h^rep = E_t[h'] ≈ h̄ = 1/K Σ u(h, t_k)). It is held against two limits: the *dense* mean of very many predictions,
+which it reaches with K → ∞, and the *real* mean of embeddings of really transformed inputs, which it reaches only if
+the predictor is right. Distances are root mean squares over clips and draws, in units of the clips' spread (root mean
+square distance of a clip's dense mean from the mean over clips): 0.1 is a tenth of how far clips lie apart.
+
+n clips · K sets · R draws of K sets · D latent width · E embedding width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equiav.augment.uniforms import Method
+from equiav.diagnose.figures import Figure, figure
+from equiav.diagnose.sense import BATCH, Sense
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+Project = Callable[[Tensor], Tensor]
+COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+DENSE, DRAWS, CLIPS = 4096, 8, 64
+REAL, REAL_CLIPS = 512, 24
+WITHIN = 0.05  # of the limit: where more predictions no longer pay
+METHODS: tuple[Method, ...] = get_args(Method)
+AT_ONCE = 4096  # predictions held at a time
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Of one way of sampling: K → distance to the dense mean (with the spread over draws), and its fitted rate."""
+
+    to_dense: dict[int, Figure]
+    rate: float  # exponent of K: −0.5 independent draws
+
+
+@dataclass(frozen=True)
+class ToReal:
+    """K → distance to the mean over real transformations, in one space; its limit is the predictor's own error."""
+
+    space: str
+    to_real: dict[int, Figure]
+    limit: float  # distance of the dense mean of predictions
+    plain: float  # distance of the plain representation: what there would be without predictor
+    views: int
+    clips: int
+
+    @property
+    def enough(self) -> int | None:
+        """The smallest K within 5 % of the limit."""
+        return next((k for k, found in self.to_real.items() if found.value <= (1 + WITHIN) * self.limit), None)
+
+
+@dataclass(frozen=True)
+class CentroidReport:
+    """All about the centroid of one sense."""
+
+    clips: int
+    curves: dict[str, Curve]
+    noise: float  # variance of a centroid of the model's own K over fresh draws, over the variance between clips
+    real: list[ToReal] = field(default_factory=list)
+
+    @property
+    def enough(self) -> int | None:
+        """The smallest K whose i.i.d. centroid is within 5 % of the clips' spread of the dense mean."""
+        return next((k for k, found in self.curves["iid"].to_dense.items() if found.value <= WITHIN), None)
+
+    @property
+    def sobol_against_iid(self) -> float:
+        """Error of 16 Sobol sets over that of 32 independent ones: at most 1 means half the sets do."""
+        return self.curves["sobol"].to_dense[16].value / self.curves["iid"].to_dense[32].value
+
+
+def centroid_report(sense: Sense, *, clips: int = CLIPS, real_clips: int = REAL_CLIPS, seed: int = 0) -> CentroidReport:
+    """Measure one sense's centroid; the model must have a predictor."""
+    rows = torch.arange(min(clips, len(sense.clips)))
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.cat([sense.tokens(part) for part in rows.split(BATCH)])
+    space = sense.space
+    dense_sets = space.encode(space.sample(DENSE, generator, "sobol"))
+    dense = _mean_prediction(sense, tokens, dense_sets)
+    spread = (dense - dense.mean(0)).square().sum(1).mean().sqrt()
+    curves = {}
+    for method in METHODS:
+        errors = {k: _errors(sense, tokens, dense, k, method, generator) / spread for k in COUNTS}
+        known = {k: found for k, values in errors.items() if (found := figure(values)) is not None}
+        curves[method] = Curve(known, _rate(known))
+    own = sense.model.config.architecture.centroid_samples
+    single = curves["iid"].to_dense[1].value
+    real = _to_real(sense, tokens[:real_clips], rows[:real_clips], dense_sets, generator)
+    return CentroidReport(len(rows), curves, single**2 / own, real)
+
+
+def _spaces(sense: Sense) -> dict[str, Project]:
+    return {"latent": lambda latent: latent.float().cpu(), "intra": sense.project}
+
+
+def _mean_prediction(sense: Sense, tokens: Tensor, codes: Float[Tensor, "K P"]) -> Float[Tensor, "n D"]:
+    """The centroid of K sets that all clips share."""
+    step = max(AT_ONCE // len(tokens), 1)
+    total = torch.zeros(1)
+    for part in codes.split(step):
+        total = total + sense.predict(tokens, part[None]).double().sum(1).cpu()
+    return (total / len(codes)).float()
+
+
+def _errors(
+    sense: Sense, tokens: Tensor, dense: Tensor, k: int, method: Method, generator: torch.Generator
+) -> Float[np.ndarray, " R"]:
+    """Root mean square distance to the dense mean over the clips, for each of R draws of K sets."""
+    found = []
+    for _ in range(DRAWS):
+        codes = sense.space.encode(sense.space.sample(k, generator, method))
+        found.append(float((_mean_prediction(sense, tokens, codes) - dense).square().sum(1).mean().sqrt()))
+    return np.array(found)
+
+
+def _rate(curve: dict[int, Figure]) -> float:
+    """Exponent of K in a least-squares fit of log distance to log K; one prediction is left out."""
+    points = [(k, found.value) for k, found in curve.items() if k > 1 and found.value > 0]
+    if len(points) < 2:
+        return float("nan")
+    k, error = np.log(np.array(points, dtype=np.float64)).T
+    return float(np.polyfit(k, error, 1)[0])
+
+
+def _to_real(
+    sense: Sense, tokens: Tensor, rows: Tensor, dense_sets: Tensor, generator: torch.Generator
+) -> list[ToReal]:
+    """Distances to the mean over `REAL` real transformations of each clip, in the latent and the intra-modal space."""
+    real: dict[str, list[Tensor]] = {"latent": [], "intra": []}
+    plain: dict[str, list[Tensor]] = {"latent": [], "intra": []}
+    for row in rows:
+        repeated = row.expand(REAL)
+        params = sense.space.sample(REAL, generator, "sobol")
+        parts = zip(repeated.split(BATCH), range(0, REAL, BATCH), strict=True)
+        latents = torch.cat([sense.latent(sense.view(part, params[i : i + BATCH])) for part, i in parts])
+        own = tokens[int(row)].mean(0)
+        for name, project in _spaces(sense).items():
+            real[name].append(project(latents).mean(0))
+            plain[name].append(project(own))
+    found = []
+    for name, project in _spaces(sense).items():
+        goal = torch.stack(real[name])
+        spread = (goal - goal.mean(0)).square().sum(1).mean().sqrt().clamp(min=1e-12)
+
+        def distance(x: Tensor, goal: Tensor = goal, spread: Tensor = spread) -> float:
+            return float((x - goal).square().sum(1).mean().sqrt() / spread)
+
+        def of(codes: Tensor, project: Project = project) -> Tensor:
+            step = max(AT_ONCE // len(tokens), 1)
+            parts = [project(sense.predict(tokens, part[None])).sum(1) for part in codes.split(step)]
+            return torch.stack(parts).sum(0) / len(codes)
+
+        curve = {}
+        for k in COUNTS:
+            sets = [sense.space.encode(sense.space.sample(k, generator)) for _ in range(DRAWS)]
+            curve[k] = figure(np.array([distance(of(codes)) for codes in sets]))
+        known = {k: value for k, value in curve.items() if value is not None}
+        found.append(ToReal(name, known, distance(of(dense_sets)), distance(torch.stack(plain[name])), REAL, len(rows)))
+    return found
+
+
+def retrieval_by_count(senses: dict[str, Sense], *, seed: int = 0) -> dict[str, Figure]:
+    """R@1 among the clips, both directions averaged, of the same model with K predictions per centroid.
+
+    Keys `1` … `256`: K independent sets, mean over draws, interval over clips; `plain`: the mean token, no predictor.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    everyone = next(iter(senses.values())).clips
+    rows = torch.arange(len(everyone))
+    tokens = {name: torch.cat([s.tokens(part) for part in rows.split(BATCH)]) for name, s in senses.items()}
+    found = {}
+    for k in (0, *COUNTS):
+        hits = torch.zeros(len(rows))
+        for _ in range(DRAWS // 2 if k else 1):
+            vectors = []
+            for name, sense in senses.items():
+                codes = sense.space.encode(sense.space.sample(max(k, 1), generator))
+                latent = _mean_prediction(sense, tokens[name], codes) if k else tokens[name].mean(1)
+                vectors.append(sense.embed(latent))
+            scores = vectors[0] @ vectors[1].T
+            own = scores.diagonal()
+            first = (scores > own[:, None]).sum(1) == 0, (scores > own).sum(0) == 0
+            hits += (first[0].float() + first[1].float()) / 2 / (DRAWS // 2 if k else 1)
+        if (known := figure(hits)) is not None:
+            found[str(k) if k else "plain"] = known
+    return found

@@ -1,0 +1,69 @@
+"""Do predictions compose?  One sense, clips → what is predicted for nothing, and for one transformation after another.
+
+A transformation group would have u(x, id) = f(x) and u(x, t₂∘t₁) = f(t₂(t₁(x))). The attention predictor starts from
+tokens and ends in one vector, so it can't be applied twice; what can be asked is whether it is right about the
+parameters of the composition, which may lie outside of what training draws (a crop of a crop), or whether it would do
+as well if the second step were forgotten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from equiav.augment.audio import AudioSpace
+from equiav.augment.space import SpaceParams
+from equiav.augment.visual import VisualSpace
+from equiav.diagnose import measures
+from equiav.diagnose.figures import Figure, figure
+from equiav.diagnose.sense import Sense, join, states, trained_on
+from equiav.errors import ConfigError
+
+COMPOSABLE = {"audio": ("shift", "gain", "contrast", "reverse"), "visual": ("crop", "flip", "grayscale")}
+DRAWS, CLIPS = 8, 64
+
+
+@dataclass(frozen=True)
+class Composition:
+    """How right the predictor is about two transformations one after the other, in the intra-modal space."""
+
+    transforms: list[str]
+    rest_ratio: Figure | None  # |u(x, nothing) − f(x)| / |f(t(x)) − f(x)|: 0 where nothing told is nothing done
+    cosine: Figure | None
+    relative_error: Figure | None
+    margin: Figure | None  # cosine with both steps told minus cosine with the first alone
+    reason: str = ""  # why there are no figures
+
+
+def composition(sense: Sense, *, clips: int = CLIPS, draws: int = DRAWS, seed: int = 0) -> Composition:
+    """Two draws of the transforms that compose to one parameter set, in turn."""
+    rows = torch.arange(min(clips, len(sense.clips)))
+    names = [name for name in COMPOSABLE[sense.name] if name in trained_on(sense.space)]
+    if not names:
+        return Composition([], None, None, None, None, "none of its transformations compose to one")
+    generator = torch.Generator().manual_seed(seed)
+    part = sense.space.only(*names)
+    first, then = (part.sample(len(rows) * draws, generator) for _ in range(2))
+    space = cast("AudioSpace | VisualSpace", sense.space)
+    try:
+        both = space.compose(first, then)
+    except ConfigError as error:
+        return Composition(names, None, None, None, None, str(error))
+    sets = join(both, first)
+    order = torch.arange(len(sets)).view(2, len(rows), draws).transpose(0, 1).reshape(-1)
+    seen = states(sense, rows, SpaceParams(sets.values[order], sets.names)).projected(sense)
+    whole, half = seen.views(list(range(draws))), seen.views(list(range(draws, 2 * draws)))
+    if whole.r is None or half.r is None or whole.r_before is None:
+        return Composition(names, None, None, None, None, "no predictor")
+    told = measures.displacement_cosine(whole.p, whole.q, whole.r)
+    forgotten = measures.displacement_cosine(whole.p, whole.q, half.r)
+    rests = (whole.r_before - whole.p).norm(dim=-1).mean(1) / (whole.q - whole.p).norm(dim=-1).mean(1)
+    return Composition(
+        names,
+        figure(rests),
+        figure(told),
+        figure(measures.relative_error(whole.p, whole.q, whole.r)),
+        figure(told - forgotten),
+    )

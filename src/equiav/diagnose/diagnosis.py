@@ -1,0 +1,213 @@
+"""The equivariance report:  library, trained model → `Diagnosis`: tables, curves, and named figures for gates.
+
+Everything is measured on held-out clips with what the model itself keeps: its transformations, its encoders, its
+predictor and heads. Same model, clips and seed: same figures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiav._version import __version__
+from equiav.diagnose.attention import Focus, focuses, looks
+from equiav.diagnose.centroid import CentroidReport, centroid_report, retrieval_by_count
+from equiav.diagnose.composition import Composition, composition
+from equiav.diagnose.cost import Cost, costs
+from equiav.diagnose.equivariance import ALL, CurvePoint, Table, displacement, slot_curves
+from equiav.diagnose.figures import Figure
+from equiav.diagnose.sense import SENSES, Sense, read_clips
+from equiav.diagnose.unseen import Point, unseen
+from equiav.errors import LibraryError
+from equiav.train import health
+
+if TYPE_CHECKING:
+    from equiav.library.table import Library
+    from equiav.model.equiav import EquiAV
+
+CLIPS = 200
+FEWEST = 8
+HEADLINES = ("cosine", "relative_error", "similarity", "gain", "mrr", "h1", "h5")
+
+
+@dataclass(frozen=True)
+class SenseReport:
+    """All that was asked of one sense."""
+
+    tables: list[Table]
+    explained: dict[str, float]  # R² of each slot, read off pairs of latents
+    curves: dict[str, list[CurvePoint]]
+    unseen: dict[str, list[Point]]
+    composition: Composition | None = None
+    centroid: CentroidReport | None = None
+    focuses: list[Focus] = field(default_factory=list)
+
+    def table(self, question: str, space: str = "intra") -> Table:
+        """One of the tables."""
+        return next(t for t in self.tables if (t.question, t.space) == (question, space))
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The report's content.
+
+    Attributes:
+        about: model, library, clips, versions.
+        senses: `audio` and `visual`.
+        retrieval_by_count: R@1 with K predictions per centroid, the same model; empty without predictor.
+        health: measures of the embeddings, as the training alarms take them.
+        spectra: singular values of the centred embeddings of each sense, as shares.
+        batch: clips in the steps of `costs`.
+        costs: without predictor, and with it if there is one.
+    """
+
+    about: dict[str, Any]
+    senses: dict[str, SenseReport]
+    retrieval_by_count: dict[str, Figure]
+    health: dict[str, float]
+    spectra: dict[str, list[float]]
+    batch: int
+    costs: list[Cost]
+
+    def figures(self) -> dict[str, Figure | float]:
+        """What a gate can ask for, by dotted name, e.g. `visual.context.flip.mrr`, `audio.centroid.k16`."""
+        found: dict[str, Figure | float | None] = {}
+        for name, sense in self.senses.items():
+            for question, short in (("alone", "alone"), ("in context", "context"), ("all together", "")):
+                for row in sense.table(question).rows:
+                    own = "all" if row.transform == ALL else f"{short}.{row.transform}"
+                    found |= {f"{name}.{own}.{key}": row.predictor.get(key) for key in HEADLINES}
+            if sense.centroid:
+                found |= {f"{name}.centroid.k{k}": v for k, v in sense.centroid.curves["iid"].to_dense.items()}
+                found[f"{name}.centroid.sobol_against_iid"] = sense.centroid.sobol_against_iid
+                found[f"{name}.centroid.enough"] = sense.centroid.enough
+                found |= {f"{name}.centroid.{real.space}_limit": real.limit for real in sense.centroid.real}
+            found |= {f"{name}.attention.{focus.transform}": focus.margin for focus in sense.focuses}
+        found |= {f"health.{key}": value for key, value in self.health.items()}
+        return {k: v for k, v in found.items() if isinstance(v, Figure) or (v is not None and math.isfinite(v))}
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: everything, and the named figures."""
+        named = {k: dataclasses.asdict(v) if isinstance(v, Figure) else v for k, v in self.figures().items()}
+        return _strict({"figures": named, **dataclasses.asdict(self), "alarms": health.ringing(self.health)})
+
+
+def diagnose(
+    library: Library,
+    model: EquiAV,
+    *,
+    split: str | None = "test",
+    clips: int = CLIPS,
+    seed: int = 0,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> Diagnosis:
+    """Measure a model on clips of a library.
+
+    Args:
+        split: which clips; None takes all.
+        clips: at most so many, a random choice by seed.
+        on_progress: told (parts done, parts in all, the next one).
+
+    Raises:
+        LibraryError: fewer than 8 clips, or features other than the model's.
+    """
+    model = model.eval()
+    chosen = read_clips(library, model, split, clips, seed)
+    if len(chosen) < FEWEST:
+        raise LibraryError(f"{library.path}: split {split!r} has {len(chosen)} clips, a report needs at least {FEWEST}")
+    senses = {name: Sense(model, name, chosen) for name in SENSES}
+    plain = {name: sense.embeddings() for name, sense in senses.items()}
+    partners = {"audio": plain["visual"], "visual": plain["audio"]}
+    tell = _Progress(on_progress, 6 * len(senses) + 2)
+    reports = {name: _sense_report(sense, partners[name], seed, tell) for name, sense in senses.items()}
+    predicts = all(sense.predicts for sense in senses.values())
+    tell("retrieval by K")
+    by_count = retrieval_by_count(senses, seed=seed) if predicts else {}
+    tell("cost")
+    batch, known = costs(model)
+    tell("")
+    return Diagnosis(
+        about={
+            "equiav": __version__,
+            "torch": torch.__version__,
+            "model": model.fingerprint(),
+            "method": model.config.architecture.method,
+            "predictor": model.config.architecture.predictor if predicts else None,
+            "centroid_samples": model.config.architecture.centroid_samples if predicts else None,
+            "library": library.fingerprint(),
+            "split": split,
+            "clips": len(chosen),
+            "seed": seed,
+        },
+        senses=reports,
+        retrieval_by_count=by_count,
+        health=_health(plain, reports),
+        spectra={name: health.spectrum(x).tolist() for name, x in plain.items()},
+        batch=batch,
+        costs=known,
+    )
+
+
+def _sense_report(sense: Sense, partners: torch.Tensor, seed: int, tell: _Progress) -> SenseReport:
+    tell(f"{sense.name}: displacement")
+    tables, explained = displacement(sense, seed=seed)
+    tell(f"{sense.name}: slots")
+    curves = slot_curves(sense)
+    tell(f"{sense.name}: unseen transformations")
+    beyond = unseen(sense, partners, seed=seed)
+    tell(f"{sense.name}: composition")
+    composed = composition(sense, seed=seed) if sense.predicts else None
+    tell(f"{sense.name}: centroid")
+    centroid = centroid_report(sense, seed=seed) if sense.predicts else None
+    tell(f"{sense.name}: attention")
+    focused = focuses(sense, seed=seed) if looks(sense) else []
+    return SenseReport(tables, explained, curves, beyond, composed, centroid, focused)
+
+
+def _health(plain: dict[str, torch.Tensor], reports: dict[str, SenseReport]) -> dict[str, float]:
+    """The training alarms' measures, on the model's own embeddings."""
+    audio, visual = plain["audio"], plain["visual"]
+    found = {
+        "alignment": float(health.alignment(audio, visual)),
+        "modality_gap": float(health.modality_gap(audio, visual)),
+    }
+    for name, x in plain.items():
+        found |= {
+            f"{name}.uniformity": float(health.uniformity(x)),
+            f"{name}.deviation": float(health.deviation(x)),
+            f"{name}.effective_rank": float(health.effective_rank(x)),
+            f"{name}.rank_share": float(health.rank_share(x)),
+        }
+        step = reports[name].table("all together").rows[0].predictor.get("step_ratio")
+        if step is not None:
+            found[f"{name}.displacement_ratio"] = step.value
+        centroid = reports[name].centroid
+        if centroid is not None:
+            found[f"{name}.centroid_noise"] = centroid.noise
+    return found
+
+
+def _strict(value: Any) -> Any:
+    """The same without NaN and infinity, which JSON does not know."""
+    if isinstance(value, dict):
+        return {str(key): _strict(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class _Progress:
+    """Counts the parts of a report for a progress bar."""
+
+    def __init__(self, on_progress: Callable[[int, int, str], None] | None, total: int) -> None:
+        self.on_progress, self.total, self.done = on_progress, total, -1
+
+    def __call__(self, coming: str) -> None:
+        self.done += 1
+        if self.on_progress:
+            self.on_progress(self.done, self.total, coming)

@@ -1,0 +1,254 @@
+"""One sense of a model, asked about clips: plain, really transformed and predicted representations.
+
+    clips, parameter sets t → views t(x) → latents;   ψ(t), tokens of x → predicted latents;   latent → unit embedding
+
+The plain representation is that of the space's *resting* set, through the LayerNorm of augmented views: the same
+function f as for t(x), so that nothing but the transformation lies between p = f(x) and q = f(t(x)).
+
+n clips · M parameter sets of each · K of them asked at once · N tokens · D latent width · E embedding width · P slots
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from equiav.augment import uniforms
+from equiav.augment.space import AugmentationSpace, SpaceParams
+from equiav.augment.visual import normalise
+from equiav.errors import ConfigError, ModelError
+from equiav.library.loader import ClipLoader
+from equiav.search.embed import check_features
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64, UInt8
+
+    from equiav.library.loader import Batch
+    from equiav.library.table import Library
+    from equiav.model.equiav import EquiAV
+
+BATCH = 64  # inputs that pass an encoder at once
+SENSES: tuple[Literal["audio", "visual"], ...] = ("audio", "visual")
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips of a library in memory: standardised log-mel and middle frames, padded to the largest."""
+
+    audio: Float[Tensor, "n T M"]
+    frames: UInt8[Tensor, "n 3 H W"]
+    sizes: Int64[Tensor, "n 2"]
+    ids: list[str]
+    labels: list[list[str]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_clips(library: Library, model: EquiAV, split: str | None, most: int, seed: int = 0) -> Clips:
+    """At most `most` clips of a split, a random choice that depends on the seed and the clips' ids alone.
+
+    Raises:
+        LibraryError: the split has no clips, or the library's features are not the model's.
+    """
+    check_features(library, model)
+    loader = ClipLoader(library, split, BATCH, seed, frame="middle", drop_last=False)
+    batches: list[Batch] = []
+    for batch in loader.epoch(0):
+        batches.append(batch.split(most)[0])
+        most -= len(batches[-1].clip_ids)
+        if most == 0:
+            break
+    side = torch.stack([batch.sizes.amax(0) for batch in batches]).amax(0)
+    padded = [
+        F.pad(batch.frames, (0, int(side[1]) - batch.frames.shape[3], 0, int(side[0]) - batch.frames.shape[2]))
+        for batch in batches
+    ]
+    return Clips(
+        audio=model.standardise(torch.cat([batch.audio for batch in batches])),
+        frames=torch.cat(padded),
+        sizes=torch.cat([batch.sizes for batch in batches]),
+        ids=[name for batch in batches for name in batch.clip_ids],
+        labels=[labels for batch in batches for labels in batch.labels],
+    )
+
+
+class Sense:
+    """A model's sound or picture side, and the clips that it is asked about.
+
+    Args:
+        model: in evaluation mode, on any device.
+        name: which sense.
+        clips: the clips; rows of them are asked by number.
+    """
+
+    def __init__(self, model: EquiAV, name: Literal["audio", "visual"], clips: Clips) -> None:
+        self.model, self.name, self.clips = model, name, clips
+        self.space: AugmentationSpace = model.audio_space if name == "audio" else model.visual_space
+        self.tower = model.audio_tower if name == "audio" else model.visual_tower
+        self.predictor = model.predictor(name)
+        self.device = next(model.parameters()).device
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the method has a predictor at all."""
+        return self.predictor is not None
+
+    def view(self, rows: Int64[Tensor, " b"], params: SpaceParams) -> Tensor:
+        """The inputs of clips under one parameter set each."""
+        return self.transformed(rows, self.space, params)
+
+    def transformed(self, rows: Int64[Tensor, " b"], space: AugmentationSpace, params: SpaceParams) -> Tensor:
+        """The same by any space of this sense: transformations that the model was never told of."""
+        if self.name == "audio":
+            return space.apply(self.clips.audio[rows].to(self.device), params)
+        frames, sizes = self.clips.frames[rows].to(self.device), self.clips.sizes[rows]
+        return normalise(space.apply(frames, params, sizes))  # type: ignore[call-arg]
+
+    def plain(self, rows: Int64[Tensor, " b"]) -> Tensor:
+        """Clips as people see them: standardised log-mel, or pictures in [0, 1]."""
+        if self.name == "audio":
+            return self.clips.audio[rows]
+        return self.model.visual_space.plain(self.clips.frames[rows], self.clips.sizes[rows])
+
+    @torch.no_grad()
+    def tokens(self, rows: Int64[Tensor, " b"]) -> Float[Tensor, "b N D"]:
+        """What the predictor looks at: tokens of the plain inputs, through the base view's LayerNorm."""
+        plain = self.plain(rows).to(self.device)
+        return self.model.audio_tokens(plain) if self.name == "audio" else self.model.visual_tokens(normalise(plain))
+
+    @torch.no_grad()
+    def latent(self, views: Tensor) -> Float[Tensor, "b D"]:
+        """f of inputs: the mean token, through the LayerNorm of augmented views where the method has one."""
+        view = self.tower.method != "plain"
+        tokens = self.model.audio_tokens if self.name == "audio" else self.model.visual_tokens
+        return tokens(views, view=view).mean(1)
+
+    @torch.no_grad()
+    def predict(self, tokens: Float[Tensor, "b N D"], codes: Float[Tensor, "b K P"]) -> Float[Tensor, "b K D"]:
+        """Latents after each of K transformations as the predictor expects them."""
+        if self.predictor is None:
+            raise ModelError(f"method {self.tower.method} has no predictor")
+        return self.tower.predict(tokens, codes.to(self.device), self.predictor)
+
+    @torch.no_grad()
+    def project(self, latent: Float[Tensor, "*b D"]) -> Float[Tensor, "*b E"]:
+        """Unit vectors in the space of the intra-modal loss (of the inter-modal one for method plain)."""
+        head = self.tower.inter_head if self.tower.method == "plain" else self.tower.intra_head
+        return F.normalize(head(latent.to(self.device)).float(), dim=-1).cpu()
+
+    @torch.no_grad()
+    def embed(self, latent: Float[Tensor, "*b D"]) -> Float[Tensor, "*b E"]:
+        """Unit vectors in the space of the inter-modal loss: where sounds meet pictures."""
+        return F.normalize(self.tower.inter_head(latent.to(self.device)).float(), dim=-1).cpu()
+
+    @torch.no_grad()
+    def embed_inputs(self, inputs: Tensor) -> Float[Tensor, "b E"]:
+        """What search would see: the model's own embedding of inputs."""
+        return (self.model.embed_audio if self.name == "audio" else self.model.embed_visual)(inputs).cpu()
+
+    def embeddings(self) -> Float[Tensor, "n E"]:
+        """The model's own embeddings of all clips, plain."""
+        rows, resting = torch.arange(len(self.clips)).split(BATCH), rest(self.space)
+        return torch.cat([self.embed_inputs(self.view(part, repeat(resting, len(part)))) for part in rows])
+
+
+@dataclass(frozen=True)
+class States:
+    """Latents of n clips: p before (plain, or under a base set), q under M sets, and what the predictor says.
+
+    `r` is its prediction for the M sets, `r_before` its prediction for where p is; None without predictor.
+    """
+
+    p: Float[Tensor, "n M D"]
+    q: Float[Tensor, "n M D"]
+    r: Float[Tensor, "n M D"] | None
+    r_before: Float[Tensor, "n M D"] | None
+
+    def projected(self, sense: Sense) -> States:
+        """The same states as unit embeddings of the intra-modal space."""
+        p = sense.project(self.p[:, 0])[:, None].expand(*self.q.shape[:2], -1)
+        if self.r is None or self.r_before is None:
+            return States(p, sense.project(self.q), None, None)
+        before = sense.project(self.r_before[:, 0])[:, None].expand(*self.q.shape[:2], -1)
+        return States(p, sense.project(self.q), sense.project(self.r), before)
+
+    def views(self, chosen: list[int]) -> States:
+        """Some of the M."""
+        return States(*(None if x is None else x[:, chosen] for x in (self.p, self.q, self.r, self.r_before)))  # type: ignore[arg-type]
+
+
+def states(sense: Sense, rows: Int64[Tensor, " n"], params: SpaceParams, base: SpaceParams | None = None) -> States:
+    """Embed clips before and after transformations, and as predicted.
+
+    Args:
+        rows: the clips.
+        params: M sets for each clip, a clip's sets together.
+        base: one set for each clip to start from; by default all rest.
+    """
+    n, views = len(rows), len(params) // len(rows)
+    base = base or repeat(rest(sense.space), n)
+    p, q = _latents(sense, rows, base), _latents(sense, rows.repeat_interleave(views), params)
+    p, q = p[:, None].expand(-1, views, -1), q.unflatten(0, (n, views))
+    if not sense.predicts:
+        return States(p, q, None, None)
+    codes = torch.cat([sense.space.encode(base)[:, None], sense.space.encode(params).unflatten(0, (n, views))], dim=1)
+    parts = zip(rows.split(BATCH), codes.split(BATCH), strict=True)
+    told = torch.cat([sense.predict(sense.tokens(part), code).cpu().float() for part, code in parts])
+    return States(p, q, told[:, 1:], told[:, :1].expand(-1, views, -1))
+
+
+def _latents(sense: Sense, rows: Int64[Tensor, " b"], params: SpaceParams) -> Float[Tensor, "b D"]:
+    starts = range(0, len(rows), BATCH)
+    parts = zip(rows.split(BATCH), (params[i : i + BATCH] for i in starts), strict=True)
+    return torch.cat([sense.latent(sense.view(part, sets)).cpu().float() for part, sets in parts])
+
+
+def repeat(params: SpaceParams, times: int) -> SpaceParams:
+    """The same sets, one after the other, `times` times."""
+    return SpaceParams(params.values.repeat(times, 1), params.names)
+
+
+def join(*params: SpaceParams) -> SpaceParams:
+    """Sets of one space one after the other."""
+    return SpaceParams(torch.cat([one.values for one in params]), params[0].names)
+
+
+def rest(space: AugmentationSpace) -> SpaceParams:
+    """The set that changes nothing and that the predictor knows: what is always on in training is on at neutral."""
+    resting = space.identity(1)
+    for transform in space.transforms:
+        if transform.options.p == 1:
+            resting = resting.replace(f"{transform.name}.on", 1.0)
+    return resting
+
+
+def alone(space: AugmentationSpace, name: str, n: int, generator: torch.Generator) -> SpaceParams:
+    """n draws of one transform, on, the others at rest.
+
+    Raises:
+        ConfigError: no such transform, or it is never on in training.
+    """
+    flag = 0
+    for transform in space.transforms:
+        if transform.name == name:
+            break
+        flag += transform.uniforms
+    drawn = uniforms.from_generator(n, space.uniforms, generator)
+    drawn[:, flag : flag + 1] = 0.0  # the coin
+    params = space.only(name).from_uniforms(drawn)
+    if not bool((params.column(f"{name}.on") > 0.5).all()):
+        raise ConfigError(f"{name} is never on (p: 0): nothing to measure")
+    for transform in space.transforms:
+        if transform.options.p == 1 and transform.name != name:
+            params = params.replace(f"{transform.name}.on", 1.0)
+    return params
+
+
+def trained_on(space: AugmentationSpace) -> list[str]:
+    """Names of the transforms that training draws, in order of application."""
+    return [transform.name for transform in space.transforms if transform.options.p > 0]
