@@ -321,7 +321,7 @@ def diagnose(
             typer.echo(line)
         typer.echo(f"{page}, {page.with_suffix('.json')}")
     for _, line in checked:
-        err.print(line, highlight=False)
+        err.print(line, highlight=False, soft_wrap=True)
     if not all(met for met, _ in checked):
         raise typer.Exit(1)
 

@@ -1,6 +1,6 @@
 """Recipes against each other:  (recipe, key=a,b,c, seeds) → one run per variant and seed → one table, one picture.
 
-    OUT/VARIANT/seed-0/{recipe.yaml, metrics.jsonl, model/, …, retrieval.json}   OUT/compare.json   OUT/compare.png
+    OUT/VARIANT/seed-0/{recipe.yaml, metrics.jsonl, model/, …, result.json}   OUT/compare.json   OUT/compare.png
 
 All variants get the same clips, steps and seeds. Every run goes on where it was; a finished one is not touched again.
 """
@@ -24,11 +24,31 @@ from equiav.config import RECIPES, Recipe, load_recipe
 from equiav.errors import ConfigError
 
 if TYPE_CHECKING:
+    from equiav.evaluate.metrics import RetrievalReport
     from equiav.library.table import Library
+    from equiav.model.equiav import EquiAV
     from equiav.train.report import Step
 
 TABLES = RECIPES / "tables"
-FIGURES = ("recall_at_1", "recall_at_10", "class_precision_at_1", "train_s")
+# of every variant: in the table with how many times and how many digits
+FIGURES = {
+    "recall_at_1": ("R@1 %", 100, 1),
+    "recall_at_10": ("R@10 %", 100, 1),
+    "class_precision_at_1": ("class P@1 %", 100, 1),
+    "probe": ("probe %", 100, 1),
+    "audio_cosine": ("displacement cosine, sound", 1, 2),
+    "visual_cosine": ("picture", 1, 2),
+    "audio_h1": ("H@1, sound", 1, 2),
+    "visual_h1": ("picture", 1, 2),
+    "audio_similarity": ("similarity, sound", 1, 2),
+    "visual_similarity": ("picture", 1, 2),
+    "parameters": ("M parameters", 1e-6, 2),
+    "gflops_per_clip": ("GFLOP/clip", 1, 2),
+    "saved_mb": ("MB kept", 1, 0),
+    "train_s": ("train s", 1, 0),
+}
+PAIRED = ("recall_at_1", "recall_at_10")  # figures whose difference to the first variant is taken seed by seed
+DIAGNOSED, VIEWS = 100, 8  # clips, and views of each, for the displacement
 CURVES = ("loss_inter", "accuracy_inter", "accuracy_intra_audio", "accuracy_intra_visual")
 
 
@@ -155,7 +175,7 @@ def _result(
     from equiav.model.equiav import EquiAV
     from equiav.train.pretrain import pretrain
 
-    file = variant.run / "retrieval.json"
+    file = variant.run / "result.json"
     if not file.exists():
         start = time.monotonic()
         if not pretrain(variant.recipe, library, variant.run, on_step=on_step, should_stop=should_stop).done:
@@ -163,21 +183,40 @@ def _result(
         seconds = time.monotonic() - start
         model = EquiAV.from_pretrained(variant.run / "model")
         report = evaluate_retrieval(library, model, split=split)
-        directions = (report.audio_to_visual, report.visual_to_audio)
-        levels = [direction.class_level for direction in directions]
-        figures = {
-            "recall_at_1": statistics.mean(d.recall_at_1.value for d in directions),
-            "recall_at_10": statistics.mean(d.recall_at_10.value for d in directions),
-            "class_precision_at_1": statistics.mean(level.precision_at_1.value for level in levels if level)
-            if all(levels)
-            else None,
-            "train_s": seconds,
-            "parameters": sum(p.numel() for p in model.parameters()),
-        }
+        figures = _figures(library, model, report, split) | {"train_s": seconds}
         beside = file.with_suffix(".part")
         beside.write_text(json.dumps({"figures": figures, **report.to_dict()}, indent=2), encoding="utf-8")
         beside.replace(file)
     return Result(variant.name, variant.seed, json.loads(file.read_text(encoding="utf-8"))["figures"])
+
+
+def _figures(library: Library, model: EquiAV, report: RetrievalReport, split: str) -> dict[str, float | None]:
+    """What a trained variant is compared by; None where it does not have it."""
+    from equiav.diagnose.cost import costs
+    from equiav.diagnose.equivariance import all_together
+    from equiav.diagnose.sense import SENSES, Sense, read_clips
+    from equiav.evaluate.probe import probe_library
+
+    directions = (report.audio_to_visual, report.visual_to_audio)
+    levels = [level for direction in directions if (level := direction.class_level)]
+    found: dict[str, float | None] = {
+        "recall_at_1": statistics.mean(d.recall_at_1.value for d in directions),
+        "recall_at_10": statistics.mean(d.recall_at_10.value for d in directions),
+        "class_precision_at_1": statistics.mean(x.precision_at_1.value for x in levels) if levels else None,
+        "probe": probe_library(library, model, test=split),
+    }
+    clips = read_clips(library, model, split, DIAGNOSED)
+    for name in SENSES:
+        row = all_together(Sense(model, name, clips), views=VIEWS)
+        for measure in ("cosine", "h1", "similarity"):
+            known = row.predictor.get(measure)
+            found[f"{name}_{measure}"] = known.value if known else None
+    cost = costs(model)[1][-1]
+    return found | {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "gflops_per_clip": cost.gflops_per_clip,
+        "saved_mb": cost.saved_mb,
+    }
 
 
 def _by_name(results: list[Result]) -> Iterator[tuple[str, list[Result]]]:
@@ -189,26 +228,49 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
 
 
+def _against(own: list[Result], first: list[Result], figure: str) -> dict[str, float] | None:
+    """Mean difference to the first variant over the seeds that both have, with its 95 % t-interval."""
+    from scipy.stats import t
+
+    base = {result.seed: result.figures[figure] for result in first}
+    pairs = [(r.figures[figure], base[r.seed]) for r in own if r.seed in base]
+    known = [a - b for a, b in pairs if a is not None and b is not None]
+    if len(known) < 2:
+        return None
+    mean, error = statistics.mean(known), statistics.stdev(known) / len(known) ** 0.5
+    reach = float(t.ppf(0.975, len(known) - 1)) * error
+    return {"mean": mean, "low": mean - reach, "high": mean + reach}
+
+
 def _summary(results: list[Result]) -> list[dict[str, Any]]:
-    """Per variant mean and standard deviation over seeds, beside the figures of each."""
+    """Per variant mean and standard deviation over seeds, differences to the first variant, figures of each seed."""
     rows = []
-    for name, own in _by_name(results):
-        columns = {figure: [r.figures[figure] for r in own] for figure in FIGURES}
+    groups = list(_by_name(results))
+    for name, own in groups:
+        columns = {figure: [r.figures.get(figure) for r in own] for figure in FIGURES}
         known = {figure: [v for v in values if v is not None] for figure, values in columns.items()}
         means = {figure: _spread(values) for figure, values in known.items() if values}
-        rows.append({"variant": name, **means, "seeds": [{"seed": r.seed, **r.figures} for r in own]})
+        against = {} if own is groups[0][1] else {figure: _against(own, groups[0][1], figure) for figure in PAIRED}
+        seeds = [{"seed": r.seed, **r.figures} for r in own]
+        rows.append({"variant": name, **means, "minus_first": against, "seeds": seeds})
     return rows
 
 
 def to_table(results: list[Result]) -> Table:
-    """For people: mean ± standard deviation over seeds, both directions averaged."""
-    table = Table("variant", "seeds", "R@1 %", "R@10 %", "class P@1 %", "train s")
-    for row in _summary(results):
+    """For people: mean ± standard deviation over seeds, both directions averaged; figures that none has left out."""
+    rows = _summary(results)
+    shown = {figure: about for figure, about in FIGURES.items() if any(figure in row for row in rows)}
+    table = Table("variant", "seeds", *(title for title, _, _ in shown.values()))
+    for row in rows:
         cells = []
-        for figure in FIGURES:
-            scale = 1 if figure == "train_s" else 100
+        for figure, (_, scale, digits) in shown.items():
             spread = row.get(figure)
-            cells.append("–" if spread is None else f"{scale * spread['mean']:.1f} ± {scale * spread['std']:.1f}")
+            if spread is None:
+                cells.append("–")
+            elif spread["std"]:
+                cells.append(f"{scale * spread['mean']:.{digits}f} ± {scale * spread['std']:.{digits}f}")
+            else:
+                cells.append(f"{scale * spread['mean']:.{digits}f}")
         table.add_row(row["variant"], str(len(row["seeds"])), *cells)
     return table
 

@@ -18,14 +18,11 @@ from torch import Tensor
 
 from equiav.augment.space import SpaceParams
 from equiav.diagnose.figures import Figure, figure
-from equiav.diagnose.sense import Sense, alone, rest, trained_on
+from equiav.diagnose.sense import FULL, Effort, Sense, alone, rest, trained_on
 from equiav.model.predictor import AttentionPredictor
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-SETS = 64  # draws of a transformation that all clips are asked about
-CLIPS = 64
 
 
 @dataclass(frozen=True)
@@ -65,16 +62,16 @@ def attention(sense: Sense, rows: Tensor, params: SpaceParams) -> Float[Tensor, 
     return weights.cpu().unflatten(-1, sense.tower.encoder.grid)
 
 
-def focuses(sense: Sense, *, clips: int = CLIPS, sets: int = SETS, seed: int = 0) -> list[Focus]:
+def focuses(sense: Sense, effort: Effort = FULL, *, seed: int = 0) -> list[Focus]:
     """For each trained transform that names a region: how much of the attention lies in it."""
-    rows = torch.arange(min(clips, len(sense.clips)))
+    rows = torch.arange(min(effort.focus_clips, len(sense.clips)))
     generator = torch.Generator().manual_seed(seed)
     grid = sense.tower.encoder.grid
     found = []
     for name in trained_on(sense.space):
         if f"{name}.top" not in sense.space.names and f"{name}.start" not in sense.space.names:
             continue
-        params = alone(sense.space, name, sets, generator)
+        params = alone(sense.space, name, effort.focus_sets, generator)
         if getattr(_options(sense, name), "of", None) == "frame" and not _square(sense):
             continue  # the box is a share of the frame, the tokens lie on its centre square
         cover = region(sense, name, params, grid)

@@ -21,15 +21,12 @@ from torch import Tensor
 
 from equiav.augment.uniforms import Method
 from equiav.diagnose.figures import Figure, figure
-from equiav.diagnose.sense import BATCH, Sense
+from equiav.diagnose.sense import BATCH, FULL, Effort, Sense, rest
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 Project = Callable[[Tensor], Tensor]
-COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-DENSE, DRAWS, CLIPS = 4096, 8, 64
-REAL, REAL_CLIPS = 512, 24
 WITHIN = 0.05  # of the limit: where more predictions no longer pay
 METHODS: tuple[Method, ...] = get_args(Method)
 AT_ONCE = 4096  # predictions held at a time
@@ -56,8 +53,9 @@ class ToReal:
 
     @property
     def enough(self) -> int | None:
-        """The smallest K within 5 % of the limit."""
-        return next((k for k, found in self.to_real.items() if found.value <= (1 + WITHIN) * self.limit), None)
+        """The smallest K within 5 % of the limit; of a limit near 0, within 5 % of the clips' spread."""
+        near = max((1 + WITHIN) * self.limit, WITHIN)
+        return next((k for k, found in self.to_real.items() if found.value <= near), None)
 
 
 @dataclass(frozen=True)
@@ -80,24 +78,25 @@ class CentroidReport:
         return self.curves["sobol"].to_dense[16].value / self.curves["iid"].to_dense[32].value
 
 
-def centroid_report(sense: Sense, *, clips: int = CLIPS, real_clips: int = REAL_CLIPS, seed: int = 0) -> CentroidReport:
-    """Measure one sense's centroid; the model must have a predictor."""
-    rows = torch.arange(min(clips, len(sense.clips)))
+def centroid_report(sense: Sense, own_count: int, effort: Effort = FULL, *, seed: int = 0) -> CentroidReport:
+    """Measure one sense's centroid; the model must have a predictor, and `own_count` is its own K."""
+    rows = torch.arange(min(effort.centroid_clips, len(sense.clips)))
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.cat([sense.tokens(part) for part in rows.split(BATCH)])
     space = sense.space
-    dense_sets = space.encode(space.sample(DENSE, generator, "sobol"))
+    dense_sets = space.encode(space.sample(effort.dense, generator, "sobol"))
     dense = _mean_prediction(sense, tokens, dense_sets)
-    spread = (dense - dense.mean(0)).square().sum(1).mean().sqrt()
+    spread = float((dense - dense.mean(0)).square().sum(1).mean().sqrt().clamp(min=1e-12))
     curves = {}
     for method in METHODS:
-        errors = {k: _errors(sense, tokens, dense, k, method, generator) / spread for k in COUNTS}
+        errors = {
+            k: _errors(sense, tokens, dense, (k, effort.draws, method), generator) / spread for k in effort.counts
+        }
         known = {k: found for k, values in errors.items() if (found := figure(values)) is not None}
         curves[method] = Curve(known, _rate(known))
-    own = sense.model.config.architecture.centroid_samples
     single = curves["iid"].to_dense[1].value
-    real = _to_real(sense, tokens[:real_clips], rows[:real_clips], dense_sets, generator)
-    return CentroidReport(len(rows), curves, single**2 / own, real)
+    real = _to_real(sense, tokens[: effort.real_clips], dense_sets, effort, generator)
+    return CentroidReport(len(rows), curves, single**2 / own_count, real)
 
 
 def _spaces(sense: Sense) -> dict[str, Project]:
@@ -114,11 +113,11 @@ def _mean_prediction(sense: Sense, tokens: Tensor, codes: Float[Tensor, "K P"]) 
 
 
 def _errors(
-    sense: Sense, tokens: Tensor, dense: Tensor, k: int, method: Method, generator: torch.Generator
+    sense: Sense, tokens: Tensor, dense: Tensor, way: tuple[int, int, Method], generator: torch.Generator
 ) -> Float[np.ndarray, " R"]:
     """Root mean square distance to the dense mean over the clips, for each of R draws of K sets."""
-    found = []
-    for _ in range(DRAWS):
+    (k, draws, method), found = way, []
+    for _ in range(draws):
         codes = sense.space.encode(sense.space.sample(k, generator, method))
         found.append(float((_mean_prediction(sense, tokens, codes) - dense).square().sum(1).mean().sqrt()))
     return np.array(found)
@@ -134,17 +133,17 @@ def _rate(curve: dict[int, Figure]) -> float:
 
 
 def _to_real(
-    sense: Sense, tokens: Tensor, rows: Tensor, dense_sets: Tensor, generator: torch.Generator
+    sense: Sense, tokens: Tensor, dense_sets: Tensor, effort: Effort, generator: torch.Generator
 ) -> list[ToReal]:
-    """Distances to the mean over `REAL` real transformations of each clip, in the latent and the intra-modal space."""
+    """Distances to the mean over many real transformations of each clip, in the latent and the intra-modal space."""
     real: dict[str, list[Tensor]] = {"latent": [], "intra": []}
     plain: dict[str, list[Tensor]] = {"latent": [], "intra": []}
-    for row in rows:
-        repeated = row.expand(REAL)
-        params = sense.space.sample(REAL, generator, "sobol")
-        parts = zip(repeated.split(BATCH), range(0, REAL, BATCH), strict=True)
+    for row in torch.arange(len(tokens)):
+        repeated = row.expand(effort.real)
+        params = sense.space.sample(effort.real, generator, "sobol")
+        parts = zip(repeated.split(BATCH), range(0, effort.real, BATCH), strict=True)
         latents = torch.cat([sense.latent(sense.view(part, params[i : i + BATCH])) for part, i in parts])
-        own = tokens[int(row)].mean(0)
+        own = sense.latent(sense.view(row[None], rest(sense.space)))[0]
         for name, project in _spaces(sense).items():
             real[name].append(project(latents).mean(0))
             plain[name].append(project(own))
@@ -162,15 +161,17 @@ def _to_real(
             return torch.stack(parts).sum(0) / len(codes)
 
         curve = {}
-        for k in COUNTS:
-            sets = [sense.space.encode(sense.space.sample(k, generator)) for _ in range(DRAWS)]
+        for k in effort.counts:
+            sets = [sense.space.encode(sense.space.sample(k, generator)) for _ in range(effort.draws)]
             curve[k] = figure(np.array([distance(of(codes)) for codes in sets]))
         known = {k: value for k, value in curve.items() if value is not None}
-        found.append(ToReal(name, known, distance(of(dense_sets)), distance(torch.stack(plain[name])), REAL, len(rows)))
+        found.append(
+            ToReal(name, known, distance(of(dense_sets)), distance(torch.stack(plain[name])), effort.real, len(tokens))
+        )
     return found
 
 
-def retrieval_by_count(senses: dict[str, Sense], *, seed: int = 0) -> dict[str, Figure]:
+def retrieval_by_count(senses: dict[str, Sense], effort: Effort = FULL, *, seed: int = 0) -> dict[str, Figure]:
     """R@1 among the clips, both directions averaged, of the same model with K predictions per centroid.
 
     Keys `1` … `256`: K independent sets, mean over draws, interval over clips; `plain`: the mean token, no predictor.
@@ -180,9 +181,10 @@ def retrieval_by_count(senses: dict[str, Sense], *, seed: int = 0) -> dict[str, 
     rows = torch.arange(len(everyone))
     tokens = {name: torch.cat([s.tokens(part) for part in rows.split(BATCH)]) for name, s in senses.items()}
     found = {}
-    for k in (0, *COUNTS):
+    draws = max(effort.draws // 2, 1)
+    for k in (0, *effort.counts):
         hits = torch.zeros(len(rows))
-        for _ in range(DRAWS // 2 if k else 1):
+        for _ in range(draws if k else 1):
             vectors = []
             for name, sense in senses.items():
                 codes = sense.space.encode(sense.space.sample(max(k, 1), generator))
@@ -191,7 +193,7 @@ def retrieval_by_count(senses: dict[str, Sense], *, seed: int = 0) -> dict[str, 
             scores = vectors[0] @ vectors[1].T
             own = scores.diagonal()
             first = (scores > own[:, None]).sum(1) == 0, (scores > own).sum(0) == 0
-            hits += (first[0].float() + first[1].float()) / 2 / (DRAWS // 2 if k else 1)
+            hits += (first[0].float() + first[1].float()) / 2 / (draws if k else 1)
         if (known := figure(hits)) is not None:
             found[str(k) if k else "plain"] = known
     return found

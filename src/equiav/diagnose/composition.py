@@ -18,11 +18,10 @@ from equiav.augment.space import SpaceParams
 from equiav.augment.visual import VisualSpace
 from equiav.diagnose import measures
 from equiav.diagnose.figures import Figure, figure
-from equiav.diagnose.sense import Sense, join, states, trained_on
+from equiav.diagnose.sense import FULL, Effort, Sense, join, states, trained_on
 from equiav.errors import ConfigError
 
 COMPOSABLE = {"audio": ("shift", "gain", "contrast", "reverse"), "visual": ("crop", "flip", "grayscale")}
-DRAWS, CLIPS = 8, 64
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,9 @@ class Composition:
     reason: str = ""  # why there are no figures
 
 
-def composition(sense: Sense, *, clips: int = CLIPS, draws: int = DRAWS, seed: int = 0) -> Composition:
+def composition(sense: Sense, effort: Effort = FULL, *, seed: int = 0) -> Composition:
     """Two draws of the transforms that compose to one parameter set, in turn."""
-    rows = torch.arange(min(clips, len(sense.clips)))
+    rows, draws = torch.arange(min(effort.composed_clips, len(sense.clips))), effort.composed_draws
     names = [name for name in COMPOSABLE[sense.name] if name in trained_on(sense.space)]
     if not names:
         return Composition([], None, None, None, None, "none of its transformations compose to one")

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equiav.diagnose.sense import FULL, Effort
 from equiav.model.equiav import EquiAV
 from equiav.train.throughput import model_inputs, step_flops
 
-REPEATS = 5
 STEP_FLOPS = 2e11  # a step of about a second on a few cores
 LARGEST_BATCH = 32
 
@@ -32,7 +32,7 @@ class Cost:
     saved_mb: float  # what forward keeps for backward
 
 
-def costs(model: EquiAV) -> tuple[int, list[Cost]]:
+def costs(model: EquiAV, effort: Effort = FULL) -> tuple[int, list[Cost]]:
     """The batch size, and the cost without predictor and with the model's own K."""
     settings = model.config.architecture
     device = next(model.parameters()).device
@@ -44,7 +44,7 @@ def costs(model: EquiAV) -> tuple[int, list[Cost]]:
     steps = [_step(own, batch) for own in models]
     saved = [_saved_bytes(step) for step in steps]
     best = [float("inf")] * len(steps)
-    for _ in range(REPEATS):  # in turn, so that a slow moment of the machine meets both
+    for _ in range(effort.repeats):  # in turn, so that a slow moment of the machine meets both
         for i, step in enumerate(steps):
             best[i] = min(best[i], _seconds(step, device))
     return batch, [

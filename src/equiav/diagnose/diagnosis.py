@@ -21,7 +21,7 @@ from equiav.diagnose.composition import Composition, composition
 from equiav.diagnose.cost import Cost, costs
 from equiav.diagnose.equivariance import ALL, CurvePoint, Table, displacement, slot_curves
 from equiav.diagnose.figures import Figure
-from equiav.diagnose.sense import SENSES, Sense, read_clips
+from equiav.diagnose.sense import FULL, SENSES, Effort, Sense, read_clips
 from equiav.diagnose.unseen import Point, unseen
 from equiav.errors import LibraryError
 from equiav.train import health
@@ -104,6 +104,7 @@ def diagnose(
     split: str | None = "test",
     clips: int = CLIPS,
     seed: int = 0,
+    effort: Effort = FULL,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Diagnosis:
     """Measure a model on clips of a library.
@@ -111,6 +112,7 @@ def diagnose(
     Args:
         split: which clips; None takes all.
         clips: at most so many, a random choice by seed.
+        effort: how much of each thing.
         on_progress: told (parts done, parts in all, the next one).
 
     Raises:
@@ -124,12 +126,12 @@ def diagnose(
     plain = {name: sense.embeddings() for name, sense in senses.items()}
     partners = {"audio": plain["visual"], "visual": plain["audio"]}
     tell = _Progress(on_progress, 6 * len(senses) + 2)
-    reports = {name: _sense_report(sense, partners[name], seed, tell) for name, sense in senses.items()}
+    reports = {name: _sense_report(sense, partners[name], seed, effort, tell) for name, sense in senses.items()}
     predicts = all(sense.predicts for sense in senses.values())
     tell("retrieval by K")
-    by_count = retrieval_by_count(senses, seed=seed) if predicts else {}
+    by_count = retrieval_by_count(senses, effort, seed=seed) if predicts else {}
     tell("cost")
-    batch, known = costs(model)
+    batch, known = costs(model, effort)
     tell("")
     return Diagnosis(
         about={
@@ -153,19 +155,20 @@ def diagnose(
     )
 
 
-def _sense_report(sense: Sense, partners: torch.Tensor, seed: int, tell: _Progress) -> SenseReport:
+def _sense_report(sense: Sense, partners: torch.Tensor, seed: int, effort: Effort, tell: _Progress) -> SenseReport:
     tell(f"{sense.name}: displacement")
-    tables, explained = displacement(sense, seed=seed)
+    tables, explained = displacement(sense, views=effort.views, seed=seed)
     tell(f"{sense.name}: slots")
-    curves = slot_curves(sense)
+    curves = slot_curves(sense, effort)
     tell(f"{sense.name}: unseen transformations")
-    beyond = unseen(sense, partners, seed=seed)
+    beyond = unseen(sense, partners, effort, seed=seed)
     tell(f"{sense.name}: composition")
-    composed = composition(sense, seed=seed) if sense.predicts else None
+    composed = composition(sense, effort, seed=seed) if sense.predicts else None
     tell(f"{sense.name}: centroid")
-    centroid = centroid_report(sense, seed=seed) if sense.predicts else None
+    own_count = sense.model.config.architecture.centroid_samples
+    centroid = centroid_report(sense, own_count, effort, seed=seed) if sense.predicts else None
     tell(f"{sense.name}: attention")
-    focused = focuses(sense, seed=seed) if looks(sense) else []
+    focused = focuses(sense, effort, seed=seed) if looks(sense) else []
     return SenseReport(tables, explained, curves, beyond, composed, centroid, focused)
 
 

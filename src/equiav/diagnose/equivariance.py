@@ -23,16 +23,14 @@ from torch import Tensor
 from equiav.augment.space import AugmentationSpace, SpaceParams
 from equiav.diagnose import measures
 from equiav.diagnose.figures import Figure, figure
-from equiav.diagnose.sense import Sense, States, alone, join, repeat, rest, states, trained_on
+from equiav.diagnose.sense import FULL, Effort, Sense, States, alone, join, repeat, rest, states, trained_on
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 Question = Literal["alone", "in context", "all together"]
-VIEWS = 16  # M
 GROUP = 25  # clips that share their single-transform sets
 ALL = "all together"
-CURVE_POINTS, CURVE_CLIPS = 9, 48
 
 YARDSTICKS = {
     "identity": "predict no change",
@@ -113,7 +111,7 @@ def gallery(
     return join(*sets), order
 
 
-def displacement(sense: Sense, *, views: int = VIEWS, seed: int = 0) -> tuple[list[Table], dict[str, float]]:
+def displacement(sense: Sense, *, views: int = FULL.views, seed: int = 0) -> tuple[list[Table], dict[str, float]]:
     """Tables of all questions; and R² of each slot read off pairs of plain and transformed latents."""
     rows = torch.arange(len(sense.clips))
     generator = torch.Generator().manual_seed(seed)
@@ -130,8 +128,7 @@ def displacement(sense: Sense, *, views: int = VIEWS, seed: int = 0) -> tuple[li
 
     on_its_own = states(sense, rows, spread([sets for sets, _ in alone_sets]))
     in_context = states(sense, rows, spread([sets for sets, _ in context_sets]), spread(bases))
-    params = sense.space.sample(len(rows) * views, generator)
-    together = states(sense, rows, params)
+    params, together = _together(sense, views, generator)
     swap = _swap(order, generator)
     any_other = _derangement(views, generator)
     tables: list[Table] = []
@@ -146,6 +143,19 @@ def displacement(sense: Sense, *, views: int = VIEWS, seed: int = 0) -> tuple[li
     explained = measures.explained_parameters(together.p, together.q, codes) if len(rows) > 1 else []
     known = zip(sense.space.names, explained, strict=False)
     return tables, {name: float(value) for name, value in known if np.isfinite(value)}
+
+
+def all_together(sense: Sense, *, views: int = FULL.views, seed: int = 0) -> Row:
+    """The row of all transformations together alone, in the intra-modal space: a model's knowledge in one line."""
+    generator = torch.Generator().manual_seed(seed)
+    seen = _together(sense, views, generator)[1].projected(sense)
+    return _whole_row(seen, _derangement(views, generator))
+
+
+def _together(sense: Sense, views: int, generator: torch.Generator) -> tuple[SpaceParams, States]:
+    """The plain clips against views as training draws them."""
+    params = sense.space.sample(len(sense.clips) * views, generator)
+    return params, states(sense, torch.arange(len(sense.clips)), params)
 
 
 def _single_rows(
@@ -254,12 +264,12 @@ def _derangement(n: int, generator: torch.Generator) -> list[int]:
     return found
 
 
-def slot_curves(sense: Sense, *, clips: int = CURVE_CLIPS, points: int = CURVE_POINTS) -> dict[str, list[CurvePoint]]:
+def slot_curves(sense: Sense, effort: Effort = FULL) -> dict[str, list[CurvePoint]]:
     """For each slot of each trained transform: what the displacement does over the slot's range, intra-modal space.
 
     The transform's other slots hold a median draw, the other transforms rest. Slots that name an order are left out.
     """
-    rows = torch.arange(min(clips, len(sense.clips)))
+    rows = torch.arange(min(effort.curve_clips, len(sense.clips)))
     found: dict[str, list[CurvePoint]] = {}
     for transform in sense.space.transforms:
         if transform.name not in trained_on(sense.space):
@@ -267,7 +277,7 @@ def slot_curves(sense: Sense, *, clips: int = CURVE_CLIPS, points: int = CURVE_P
         for slot in transform.slots[1:]:
             if slot.name in ("first", "second", "third", "fourth", "order", "seed"):
                 continue
-            values = torch.linspace(slot.low, slot.high, points)
+            values = torch.linspace(slot.low, slot.high, effort.curve_points)
             sets = _along(sense.space, transform.name, slot.name, values)
             seen = states(sense, rows, repeat(sets, len(rows))).projected(sense)
             # a low end may not go with the other slots: say what was really done

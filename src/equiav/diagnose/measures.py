@@ -32,8 +32,8 @@ def displacement_cosine(
     p: Float[Tensor, "n M E"], q: Float[Tensor, "n M E"], r: Float[Tensor, "n M E"]
 ) -> Float[Tensor, " n"]:
     """Mean cosine of predicted and true displacement: 1 the right direction, 0 a random one, or no prediction."""
-    cosine = torch.cosine_similarity(r - p, q - p, dim=-1)
-    return _mean_where(cosine, moved(p, q))
+    cosine = torch.where(moved(p, r), torch.cosine_similarity(r - p, q - p, dim=-1), 0.0)
+    return torch.where(moved(p, q), cosine, torch.nan).nanmean(1)
 
 
 def relative_error(
@@ -128,12 +128,8 @@ def explained_parameters(
     for train, test in GroupKFold(min(folds, n)).split(features, groups=clips):
         scale = StandardScaler().fit(features[train])
         model = RidgeCV(np.logspace(-1, 5, 13)).fit(scale.transform(features[train]), targets[train])
-        predicted[test] = model.predict(scale.transform(features[test]))
+        predicted[test] = model.predict(scale.transform(features[test])).reshape(len(test), -1)
     rest = np.square(targets - predicted).sum(0)
     total = np.square(targets - targets.mean(0)).sum(0)
     constant = total <= 1e-9 * len(targets)
     return np.where(constant, np.nan, 1 - rest / np.where(constant, 1, total))
-
-
-def _mean_where(values: Float[Tensor, "n M"], where: Bool[Tensor, "n M"]) -> Float[Tensor, " n"]:
-    return torch.where(where, values, torch.nan).nanmean(1)

@@ -18,7 +18,7 @@ from equiav.diagnose.equivariance import MEASURES, REFERENCE, YARDSTICKS, Row, T
 from equiav.diagnose.figures import Figure
 from equiav.diagnose.pictures import mel_uri, picture_uri
 from equiav.diagnose.plots import Panel, Series, bars, dots, panels
-from equiav.diagnose.sense import SENSES, Clips, Sense, read_clips
+from equiav.diagnose.sense import FULL, SENSES, Clips, Effort, Sense, read_clips
 from equiav.diagnose.unseen import Point
 from equiav.train.health import ALARMS
 
@@ -46,6 +46,7 @@ def write_report(
     split: str | None = "test",
     clips: int = CLIPS,
     seed: int = 0,
+    effort: Effort = FULL,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Diagnosis:
     """Measure a model on clips of a library; write the page, and the same figures as JSON beside it.
@@ -53,7 +54,7 @@ def write_report(
     Raises:
         LibraryError: too few clips, or features other than the model's.
     """
-    found = diagnose(library, model, split=split, clips=clips, seed=seed, on_progress=on_progress)
+    found = diagnose(library, model, split=split, clips=clips, seed=seed, effort=effort, on_progress=on_progress)
     shown = attention_maps(model, read_clips(library, model, split, 1, seed))
     page.parent.mkdir(parents=True, exist_ok=True)
     page.with_suffix(".json").write_text(json.dumps(found.to_dict(), indent=1, allow_nan=False), encoding="utf-8")

@@ -129,7 +129,12 @@ def _curves(axes: Any, panel: Panel, names: list[str]) -> None:
     if panel.log:
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-    elif panel.zero:
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.yaxis.set_major_formatter("{x:g}")
+    else:
+        axes.locator_params(nbins=5)  # fewer labels to lay out: most of the time of a page goes there
+    axes.minorticks_off()
+    if panel.zero and not panel.log:
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, 0), max(high, 0))
     for mark in panel.marks:

@@ -36,6 +36,31 @@ SENSES: tuple[Literal["audio", "visual"], ...] = ("audio", "visual")
 
 
 @dataclass(frozen=True)
+class Effort:
+    """How much is measured; the defaults are the report's."""
+
+    views: int = 16  # M, of each clip
+    curve_clips: int = 48
+    curve_points: int = 9  # over a slot's range
+    focus_clips: int = 64
+    focus_sets: int = 64  # parameter sets that attention is asked about
+    composed_clips: int = 64
+    composed_draws: int = 8
+    centroid_clips: int = 64
+    counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # K
+    draws: int = 8  # of K sets
+    dense: int = 4096  # predictions that stand for infinitely many
+    real: int = 512  # really transformed inputs of a clip
+    real_clips: int = 24
+    unseen_clips: int = 24
+    pool: int = 64  # known sets, the nearest of which is told for an unknown transformation
+    repeats: int = 5  # of a timed step
+
+
+FULL = Effort()
+
+
+@dataclass(frozen=True)
 class Clips:
     """Clips of a library in memory: standardised log-mel and middle frames, padded to the largest."""
 

@@ -24,7 +24,7 @@ from equiav.augment.visual import VisualSpace
 from equiav.diagnose import measures
 from equiav.diagnose.equivariance import gallery
 from equiav.diagnose.figures import Figure, figure
-from equiav.diagnose.sense import BATCH, Sense, join, repeat, rest, trained_on
+from equiav.diagnose.sense import BATCH, FULL, Effort, Sense, join, repeat, rest, trained_on
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -33,7 +33,6 @@ SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way from no effect to the farther end,
 REACHES = (0.5, 1.0, 1.5, 2.0, 3.0)  # of the trained range, of transforms trained on
 STRETCHED = ("gain.amount", "contrast.factor", "blur.sigma", "jitter.brightness", "jitter.saturation")
 MAIN = {"noise": "snr_db", "cutout": "side", "perspective": "across"}  # else the first slot after the flag
-POOL, CLIPS = 64, 24
 NEAREST, NOTHING, ITSELF = "nearest known", "nothing done", "itself"
 
 
@@ -52,7 +51,7 @@ class Point:
 
 
 def unseen(
-    sense: Sense, partners: Float[Tensor, "n E"], *, clips: int = CLIPS, seed: int = 0
+    sense: Sense, partners: Float[Tensor, "n E"], effort: Effort = FULL, *, seed: int = 0
 ) -> dict[str, list[Point]]:
     """Curves of every unseen transformation, by `transform` or `transform.slot`.
 
@@ -60,8 +59,8 @@ def unseen(
         partners: inter-modal embeddings of the other sense of all clips: the gallery.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.arange(min(clips, len(sense.clips)))
-    pool = join(rest(sense.space), gallery(sense.space, POOL, generator)[0])
+    rows = torch.arange(min(effort.unseen_clips, len(sense.clips)))
+    pool = join(rest(sense.space), gallery(sense.space, effort.pool, generator)[0])
     found: dict[str, list[Point]] = {}
     for name, space, params, value, trained in _cases(sense):
         told = {NOTHING: repeat(rest(sense.space), len(rows))}

@@ -1,0 +1,123 @@
+"""The report on models as they are trained: every method, a page that fetches nothing, JSON that is JSON."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from equiav.cli import main
+from equiav.config import load_recipe
+from equiav.diagnose.diagnosis import diagnose
+from equiav.diagnose.page import write_report
+from equiav.diagnose.sense import Effort
+from equiav.errors import LibraryError
+from equiav.model.equiav import EquiAV
+from equiav.train.pretrain import model_config, resolve
+from train.small_library import SMALL, make_library
+
+LITTLE = Effort(
+    curve_clips=4, curve_points=3, focus_sets=4, composed_draws=2, counts=(1, 2, 16, 32, 64), draws=2, dense=64,
+    real=16, real_clips=2, unseen_clips=3, pool=20, repeats=1,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    return make_library(tmp_path_factory.mktemp("clips"), clips=9)
+
+
+def model_for(library, *settings):
+    """An untrained model of the recipe, with the library's features."""
+    recipe = load_recipe("toy", [*SMALL, *settings])
+    return EquiAV(model_config(resolve(recipe, library, 1))).eval()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("model.predictor=hypernetwork", "model.share=none"),
+        ("model.method=invariant",),
+        ("model.method=plain",),
+        ("augment={variant: released}",),
+        ("augment={audio: {gain: {}}, visual: {flip: {}}}",),
+    ],
+)
+def test_a_report_of_every_kind_of_model_is_one_page_and_strict_json(library, tmp_path, settings):
+    page = tmp_path / "new" / "report.html"
+    told = []
+    found = write_report(
+        library,
+        model_for(library, *settings),
+        page,
+        split=None,
+        clips=9,
+        effort=LITTLE,
+        on_progress=lambda *x: told.append(x),
+    )
+    text, figures = page.read_text(encoding="utf-8"), page.with_suffix(".json").read_text(encoding="utf-8")
+    assert not re.search(r"(src|href)=\"(?!data:|#)", text), "nothing is fetched"
+    assert "NaN" not in figures
+    stored = json.loads(figures)
+    assert stored["about"]["clips"] == 9
+    assert set(stored["figures"]) == set(found.figures())
+    predicts = "method" not in "".join(settings)
+    assert ("audio.centroid.k16" in stored["figures"]) is predicts
+    assert (text.count("data:image") > 5) is (predicts and "hypernetwork" not in "".join(settings))
+    assert bool(stored["retrieval_by_count"]) is predicts
+    assert [done for done, _, _ in told] == list(range(15))
+    assert all(total == 14 for _, total, _ in told)
+
+
+def test_the_same_seed_gives_the_same_report(library):
+    model = model_for(library)
+    one, two = (diagnose(library, model, split=None, clips=9, effort=LITTLE) for _ in range(2))
+    assert one.figures() == two.figures()
+    assert one.senses == two.senses
+
+
+def test_too_few_clips_are_an_error(library, tmp_path):
+    with pytest.raises(LibraryError, match="at least 8"):
+        write_report(library, model_for(library), tmp_path / "r.html", split=None, clips=7)
+    with pytest.raises(LibraryError, match="test"):
+        write_report(library, model_for(library), tmp_path / "r.html", split="test")
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["equiav", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def test_a_gate_decides_the_exit_code(library, tmp_path, monkeypatch, capsys):
+    model_for(library).save_pretrained(tmp_path / "run" / "model")
+    reports = []
+
+    def once(*arguments, **options):
+        """The report as the command asks for it, measured the first time only."""
+        reports.append(reports[0] if reports else write_report(*arguments, **options, effort=LITTLE))
+        return reports[0]
+
+    monkeypatch.setattr("equiav.diagnose.page.write_report", once)
+    common = ("diagnose", "-L", library.path, "-R", tmp_path / "run", "--split", "train", "--clips", 9)
+    assert run(monkeypatch, *common, "--gate", "audio.all.h1<2") == 0
+    assert (tmp_path / "run" / "report" / "equivariance.html").exists()
+    assert "beats every yardstick" in capsys.readouterr().out
+    assert run(monkeypatch, *common, "--json", "--gate", "all.h1>2") == 1
+    output = capsys.readouterr()
+    assert json.loads(output.out)["about"]["split"] == "train"
+    assert "NOT MET: all.h1 > 2" in output.err
+    assert run(monkeypatch, *common, "--gate", "flip") == 1
+    assert "no condition" in capsys.readouterr().err
+    assert len(reports) == 2, "a bad gate is said before anything is measured"
+
+
+def test_a_report_needs_no_gradient_and_leaves_the_model_as_it_was(library):
+    model = model_for(library)
+    before = model.fingerprint()
+    diagnose(library, model, split=None, clips=9, effort=LITTLE)
+    assert model.fingerprint() == before
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.is_grad_enabled()
