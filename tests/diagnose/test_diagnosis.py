@@ -1,16 +1,19 @@
 """The report on models as they are trained: every method, a page that fetches nothing, JSON that is JSON."""
 
+import dataclasses
 import json
 import re
 
 import pytest
 import torch
 
+from equiav.augment.waveform import waveform_space
 from equiav.cli import main
 from equiav.config import load_recipe
 from equiav.diagnose.diagnosis import diagnose
 from equiav.diagnose.page import write_report
-from equiav.diagnose.sense import Effort
+from equiav.diagnose.sense import Effort, Sense, read_clips
+from equiav.diagnose.unseen import unseen
 from equiav.errors import LibraryError
 from equiav.model.equiav import EquiAV
 from equiav.train.pretrain import model_config, resolve
@@ -121,3 +124,19 @@ def test_a_report_needs_no_gradient_and_leaves_the_model_as_it_was(library):
     assert model.fingerprint() == before
     assert all(p.grad is None for p in model.parameters())
     assert torch.is_grad_enabled()
+
+
+def test_sounds_are_read_again_as_they_were_ingested_and_a_room_is_left_out_without_them(library):
+    model = model_for(library)
+    clips = read_clips(library, model, None, 9)
+    sense = Sense(model, "audio", clips)
+    space = waveform_space({"room": {}})
+    rows = torch.arange(9)
+    plain = sense.transformed(rows, space, space.identity(9))
+    assert (plain - clips.audio).abs().max() < 0.01, "the table holds them as float16"
+    wet = sense.transformed(rows, space, space.sample(9, torch.Generator().manual_seed(1)).replace("room.on", 1.0))
+    assert (wet - plain).abs().mean() > 0.05
+    partners = sense.embeddings()
+    assert "room" in unseen(sense, partners, LITTLE)
+    gone = dataclasses.replace(clips, sounds=None)
+    assert "room" not in unseen(Sense(model, "audio", gone), partners, LITTLE)

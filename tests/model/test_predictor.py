@@ -127,3 +127,15 @@ def test_quick_gelu_is_the_sigmoid_form():
 
 def test_attention_is_the_default():
     assert isinstance(make_predictor(Architecture()), AttentionPredictor)
+
+
+def test_attention_maps_are_those_of_the_prediction():
+    made = predictor()
+    tokens, query = torch.randn(3, 7, SMALL["width"]), torch.randn(3, 5, SMALL["parameter_width"])
+    weights = made.attention(tokens, query)
+    assert weights.shape == (3, SMALL["predictor_heads"], 5, 7)
+    assert torch.allclose(weights.sum(-1), torch.ones_like(weights[..., 0]), atol=1e-6)
+    values = made.key_value(tokens).unflatten(-1, (2, SMALL["predictor_heads"], -1))[:, :, 1]
+    found = torch.einsum("bhkn,bnhd->bkhd", weights, values).flatten(2)
+    latent = tokens.mean(dim=1, keepdim=True) + made.out(found)
+    assert torch.allclose(latent + made.mlp(made.norm(latent)), made(tokens, query), atol=1e-5)

@@ -148,8 +148,9 @@ def chosen_sets(sense: Sense) -> tuple[SpaceParams, list[str]]:
 
 
 def maps(sense: Sense, row: int) -> list[Map]:
-    """Attention of one clip under the chosen sets, mean over heads; then of each head under the second of them."""
+    """Attention of one clip under the chosen sets, mean over heads; then of each head under the first crop."""
     params, captions = chosen_sets(sense)
     weights = attention(sense, torch.tensor([row]), params)[0]  # (H, K, rows, columns)
     found = [Map(caption, weights[:, i].mean(0)) for i, caption in enumerate(captions)]
-    return found + [Map(f"{captions[1]}, head {h + 1}", weights[h, 1]) for h in range(len(weights))]
+    shown = next((i for i, caption in enumerate(captions) if " half" in caption), len(captions) - 1)
+    return found + [Map(f"{captions[shown]}, head {h + 1}", weights[h, shown]) for h in range(len(weights))]

@@ -145,6 +145,7 @@ def diagnose(
             "split": split,
             "clips": len(chosen),
             "seed": seed,
+            "sources_readable": chosen.sounds is not None,  # without them no room can be put around a sound
         },
         senses=reports,
         retrieval_by_count=by_count,

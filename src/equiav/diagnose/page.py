@@ -213,7 +213,7 @@ def _slot_chart(sense: SenseReport) -> Markup:
 def _centroid_chart(centroid: CentroidReport) -> Markup:
     """Distance of the K-centroid to its two limits."""
     ways = [Series.of(method, curve.to_dense) for method, curve in centroid.curves.items()]
-    shown = [Panel("to the mean of 4,096 predictions", "K", "distance / spread", ways, log=True)]
+    shown = [Panel("to 4,096 predictions", "K", "distance / spread", ways, log=True)]
     for real in centroid.real:
         ks = list(real.to_real)
         series = [
@@ -222,9 +222,7 @@ def _centroid_chart(centroid: CentroidReport) -> Markup:
             Series("plain embedding", [ks[0], ks[-1]], [real.plain] * 2, dashed=True),
         ]
         where = "latent" if real.space == "latent" else "intra-modal"
-        shown.append(
-            Panel(f"to the mean of {real.views} real views, {where}", "K", "distance / spread", series, log=True)
-        )
+        shown.append(Panel(f"to {real.views} real views, {where}", "K", "distance / spread", series, log=True))
     return panels(shown)
 
 

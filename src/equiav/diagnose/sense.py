@@ -11,6 +11,7 @@ n clips · M parameter sets of each · K of them asked at once · N tokens · D 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -20,8 +21,11 @@ from torch import Tensor
 from equiav.augment import uniforms
 from equiav.augment.space import AugmentationSpace, SpaceParams
 from equiav.augment.visual import normalise
-from equiav.errors import ConfigError, ModelError
+from equiav.augment.waveform import WaveformSpace
+from equiav.errors import ConfigError, MediaError, ModelError
 from equiav.library.loader import ClipLoader
+from equiav.media.decode import decode_audio
+from equiav.media.fbank import fit_frames, log_mel
 from equiav.search.embed import check_features
 
 if TYPE_CHECKING:
@@ -69,6 +73,7 @@ class Clips:
     sizes: Int64[Tensor, "n 2"]
     ids: list[str]
     labels: list[list[str]]
+    sounds: list[Float[Tensor, " S"]] | None = None  # waveforms; None where a source cannot be read any more
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -99,7 +104,18 @@ def read_clips(library: Library, model: EquiAV, split: str | None, most: int, se
         sizes=torch.cat([batch.sizes for batch in batches]),
         ids=[name for batch in batches for name in batch.clip_ids],
         labels=[labels for batch in batches for labels in batch.labels],
+        sounds=_sounds(library, torch.cat([batch.indices for batch in batches])),
     )
+
+
+def _sounds(library: Library, rows: Int64[Tensor, " n"]) -> list[Float[Tensor, " S"]] | None:
+    """The clips' waveforms, read from their sources: what is done to sound before the spectrogram needs them."""
+    rate = library.features.sample_rate
+    about = library.take(rows.tolist(), ["source", "start_s", "end_s"]).to_pylist()
+    try:
+        return [torch.from_numpy(decode_audio(Path(x["source"]), x["start_s"], x["end_s"], rate)) for x in about]
+    except MediaError:
+        return None
 
 
 class Sense:
@@ -129,10 +145,21 @@ class Sense:
 
     def transformed(self, rows: Int64[Tensor, " b"], space: AugmentationSpace, params: SpaceParams) -> Tensor:
         """The same by any space of this sense: transformations that the model was never told of."""
+        if isinstance(space, WaveformSpace):
+            return self._from_sounds(rows, space, params).to(self.device)
         if self.name == "audio":
             return space.apply(self.clips.audio[rows].to(self.device), params)
         frames, sizes = self.clips.frames[rows].to(self.device), self.clips.sizes[rows]
         return normalise(space.apply(frames, params, sizes))  # type: ignore[call-arg]
+
+    def _from_sounds(self, rows: Int64[Tensor, " b"], space: WaveformSpace, params: SpaceParams) -> Tensor:
+        """Spectrograms of transformed waveforms, made as `equiav ingest` makes them."""
+        features = self.model.config.features
+        sounds = [] if self.clips.sounds is None else [self.clips.sounds[int(row)] for row in rows]
+        changed = space.apply(torch.nn.utils.rnn.pad_sequence(sounds, batch_first=True), params)
+        mels = [log_mel(x[: len(sound)].numpy(), features) for x, sound in zip(changed, sounds, strict=True)]
+        fitted = [torch.from_numpy(fit_frames(mel[: features.time_frames], features.time_frames)) for mel in mels]
+        return self.model.standardise(torch.stack(fitted))
 
     def plain(self, rows: Int64[Tensor, " b"]) -> Tensor:
         """Clips as people see them: standardised log-mel, or pictures in [0, 1]."""

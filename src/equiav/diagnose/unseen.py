@@ -21,6 +21,7 @@ from equiav.augment.audio import AudioSpace
 from equiav.augment.space import AugmentationSpace, SpaceParams
 from equiav.augment.transform import Slot, build_transforms
 from equiav.augment.visual import VisualSpace
+from equiav.augment.waveform import waveform_space
 from equiav.diagnose import measures
 from equiav.diagnose.equivariance import gallery
 from equiav.diagnose.figures import Figure, figure
@@ -32,7 +33,12 @@ if TYPE_CHECKING:
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way from no effect to the farther end, of transforms never trained on
 REACHES = (0.5, 1.0, 1.5, 2.0, 3.0)  # of the trained range, of transforms trained on
 STRETCHED = ("gain.amount", "contrast.factor", "blur.sigma", "jitter.brightness", "jitter.saturation")
-MAIN = {"noise": "snr_db", "cutout": "side", "perspective": "across"}  # else the first slot after the flag
+MAIN = {
+    "noise": "snr_db",
+    "room": "mix",
+    "cutout": "side",
+    "perspective": "across",
+}  # else the first slot after the flag
 NEAREST, NOTHING, ITSELF = "nearest known", "nothing done", "itself"
 
 
@@ -85,9 +91,10 @@ def _cases(sense: Sense) -> Iterator[tuple[str, AugmentationSpace, SpaceParams, 
                 value = slot.neutral + reach * (slot.high - slot.neutral)
                 params = rest(space).replace(f"{transform}.on", 1.0).replace(name, value)
                 yield name, space, params, value, reach <= 1
-    known = audio.KNOWN if sense.name == "audio" else visual.KNOWN
-    for name in known:
-        if any(name == transform.name for transform in space.transforms) or name not in _EXTRA[sense.name]:
+    for name in _EXTRA[sense.name]:
+        if name == "room" and sense.clips.sounds is None:
+            continue
+        if any(name == transform.name for transform in space.transforms):
             continue
         other = _space_of(sense, name)
         main = _main_slot(other, name)
@@ -104,13 +111,15 @@ def _cases(sense: Sense) -> Iterator[tuple[str, AugmentationSpace, SpaceParams, 
 
 
 _EXTRA = {
-    "audio": ("mel_shift", "stretch", "noise"),
+    "audio": ("mel_shift", "stretch", "noise", "room"),  # the last on waveforms
     "visual": ("vertical_flip", "rotation", "perspective", "jpeg", "cutout"),
 }
 
 
 def _space_of(sense: Sense, name: str) -> AugmentationSpace:
     """A space of one transform with its default options."""
+    if name == "room":
+        return waveform_space({name: {"sample_rate": sense.model.config.features.sample_rate}})
     features, settings = sense.model.config.features, sense.model.config.architecture
     if sense.name == "audio":
         transforms = build_transforms("audio", {name: {}}, audio.KNOWN, ())
@@ -124,9 +133,10 @@ def _main_slot(space: AugmentationSpace, name: str) -> Slot | None:
 
 
 def _places(name: str, value: float) -> dict[str, float]:
-    """Slots besides the main one that need a place: a cutout about the middle, one noise."""
+    """Slots besides the main one that need a place: a cutout about the middle, one noise, one room."""
     middle = (1 - value) / 2
-    return {"cutout": {"top": middle, "left": middle}, "noise": {"seed": 0.5}}.get(name, {})
+    places = {"cutout": {"top": middle, "left": middle}, "noise": {"seed": 0.5}, "room": {"rt60_s": 0.5, "seed": 0.5}}
+    return places.get(name, {})
 
 
 def _nearest(
