@@ -84,13 +84,15 @@ class Pretraining:
         for sense, x in zip(tokens, embedded, strict=True):
             found |= {f"{sense}.deviation": deviation(x), f"{sense}.rank_share": rank_share(x)}
         if self.recipe.model.method == "equiav":
+            # before and after through the same LayerNorm: nothing but the transformation lies between them
+            plain = model.audio_tokens(audio, view=True), model.visual_tokens(visual, view=True)
             changed = model.audio_tokens(views[0], view=True), model.visual_tokens(views[1], view=True)
             predict = model.predict_audio, model.predict_visual
             for i, (sense, x) in enumerate(tokens.items()):
                 head = (model.audio_tower, model.visual_tower)[i].intra_head
                 moved = predict[i](x, torch.cat([views[2 + i][:, None], views[4 + i]], dim=1))
                 found[f"{sense}.displacement_ratio"] = displacement_ratio(
-                    head(x.mean(1)), head(moved[:, 0]), head(changed[i].mean(1))
+                    head(plain[i].mean(1)), head(moved[:, 0]), head(changed[i].mean(1))
                 )
                 if moved.shape[1] > 2:
                     found[f"{sense}.centroid_noise"] = centroid_noise(moved[:, 1:])
