@@ -270,17 +270,39 @@ def evaluate_retrieval(
     library: LibraryPath,
     run: RunPath,
     split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    result: Annotated[Path | None, typer.Option("--out", help="File for the result, to compare later.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the picture by its sound and the sound by its picture, over all clips of a split.
 
-    Example: equiav evaluate retrieval --library L --run runs/toy --split test
+    Examples: equiav evaluate retrieval --library L --run runs/toy --split test
+              equiav evaluate retrieval --library L --run runs/toy --out toy.json
     """
     from equiav.evaluate.retrieval import evaluate_retrieval as measure
+    from equiav.evaluate.retrieval import retrieval_result
     from equiav.library.table import Library
 
-    report = measure(Library(library), _model(run), split=split)
+    shelf, model = Library(library), _model(run)
+    report = measure(shelf, model, split=split)
+    if result is not None:
+        retrieval_result(report, shelf, model).save(result)
     _print_json(report.to_dict()) if as_json else out.print(report.to_table())
+
+
+@evaluate_app.command("compare")
+def evaluate_compare(
+    first: Annotated[Path, typer.Argument(help="A result, written by `equiav evaluate … --out`.")],
+    second: Annotated[Path, typer.Argument(help="Another of the same evaluation.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what differs between two results, and whether it is beyond chance.
+
+    Example: equiav evaluate compare before.json after.json
+    """
+    from equiav.evaluate.results import Result, compare_results
+
+    found = compare_results(Result.load(first), Result.load(second))
+    _print_json(found.to_dict()) if as_json else out.print(found.to_table())
 
 
 @app.command()

@@ -71,6 +71,7 @@ def report():
         equal_sounds=3,
         equal_pictures=0,
         shared_sources=0,
+        clip_ids=[],
     )
 
 

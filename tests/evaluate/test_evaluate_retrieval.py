@@ -9,7 +9,8 @@ from PIL import Image
 from equiav.config import Architecture, Features, ModelConfig
 from equiav.errors import LibraryError
 from equiav.evaluate.metrics import RetrievalReport, retrieval_metrics
-from equiav.evaluate.retrieval import evaluate_retrieval
+from equiav.evaluate.results import compare_results
+from equiav.evaluate.retrieval import evaluate_retrieval, retrieval_result
 from equiav.library.table import Clip, Library
 from equiav.model.equiav import EquiAV
 from equiav.search.embed import embed_library
@@ -107,3 +108,18 @@ def test_an_empty_split_or_foreign_features_are_clear_errors(library, model, tmp
     other = Library.create(tmp_path / "other", FEATURES.model_copy(update={"sample_rate": 8000}))
     with pytest.raises(LibraryError, match="sample_rate is 8000, the model's 16000"):
         evaluate_retrieval(other, model)
+
+
+def test_a_stored_result_holds_the_reports_figures_and_compares_with_itself(library, model):
+    report = evaluate_retrieval(library, model, split="test", resamples=50)
+    stored = retrieval_result(report, library, model)
+    assert stored.figures["audio_to_visual.recall_at_5"].value == report.audio_to_visual.recall_at_5.value
+    assert stored.about.model == model.fingerprint()
+    for name, values in stored.per_item.items():
+        assert np.mean(values) == pytest.approx(stored.figures[name].value), name
+    found = compare_results(stored, stored)
+    assert found.settings == {}
+    assert not any(difference.beyond_chance for difference in found.differences)
+    assert any(difference.paired for difference in found.differences)
+    assert "audio_to_visual.class_level.precision_at_1" in stored.figures
+    assert "ranks" not in stored.details["audio_to_visual"]

@@ -89,6 +89,19 @@ class RetrievalResult(FrozenResult):
     class_level_others: ClassLevel | None = Field(
         None, description="With the own partner taken out: only other clips of the same class count."
     )
+    ranks: list[float] = Field(description="Rank of the own partner of every query, in the order of the pairs.")
+
+    def estimates(self) -> dict[str, Estimate]:
+        """All figures by name, those of the class level behind a dot."""
+        found = {name: value for name, value in self if isinstance(value, Estimate)}
+        for level in ("class_level", "class_level_others"):
+            known = getattr(self, level)
+            found |= {f"{level}.{name}": value for name, value in known or () if isinstance(value, Estimate)}
+        return found
+
+    def per_query(self) -> dict[str, list[float]]:
+        """What each query adds to the figures that are means over the queries."""
+        return {name: column.tolist() for name, column in _per_query(np.array(self.ranks)).items()}
 
 
 class RetrievalReport(FrozenResult):
@@ -101,6 +114,7 @@ class RetrievalReport(FrozenResult):
     equal_sounds: int = Field(description="Clips whose log-mel equals an earlier clip's.")
     equal_pictures: int = Field(description="Clips whose frame equals an earlier clip's.")
     shared_sources: int = Field(description="Clips cut from a file that also gave clips to another split.")
+    clip_ids: list[str] = Field(description="The clips, in the order of `ranks`.")
 
     @property
     def warnings(self) -> list[str]:
@@ -185,6 +199,7 @@ def retrieval_metrics(
         ties=ties,
         class_level=_class_level(levels.with_own, resamples=resamples, seed=seed),
         class_level_others=_class_level(levels.others, resamples=resamples, seed=seed),
+        ranks=ranks.mean.tolist(),
         **_estimates(ranks.mean, resamples=resamples, seed=seed),
     )
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from equiav.evaluate.metrics import RetrievalReport, RetrievalResult, retrieval_metrics
+from equiav.evaluate.results import Measured, Result, about
 from equiav.library.loader import ClipLoader
 from equiav.search.embed import check_features
 from equiav.search.encode import embed_batch
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
 
+PROTOCOL = "whole sound (one window) and middle frame of each clip; cosine; gallery: all clips of the split"
 __all__ = ["RetrievalReport", "RetrievalResult", "evaluate_retrieval", "retrieval_metrics"]
 
 
@@ -39,13 +41,14 @@ def evaluate_retrieval(
     """
     check_features(library, model)
     loader = ClipLoader(library, split, batch_size, seed, frame="middle", shuffle=False, drop_last=False)
-    audio, visual, labels = [], [], []
+    audio, visual, labels, ids = [], [], [], []
     sounds, pictures = _Contents(), _Contents()
     for batch in loader.epoch(0):
         embedded = embed_batch(model, batch)
         audio.append(embedded.audio)
         visual.append(embedded.visual)
         labels += batch.labels
+        ids += batch.clip_ids
         for sound, picture, (height, width) in zip(batch.audio, batch.frames, batch.sizes.tolist(), strict=True):
             sounds.add(sound.numpy())
             # without the padding, which depends on the batch
@@ -64,6 +67,28 @@ def evaluate_retrieval(
         equal_sounds=sounds.repeated,
         equal_pictures=pictures.repeated,
         shared_sources=_shared_sources(library, split),
+        clip_ids=ids,
+    )
+
+
+def retrieval_result(report: RetrievalReport, library: Library, model: EquiAV, *, seed: int = 0) -> Result:
+    """The report as a result that can be stored and compared."""
+    directions = {"audio_to_visual": report.audio_to_visual, "visual_to_audio": report.visual_to_audio}
+    figures = {
+        f"{way}.{name}": Measured(value=found.value, low=found.low, high=found.high, n=report.clips)
+        for way, direction in directions.items()
+        for name, found in direction.estimates().items()
+    }
+    per_item = {
+        f"{way}.{name}": values for way, found in directions.items() for name, values in found.per_query().items()
+    }
+    return Result(
+        evaluation="retrieval",
+        about=about(model, library, report.split, protocol=PROTOCOL, seed=seed),
+        figures=figures,
+        items=report.clip_ids,
+        per_item=per_item,
+        details=report.model_dump(mode="json", exclude={"clip_ids": True} | {way: {"ranks"} for way in directions}),
     )
 
 

@@ -1,0 +1,205 @@
+"""Results that explain themselves:  an evaluation → one JSON with figures, intervals and what they were made of;
+two such files → what differs, and whether the differences of the figures are beyond chance.
+
+Items that both results hold under the same ids are compared pair by pair: the bootstrap then resamples the differences
+of the items, which is far sharper than holding two intervals against each other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError
+
+from equiav._version import __version__
+from equiav.errors import ConfigError
+from equiav.evaluate.bootstrap import mean_intervals
+from equiav.evaluate.metrics import FrozenResult
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from equiav.library.table import Library
+    from equiav.model.equiav import EquiAV
+
+RESAMPLES = 2000
+
+
+class Measured(FrozenResult):
+    """One figure with its 95 % interval over n items."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class About(FrozenResult):
+    """What a result was made of and on."""
+
+    model: str = Field(description="Fingerprint of weights and config.")
+    method: str
+    library: str = Field(description="Fingerprint of features and clips.")
+    split: str
+    protocol: str = Field(description="How a clip became a vector and how it was scored, in words.")
+    seed: int
+    dtype: str
+    versions: dict[str, str]
+    hardware: dict[str, str]
+
+
+class Result(FrozenResult):
+    """The JSON of an evaluation."""
+
+    schema_version: int = 1
+    evaluation: str
+    about: About
+    figures: dict[str, Measured]
+    items: list[str] = Field(description="Ids of what was asked, in the order of `per_item`.")
+    per_item: dict[str, list[float]] = Field(description="Figures whose mean over the items they are → their values.")
+    details: dict[str, Any] = Field(description="The evaluation's own report.")
+
+    def save(self, path: Path) -> None:
+        """Write it whole or not at all.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_name(f".{path.name}.part")
+            beside.write_text(self.model_dump_json(indent=1), encoding="utf-8")
+            beside.replace(path)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Result:
+        """Read one back.
+
+        Raises:
+            ConfigError: no such file, or it is no result of this version.
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is no result that this equiav wrote: {str(error).splitlines()[0]}") from None
+
+
+def about(model: EquiAV, library: Library, split: str, *, protocol: str, seed: int) -> About:
+    """Describe what is being measured, here and now."""
+    parameter = next(model.parameters())
+    device = parameter.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return About(
+        model=model.fingerprint(),
+        method=model.config.architecture.method,
+        library=library.fingerprint(),
+        split=split,
+        protocol=protocol,
+        seed=seed,
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        versions={"equiav": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        hardware={"device": name, "threads": str(torch.get_num_threads()), "cores": str(os.cpu_count())},
+    )
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of two results, second minus first."""
+
+    figure: str
+    first: float
+    second: float
+    low: float
+    high: float
+    paired: bool  # item by item; otherwise from the two intervals, taken as independent
+
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether the 95 % interval of the difference leaves out 0."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between two results."""
+
+    settings: dict[str, tuple[str, str]]  # what they were made of, where it is not the same
+    differences: list[Difference]
+    shared_items: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        rows = [{**vars(found), "beyond_chance": found.beyond_chance} for found in self.differences]
+        settings = {name: list(pair) for name, pair in self.settings.items()}
+        return {"settings": settings, "shared_items": self.shared_items, "differences": rows}
+
+    def to_table(self) -> Table:
+        """For people."""
+        from rich.table import Table
+
+        made = "; ".join(f"{name}: {a} → {b}" for name, (a, b) in self.settings.items())
+        table = Table("", "first", "second", "difference [95 % interval]", "beyond chance", caption=made or None)
+        for found in self.differences:
+            interval = f"{found.second - found.first:+.3g} [{found.low:+.3g}, {found.high:+.3g}]"
+            way = "" if found.paired else " (unpaired)"
+            verdict = "yes" if found.beyond_chance else "no"
+            table.add_row(found.figure, f"{found.first:.4g}", f"{found.second:.4g}", interval + way, verdict)
+        return table
+
+
+def compare_results(first: Result, second: Result) -> Comparison:
+    """Second minus first, figure by figure.
+
+    Raises:
+        ConfigError: they are of different evaluations, or have no figure in common.
+    """
+    if first.evaluation != second.evaluation:
+        raise ConfigError(f"a result of {first.evaluation} cannot be compared with one of {second.evaluation}")
+    names = [name for name in first.figures if name in second.figures]
+    if not names:
+        raise ConfigError("the two results have no figure in common")
+    places = {name: i for i, name in enumerate(second.items)}
+    shared = [(i, places[name]) for i, name in enumerate(first.items) if name in places]
+    whole = len(shared) == len(first.items) == len(second.items) > 0
+    differences = [_difference(first, second, name, shared if whole else []) for name in names]
+    return Comparison(_settings(first.about, second.about), differences, len(shared))
+
+
+def _difference(first: Result, second: Result, name: str, pairs: list[tuple[int, int]]) -> Difference:
+    a, b = first.figures[name], second.figures[name]
+    if pairs and name in first.per_item and name in second.per_item:
+        here, there = np.array(first.per_item[name]), np.array(second.per_item[name])
+        steps = np.array([there[j] - here[i] for i, j in pairs])
+        low, high = mean_intervals(steps[:, None], resamples=RESAMPLES, seed=0)
+        return Difference(name, a.value, b.value, float(low[0]), float(high[0]), paired=True)
+    gap = b.value - a.value
+    down = math.hypot(b.value - b.low, a.high - a.value)
+    up = math.hypot(b.high - b.value, a.value - a.low)
+    return Difference(name, a.value, b.value, gap - down, gap + up, paired=False)
+
+
+def _settings(first: About, second: About) -> dict[str, tuple[str, str]]:
+    ours, theirs = first.model_dump(), second.model_dump()
+    return {name: (_text(ours[name]), _text(theirs[name])) for name in ours if ours[name] != theirs[name]}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

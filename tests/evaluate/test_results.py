@@ -1,0 +1,90 @@
+"""Results: stored whole, read back strictly, compared item by item where they hold the same items."""
+
+import json
+
+import numpy as np
+import pytest
+
+from equiav.errors import ConfigError
+from equiav.evaluate.bootstrap import mean_intervals
+from equiav.evaluate.results import About, Measured, Result, compare_results
+
+ABOUT = {
+    "model": "a1", "method": "equiav", "library": "l1", "split": "test", "protocol": "p", "seed": 0,
+    "dtype": "float32", "versions": {"equiav": "1"}, "hardware": {"device": "x"},
+}  # fmt: skip
+
+
+def result(values, *, ids=None, evaluation="retrieval", **about):
+    values = np.asarray(values, dtype=float)
+    low, high = mean_intervals(values[:, None], resamples=500, seed=0)
+    return Result(
+        evaluation=evaluation,
+        about=About(**ABOUT | about),
+        figures={"recall": Measured(value=values.mean(), low=low[0], high=high[0], n=len(values))},
+        items=ids or [str(i) for i in range(len(values))],
+        per_item={"recall": values.tolist()},
+        details={},
+    )
+
+
+def test_a_result_is_read_back_as_it_was_written(tmp_path):
+    before = result([0, 1, 1])
+    before.save(tmp_path / "new" / "r.json")
+    assert Result.load(tmp_path / "new" / "r.json") == before
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"figures": 1}', "\xff"])
+def test_what_is_no_result_is_refused(tmp_path, text):
+    (tmp_path / "r.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ConfigError, match="no result"):
+        Result.load(tmp_path / "r.json")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Result.load(tmp_path / "gone.json")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        result([1]).save(tmp_path / "r.json" / "below.json")
+
+
+def test_a_small_gain_on_every_item_is_beyond_chance_pair_by_pair_and_not_otherwise():
+    hard = np.random.default_rng(0).random(200) < 0.5
+    better = hard | (np.arange(200) % 20 == 0)  # the same items, a few more right
+    found = compare_results(result(hard), result(better, model="b2", seed=3))
+    (difference,) = found.differences
+    assert difference.paired
+    assert difference.beyond_chance
+    assert difference.low > 0
+    assert found.settings == {"model": ("a1", "b2"), "seed": ("0", "3")}
+    (other,) = compare_results(result(hard), result(better, ids=[f"x{i}" for i in range(200)])).differences
+    assert not other.paired
+    assert not other.beyond_chance, "two galleries of 200 cannot tell a few per cent"
+
+
+def test_the_order_of_the_items_does_not_matter():
+    values = np.arange(50) % 3 == 0
+    shuffled = np.random.default_rng(1).permutation(50)
+    one, two = result(values), result(values[shuffled], ids=[str(i) for i in shuffled])
+    (difference,) = compare_results(one, two).differences
+    assert (difference.low, difference.high) == (0, 0)
+    assert not difference.beyond_chance
+
+
+def test_swapping_the_results_turns_the_difference_round():
+    a, b = result([0, 0, 1, 1] * 10), result([0, 1, 1, 1] * 10, ids=[f"y{i}" for i in range(40)])
+    (there,), (back,) = compare_results(a, b).differences, compare_results(b, a).differences
+    assert there.low == pytest.approx(-back.high)
+    assert there.high == pytest.approx(-back.low)
+
+
+def test_unlike_evaluations_are_not_compared():
+    with pytest.raises(ConfigError, match="retrieval cannot be compared with one of probe"):
+        compare_results(result([1]), result([1], evaluation="probe"))
+    other = result([1]).model_copy(update={"figures": {}})
+    with pytest.raises(ConfigError, match="no figure in common"):
+        compare_results(result([1]), other)
+
+
+def test_a_comparison_is_json_and_a_table():
+    found = compare_results(result([0, 1]), result([1, 1], library="l2"))
+    assert json.loads(json.dumps(found.to_dict()))["settings"] == {"library": ["l1", "l2"]}
+    assert found.to_table().row_count == 1
