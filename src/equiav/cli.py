@@ -289,6 +289,45 @@ def evaluate_retrieval(
     _print_json(report.to_dict()) if as_json else out.print(report.to_table())
 
 
+@evaluate_app.command("probe")
+def evaluate_probe(
+    library: LibraryPath,
+    run: RunPath,
+    kind: Annotated[Literal["linear", "knn", "attentive"], typer.Option(help="The classifier.")] = "linear",
+    senses: Annotated[Literal["audio", "visual", "both"], typer.Option(help="What it looks at.")] = "both",
+    train: Annotated[str, typer.Option(help="Split to learn from.")] = "train",
+    test: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    folds: Annotated[bool, typer.Option("--folds", help="The library's splits are folds: measure on each.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the attentive probe.")] = 0,
+    result: Annotated[Path | None, typer.Option("--out", help="File for the result, to compare later.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how well a simple classifier tells the labels from frozen features.
+
+    Examples: equiav evaluate probe --library L --run runs/toy
+              equiav evaluate probe --library ESC50 --run runs/base --kind attentive --senses audio --folds
+    """
+    from equiav.evaluate.probe import probe, probe_result
+    from equiav.library.table import Library
+
+    shelf, model = Library(library), _model(run)
+    with Bar("embedding", "clips") as bar:
+        found = probe(
+            shelf,
+            model,
+            kind=kind,
+            senses=senses,
+            train=train,
+            test=test,
+            folds=folds,
+            seed=seed,
+            on_progress=bar.update,
+        )
+    if result is not None:
+        probe_result(found, shelf, model, seed=seed).save(result)
+    _print_json(found.to_dict()) if as_json else out.print(found.to_table())
+
+
 @evaluate_app.command("compare")
 def evaluate_compare(
     first: Annotated[Path, typer.Argument(help="A result, written by `equiav evaluate … --out`.")],

@@ -13,6 +13,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ import yaml
 from rich.table import Table
 
 from equiav.config import RECIPES, Recipe, load_recipe
-from equiav.errors import ConfigError
+from equiav.errors import ConfigError, LibraryError
 
 if TYPE_CHECKING:
     from equiav.evaluate.metrics import RetrievalReport
@@ -183,19 +184,21 @@ def _result(
         seconds = time.monotonic() - start
         model = EquiAV.from_pretrained(variant.run / "model")
         report = evaluate_retrieval(library, model, split=split)
-        figures = _figures(library, model, report, split) | {"train_s": seconds}
+        figures = _figures(library, model, report, variant.recipe.data.split, split) | {"train_s": seconds}
         beside = file.with_suffix(".part")
         beside.write_text(json.dumps({"figures": figures, **report.to_dict()}, indent=2), encoding="utf-8")
         beside.replace(file)
     return Result(variant.name, variant.seed, json.loads(file.read_text(encoding="utf-8"))["figures"])
 
 
-def _figures(library: Library, model: EquiAV, report: RetrievalReport, split: str) -> dict[str, float | None]:
+def _figures(
+    library: Library, model: EquiAV, report: RetrievalReport, train: str, split: str
+) -> dict[str, float | None]:
     """What a trained variant is compared by; None where it does not have it."""
     from equiav.diagnose.cost import costs
     from equiav.diagnose.equivariance import all_together
     from equiav.diagnose.sense import SENSES, Sense, read_clips
-    from equiav.evaluate.probe import probe_library
+    from equiav.evaluate.probe import probe
 
     directions = (report.audio_to_visual, report.visual_to_audio)
     levels = [level for direction in directions if (level := direction.class_level)]
@@ -203,8 +206,10 @@ def _figures(library: Library, model: EquiAV, report: RetrievalReport, split: st
         "recall_at_1": statistics.mean(d.recall_at_1.value for d in directions),
         "recall_at_10": statistics.mean(d.recall_at_10.value for d in directions),
         "class_precision_at_1": statistics.mean(x.precision_at_1.value for x in levels) if levels else None,
-        "probe": probe_library(library, model, test=split),
+        "probe": None,
     }
+    with suppress(LibraryError):  # clips without labels
+        found["probe"] = probe(library, model, train=train, test=split).value
     clips = read_clips(library, model, split, DIAGNOSED)
     for name in SENSES:
         row = all_together(Sense(model, name, clips), views=VIEWS)

@@ -1,29 +1,133 @@
-"""Linear probe: what lies on two sides of a plane is told apart, what does not is not."""
+"""Probes: labels that features tell are read off them, folds in turn, one label or several."""
 
 import numpy as np
 import pytest
+import torch
+from sklearn.metrics import average_precision_score
 
 from equiav.config import load_recipe
-from equiav.evaluate.probe import linear_probe, probe_library
+from equiav.errors import LibraryError
+from equiav.evaluate.attentive import attentive_scores
+from equiav.evaluate.probe import _linear, _mean_average_precision, _targets, _vote, probe, probe_result
 from equiav.model.equiav import EquiAV
 from equiav.train.pretrain import model_config, resolve
 from train.small_library import SMALL, make_library
 
 
-def test_classes_apart_are_told_apart_and_noise_is_not():
+@pytest.fixture
+def library(tmp_path):
+    return make_library(tmp_path, clips=9)
+
+
+@pytest.fixture
+def model(library):
+    recipe = load_recipe("toy", [*SMALL, "data.split=a"])
+    shelve(library, lambda i: [f"class{i % 3}"], lambda i: "ab"[i > 5])
+    return EquiAV(model_config(resolve(recipe, library, 1))).eval()
+
+
+def shelve(library, labels, split):
+    """Give the library's clips labels and splits."""
+    library.relabel({name: (labels(i), split(i)) for i, name in enumerate(library.all_ids())})
+
+
+@pytest.mark.parametrize("senses", ["audio", "visual", "both"])
+@pytest.mark.parametrize("kind", ["linear", "knn", "attentive"])
+def test_every_kind_measures_the_clips_of_the_other_split(library, model, kind, senses):
+    found = probe(library, model, kind=kind, senses=senses, train="a", test="b")
+    assert found.measure == "accuracy"
+    assert (found.classes, found.clips) == (3, 3)
+    assert set(found.right) == set(library.all_ids()[6:])
+    assert found.value == pytest.approx(np.mean(list(found.right.values())))
+    if kind != "attentive":  # which has a test of its own
+        assert found == probe(library, model, kind=kind, senses=senses, train="a", test="b"), "nothing is random"
+
+
+def test_what_was_learned_from_is_not_measured_on(library, model):
+    with pytest.raises(LibraryError, match="both 'a'"):
+        probe(library, model, train="a", test="a")
+
+
+def test_classes_apart_are_told_apart_by_a_plane_and_noise_is_not():
     rng = np.random.default_rng(0)
-    labels = ["a", "b", "c"] * 60
-    apart = np.stack([rng.normal(3 * (label == np.array(["a", "b", "c"])), 0.5) for label in labels])
-    assert linear_probe(apart[:90], labels[:90], apart[90:], labels[90:]) > 0.95
+    label = np.arange(180) % 3
+    targets = np.eye(3, dtype=bool)[label]
+    apart = rng.normal(3 * targets, 0.5)
     noise = rng.normal(size=(180, 3))
-    assert linear_probe(noise[:90], labels[:90], noise[90:], labels[90:]) < 0.6
+    right = [(_linear(x[:90], targets[:90], x[90:], True).argmax(1) == label[90:]).mean() for x in (apart, noise)]
+    assert right[0] > 0.95
+    assert right[1] < 0.6
+    lacking = _linear(apart[:90], targets[:90] & (label[:90] != 2)[:, None], apart[90:], False)
+    assert (lacking[:, 2] == -1e9).all(), "a class that was not there to learn"
 
 
-def test_clips_without_one_label_each_are_not_probed(tmp_path):
-    library = make_library(tmp_path)
-    model = EquiAV(model_config(resolve(load_recipe("toy", SMALL), library, 1))).eval()
-    assert probe_library(library, model, test="train") is None
-    ids = library.all_ids()
-    library.relabel({name: (["x" if i % 2 else "y"], "train") for i, name in enumerate(ids)})
-    accuracy = probe_library(library, model, test="train")
-    assert accuracy == pytest.approx(1.0), "five clips in many dimensions can be told apart"
+def test_folds_are_measured_on_in_turn_and_never_learned_from(library, model):
+    shelve(library, lambda i: [f"class{i // 3}"], lambda i: f"fold{i // 3}")
+    found = probe(library, model, folds=True)
+    assert list(found.folds) == ["fold0", "fold1", "fold2"]
+    assert found.value == 0, "the classes of a fold occur in no other"
+    assert set(found.right) == set(library.all_ids())
+    shelve(library, lambda i: [f"class{i % 3}"], lambda i: "only")
+    with pytest.raises(LibraryError, match="two splits"):
+        probe(library, model, folds=True)
+
+
+def test_several_labels_are_measured_by_mean_average_precision(library, model):
+    shelve(library, lambda i: ["all", f"class{i % 3}"] if i else ["class0"], lambda i: "ab"[i > 5])
+    for kind in ("linear", "knn", "attentive"):
+        found = probe(library, model, kind=kind, train="a", test="b")
+        assert found.measure == "mAP"
+        assert 0 < found.value <= 1
+        assert found.right == {}
+
+
+def test_without_labels_or_with_one_class_there_is_nothing_to_probe(library, model):
+    shelve(library, lambda i: [] if i == 4 else [f"class{i % 3}"], lambda i: "ab"[i > 5])
+    with pytest.raises(LibraryError, match="1 of 9 clips have no label"):
+        probe(library, model, train="a", test="b")
+    shelve(library, lambda i: ["same"], lambda i: "ab"[i > 5])
+    with pytest.raises(LibraryError, match="two classes"):
+        probe(library, model, train="a", test="b")
+    with pytest.raises(LibraryError, match="gone"):
+        probe(library, model, train="a", test="gone")
+
+
+def test_a_result_of_a_probe_is_stored_with_every_clip(library, model, tmp_path):
+    found = probe(library, model, train="a", test="b")
+    stored = probe_result(found, library, model)
+    (figure,) = stored.figures.values()
+    assert figure.value == found.value
+    assert len(stored.items) == 3
+    stored.save(tmp_path / "probe.json")
+
+
+def test_neighbours_vote_by_their_nearness():
+    train = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    targets = np.array([[True, False], [True, False], [False, True]])
+    scores = _vote(train, targets, np.array([[1.0, 0.05], [0.05, 1.0]]))
+    assert scores.sum(1) == pytest.approx([1, 1])
+    assert scores[0, 0] > 0.9
+    assert scores[1, 1] > 0.9
+
+
+def test_an_attentive_probe_finds_the_token_that_tells():
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(240, 6, 8, generator=generator)
+    label = torch.randint(0, 3, (240,), generator=generator)
+    where = torch.randint(0, 6, (240,), generator=generator)
+    signal = torch.eye(8)[:3][label] * 4
+    signal[:, 7] = 4.0  # what to look for
+    tokens[torch.arange(240), where] = signal
+    targets = torch.eye(3)[label].bool()
+    scores = attentive_scores([tokens[:160]], targets[:160], [tokens[160:]], heads=2, one_label=True)
+    assert (scores.argmax(1) == label[160:]).float().mean() > 0.9
+    again = attentive_scores([tokens[:160]], targets[:160], [tokens[160:]], heads=2, one_label=True)
+    assert torch.equal(scores, again), "the seed decides"
+
+
+def test_mean_average_precision_leaves_out_classes_that_do_not_occur():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(20, 4))
+    targets = _targets([[f"c{i % 3}", "c0"] for i in range(20)], ["c0", "c1", "c2", "c3"])
+    expected = np.mean([average_precision_score(targets[:, c], scores[:, c]) for c in range(3)])
+    assert _mean_average_precision(targets, scores) == pytest.approx(expected)

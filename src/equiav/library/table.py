@@ -191,6 +191,10 @@ class Library:
         """Clips with both sound and picture, of one split or all."""
         return self._clips.count_rows(filter=_where(split))
 
+    def splits(self) -> list[str]:
+        """Names of the splits that have clips with both sound and picture."""
+        return sorted(set(self.clips(columns=["split"])["split"].to_pylist()))
+
     def positions(self, split: str | None = None) -> NDArray[np.int64]:
         """Row numbers for `take`, of one split or all, in the table's order."""
         table = self._clips.to_table(columns=["clip_id", "status", "split"])
