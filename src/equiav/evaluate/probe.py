@@ -44,9 +44,9 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Features:
-    """Frozen features of clips: unit embeddings, or patch tokens, of the senses asked for."""
+    """Frozen features of clips: unit embeddings (n, E) or patch tokens (n, N, D), one part per sense."""
 
-    parts: list[Float[Tensor, n * rest]]
+    parts: list[Tensor]
     labels: list[list[str]]
     ids: list[str]
 
