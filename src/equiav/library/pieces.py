@@ -34,7 +34,7 @@ def as_one_file(item: Item) -> Iterator[tuple[Path, tuple[Path, ...]]]:
         if len(files) == 1:
             yield files[0], files
             return
-        whole = Path(folder, "clip.mkv")
+        whole = Path(folder, "clip.nut")
         join(files[0], files[1:], whole)
         yield whole, files
 

@@ -65,6 +65,10 @@ def _members(tar: Path) -> Iterator[tuple[Member, Fault | None]]:
                 at = file.offset
                 if not info.isdir():
                     yield Member(info.name, info.offset_data, info.size), _member_fault(info, size)
+        with tar.open("rb") as file:  # tarfile takes a bad header behind good ones for the end
+            file.seek(at)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("no end mark where the members end")
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             fault = ("unreadable", f"{tar} cannot be read: {error.strerror}")
@@ -79,7 +83,7 @@ def _member_fault(info: tarfile.TarInfo, tar_size: int) -> Fault | None:
         return "unsupported", f"member {info.name!r} is no plain file but a link, a device or sparse"
     if name.is_absolute() or ".." in name.parts or "\0" in info.name:
         return "unsupported", f"member {info.name!r} has a name that leads out of the tar"
-    if info.offset_data + info.size > tar_size:
+    if info.size < 0 or info.offset_data + info.size > tar_size:
         return "truncated", f"member {info.name!r} says {info.size} bytes, the tar ends before"
     return None
 

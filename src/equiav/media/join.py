@@ -1,4 +1,4 @@
-"""A sound file and picture files into one Matroska file, packet by packet: nothing is decoded, nothing encoded."""
+"""A sound file and picture files into one NUT file, packet by packet: nothing is decoded, nothing encoded."""
 
 from __future__ import annotations
 
@@ -19,33 +19,40 @@ from equiav.media.probe import MAX_PIXELS, audio_stream, describe, open_media, p
 
 CODECS = {"JPEG": ("mjpeg", "yuvj420p"), "PNG": ("png", "rgb24")}
 MAX_PICTURE_BYTES = 1 << 28
-CLOCK = Fraction(1, 1000)  # Matroska's
+CLOCK = Fraction(1, 90_000)
 
 
 def join(sound: Path, pictures: Sequence[Path], out: Path) -> None:
     """Write `out`: the sound, and each picture shown for an equal part of it, in their order.
 
     Raises:
-        MediaError: no sound in `sound`; a picture that is missing, too large or no JPEG or PNG like the first.
+        MediaError: no sound in `sound`, or not all of it; a picture that is missing, damaged, too large or no JPEG or
+            PNG like the first; `out` cannot be written.
     """
     with open_media(sound) as source:
         info, track = describe(source, sound), audio_stream(source)
         if track is None or not info.audio_end_s:
             raise MediaError("no_audio", f"{sound.name} has no sound track")
+        if info.cut:
+            raise MediaError("truncated", f"{sound.name} ends before its headers say")
         kind, width, height = _picture_kind(pictures[0])
-        codec, pixels = CODECS[kind]
         part_s = info.audio_end_s / len(pictures)
-        with av.open(str(out), "w", format="matroska") as container:
-            heard = container.add_stream_from_template(track)
-            shown = container.add_stream(codec, rate=Fraction(1 / part_s).limit_denominator(1000))
-            shown.width, shown.height, shown.pix_fmt, shown.time_base = width, height, pixels, CLOCK
-            timed = (_picture_packets(pictures, kind, part_s, shown), _sound_packets(source, track, heard))
-            for _, packet in heapq.merge(*timed, key=lambda entry: entry[0]):
-                container.mux(packet)
+        try:
+            with av.open(str(out), "w", format="nut") as container:
+                heard = container.add_stream_from_template(track)
+                shown = container.add_stream(CODECS[kind][0], rate=Fraction(1 / part_s).limit_denominator(1_000_000))
+                shown.width, shown.height, shown.pix_fmt, shown.time_base = width, height, CODECS[kind][1], CLOCK
+                timed = (_picture_packets(pictures, kind, part_s, shown), _sound_packets(source, track, heard))
+                for _, packet in heapq.merge(*timed, key=lambda entry: entry[0]):
+                    container.mux(packet)
+        except av.error.FFmpegError as error:
+            raise MediaError("unreadable", f"{out} cannot be written: {error.strerror or error}") from None
+        except ValueError as error:
+            raise MediaError("unsupported", f"{sound.name} cannot be joined with pictures: {error}") from None
 
 
 def _picture_kind(path: Path) -> tuple[str, int, int]:
-    """Format and size by the header."""
+    """Format and size of a picture that is whole."""
     if not path.is_file():
         raise MediaError("missing", f"there is no picture {path}")
     try:
@@ -53,12 +60,15 @@ def _picture_kind(path: Path) -> tuple[str, int, int]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours, below
             with Image.open(path, formats=tuple(CODECS)) as picture:
                 kind, (width, height) = str(picture.format), picture.size
+                if width * height > MAX_PIXELS or path.stat().st_size > MAX_PICTURE_BYTES:
+                    raise MediaError("unsupported", f"{path.name} has {width}x{height} pixels")
+                picture.load()  # FFmpeg would fill up a picture that is cut
     except UnidentifiedImageError:
         raise MediaError("not_media", f"{path.name} is no JPEG or PNG picture") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise MediaError("unsupported", f"{path.name}: {error}") from None
+    except (OSError, ValueError, SyntaxError) as error:
         raise MediaError("corrupt", f"{path.name} cannot be read as a picture: {error}") from None
-    if width * height > MAX_PIXELS or path.stat().st_size > MAX_PICTURE_BYTES:
-        raise MediaError("unsupported", f"{path.name} has {width}x{height} pixels, {path.stat().st_size} bytes")
     return ("JPEG" if kind == "MPO" else kind), width, height
 
 
@@ -78,7 +88,14 @@ def _picture_packets(
 def _sound_packets(
     source: InputContainer, track: av.AudioStream, stream: av.AudioStream
 ) -> Iterator[tuple[float, av.Packet]]:
-    for packet in packets(source, track):
+    coming = packets(source, track)
+    while True:
+        try:
+            packet = next(coming, None)
+        except av.error.FFmpegError as error:
+            raise MediaError("corrupt", f"the sound cannot be read to its end: {error.strerror or error}") from None
+        if packet is None:
+            return
         if packet.pts is not None and packet.time_base:
             time_s = float(packet.pts * packet.time_base) - start_of(source)
             packet.stream = stream
