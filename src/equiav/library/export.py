@@ -33,7 +33,7 @@ Kind = Literal["csv", "jsonl", "webdataset", "cav"]
 Progress = Callable[[int, int, str], None]
 
 COLUMNS = ["clip_id", "source", "start_s", "end_s", "labels", "split", "file_size", "file_mtime_ns"]
-LIST_COLUMNS = ("path", "labels", "split", "start_s", "end_s")
+LIST_COLUMNS: tuple[str, ...] = ("path", "labels", "split", "start_s", "end_s")
 SHARD_CLIPS = 1000
 AT_ONCE = 64  # clips in memory
 LIMIT_S = 300.0
@@ -241,9 +241,10 @@ def _write_cav(out: Path, clips: Iterator[tuple[Row, bytes, list[bytes]]]) -> No
                 "split": row["split"],
             }
         )
-    with _whole(out / LABEL_MAP) as binary, io.TextIOWrapper(binary, encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        table.writerows([("index", "mid", "display_name"), *((i, mids[name], name) for i, name in enumerate(mids))])
+    if mids:
+        with _whole(out / LABEL_MAP) as binary, io.TextIOWrapper(binary, encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerows([("index", "mid", "display_name"), *((i, mids[name], name) for i, name in enumerate(mids))])
     for split, data in entries.items():
         with _whole(out / f"{split.replace('/', '_')}.json") as file:
             file.write(json.dumps({"data": data}, indent=1).encode())
