@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from equiav.errors import ConfigError
-from equiav.library.items import Item, merge
+from equiav.library.items import PICTURES, SOUNDS, Item, merge
 from equiav.library.rows import read_text
 
 LABEL_MAP = "class_labels_indices.csv"
@@ -66,7 +66,10 @@ def read_segments(source: Path, media: Path, found: Sequence[Path], names: Mappi
     Raises:
         ConfigError: a wrong line, or a label that the map does not have.
     """
-    files = {path.stem: path for path in reversed(found)}
+    files: dict[str, Path] = {}
+    for path in sorted(found, key=lambda path: path.suffix.lower() in SOUNDS):  # a video before its sound alone
+        if path.suffix.lower() not in PICTURES:
+            files.setdefault(path.stem, path)
     segments = _segments(source, names, split)
     return merge(source, (_local(media, files, segment) for segment in segments))
 
@@ -167,7 +170,7 @@ def _cav_files(
         return root / entry["wav"], tuple(place / folder / f"{name}.jpg" for folder in folders[place])
     if place.suffix.lower() in suffixes:
         return place, ()
-    videos = (place / f"{name}{suffix}" for suffix in sorted(suffixes))
+    videos = (place / f"{name}{suffix}" for suffix in sorted(suffixes - SOUNDS - PICTURES))
     return next((video for video in videos if video.is_file()), place / f"{name}.mp4"), ()
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from equiav.errors import ConfigError
 
+SOUNDS = frozenset({".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav"})
+PICTURES = frozenset({".jpeg", ".jpg", ".png"})
 CUT_SLACK_S = 1.0  # what a downloader may leave at the ends of a segment that it cuts out
 
 

@@ -12,11 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from equiav.errors import ConfigError
-from equiav.library.items import Item, Member, sample_key
+from equiav.library.items import PICTURES, SOUNDS, Item, Member, sample_key
 from equiav.library.rows import labels_of
 
-SOUNDS = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac"})
-PICTURES = frozenset({".jpg", ".jpeg", ".png"})
 MAX_JSON_BYTES = 1 << 20
 
 Fault = tuple[str, str]
@@ -90,8 +88,8 @@ def _member_fault(info: tarfile.TarInfo, tar_size: int) -> Fault | None:
 
 def _media(members: list[Member], videos: frozenset[str]) -> tuple[tuple[Member, ...], Fault | None]:
     """The files that make the clip: a video alone, or a sound and its pictures in the order of their names."""
-    kinds = {kind: [m for m in members if _suffix(m) in kind] for kind in (videos, SOUNDS, PICTURES)}
-    video, sound, pictures = kinds[videos], kinds[SOUNDS], kinds[PICTURES]
+    kinds = (videos - SOUNDS - PICTURES, SOUNDS, PICTURES)
+    video, sound, pictures = ([member for member in members if _suffix(member) in kind] for kind in kinds)
     if len(video) > 1 or len(sound) > 1:
         return (), ("unsupported", f"{len(video)} videos and {len(sound)} sounds in one sample, expected one")
     media = video or sound + sorted(pictures, key=lambda member: (len(member.name), member.name))
