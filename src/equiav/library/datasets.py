@@ -71,7 +71,8 @@ def read_segments(source: Path, media: Path, found: Sequence[Path], names: Mappi
         if path.suffix.lower() not in PICTURES:
             files.setdefault(path.stem, path)
     segments = _segments(source, names, split)
-    return merge(source, (_local(media, files, segment) for segment in segments))
+    root = media.absolute()
+    return merge(source, (_local(root, files, segment) for segment in segments))
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _segments(source: Path, names: Mapping[str, str], split: str) -> Iterator[_S
 def _local(media: Path, files: Mapping[str, Path], segment: _Segment) -> Item:
     """The file of a segment: one cut out of the recording, by its name, or one named by the id alone."""
     name, start_s, end_s = segment.youtube_id, segment.start_s, segment.end_s
-    listed = f"{media.absolute()}#{name}@{start_s:g}"
+    listed = f"{media}#{name}@{start_s:g}"
     spans = [f"{start_s:06.0f}", f"{start_s:g}", f"{1000 * start_s:.0f}"]
     spans += [f"{start_s:{how}}_{end_s:{how}}" for how in ("g", ".0f", ".1f", ".3f", "06.0f")]
     spans += [f"{1000 * start_s:.0f}_{1000 * end_s:.0f}"]
@@ -180,4 +181,4 @@ def _named(labels: list[str], names: Mapping[str, str], where: str) -> tuple[str
     unknown = [label for label in found if names and label not in names and label not in names.values()]
     if unknown:
         raise ConfigError(f"{where}: label {unknown[0]!r} is not in the label map")
-    return tuple(names.get(label, label) for label in found)
+    return tuple(dict.fromkeys(names.get(label, label) for label in found))

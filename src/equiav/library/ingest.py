@@ -145,7 +145,12 @@ class _Run:
 
     def read(self, todo: list[Item], features: Features, workers: int) -> None:
         """Examine all items and read their windows, started ones first."""
-        items, tasks = deque(todo), deque[Task]()
+        items, tasks = deque[Item](), deque[Task]()
+        for item in todo:
+            if item.fault:  # known since it was listed: no process is asked
+                self._unusable(item, MediaError(*item.fault))
+            else:
+                items.append(item)
         with Sandbox(work, workers, TASK_LIMIT_S) as sandbox:
             while items or tasks or sandbox.busy:
                 while (items or tasks) and sandbox.has_room():

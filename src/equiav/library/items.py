@@ -92,12 +92,15 @@ def merge(source: Path, items: Iterable[Item]) -> list[Item]:
     """
     merged: dict[str, Item] = {}
     for item in items:
-        first = merged.setdefault(item.key, item)
+        key = item.key
+        first = merged.setdefault(key, item)
+        if first is item:
+            continue
         if first.split != item.split:
             raise ConfigError(f"{source}: {item.path} is in two splits, {first.split!r} and {item.split!r}")
         if (first.path, first.start_s, first.end_s) != (item.path, item.start_s, item.end_s):
             raise ConfigError(f"{source}: two lines have the same id, {first.path} and {item.path}: give each its own")
-        merged[item.key] = replace(first, labels=tuple(dict.fromkeys(first.labels + item.labels)))
+        merged[key] = replace(first, labels=tuple(dict.fromkeys(first.labels + item.labels)))
     if not merged:
         raise ConfigError(f"{source}: no lines that name a clip")
     return list(merged.values())
