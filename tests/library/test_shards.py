@@ -60,6 +60,9 @@ def test_a_folder_of_tars_is_ingested_and_a_second_run_adds_nothing(tmp_path, go
         assert report.clips_added == added
         assert [(reject.path, reject.reason) for reject in report.rejects] == [(f"{shards}/0.tar#b", "corrupt")]
     assert report.coverage[0].listed == 3
+    (shards / "loose.mp4").touch()
+    with pytest.raises(ConfigError, match="1 media files and 2 tars"):
+        read_source(shards)
     assert set(Library(tmp_path / "L").clips()["source"].to_pylist()) == {f"{shards}/0.tar#a", f"{shards}/1.tar#a"}
 
 

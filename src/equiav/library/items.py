@@ -10,8 +10,11 @@ from pathlib import Path
 
 from equiav.errors import ConfigError
 
-SOUNDS = frozenset({".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav"})
-PICTURES = frozenset({".jpeg", ".jpg", ".png"})
+SOUNDS = frozenset(
+    {".aac", ".ac3", ".aif", ".aiff", ".amr", ".ape", ".caf", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg"}
+    | {".opus", ".tta", ".wav", ".wma", ".wv"}
+)
+PICTURES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 CUT_SLACK_S = 1.0  # what a downloader may leave at the ends of a segment that it cuts out
 
 

@@ -62,7 +62,11 @@ def _folder(folder: Path, split: str) -> Listing:
         return Listing(folder, read_hugging_face(folder, split), labelled=True)
     paths, others = _media_files(folder)
     tars = sorted(path for path in folder.glob("*.tar") if path.is_file() and not path.name.startswith("."))
-    if tars and not paths:
+    if tars and paths:
+        raise ConfigError(
+            f"{folder}: {len(paths)} media files and {len(tars)} tars; ingest the tars from their own folder"
+        )
+    if tars:
         return Listing(folder, read_tars(tars, MEDIA_SUFFIXES, split), others - len(tars), labelled=True)
     if not paths:
         raise ConfigError(

@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 from PIL import Image, UnidentifiedImageError
 
 from equiav.errors import MediaError
-from equiav.media.probe import MAX_PIXELS, audio_stream, describe, open_media, packets, start_of
+from equiav.media.probe import MAX_PIXELS, audio_stream, describe, open_media, packets, seek, start_of
 
 CODECS = {"JPEG": ("mjpeg", "yuvj420p"), "PNG": ("png", "rgb24")}
 MAX_PICTURE_BYTES = 1 << 28
@@ -88,6 +88,7 @@ def _picture_packets(
 def _sound_packets(
     source: InputContainer, track: av.AudioStream, stream: av.AudioStream
 ) -> Iterator[tuple[float, av.Packet]]:
+    seek(source, start_of(source), track)  # whoever described it may have left it at its end
     coming = packets(source, track)
     while True:
         try:
