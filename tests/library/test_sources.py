@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import wave
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from equiav.errors import ConfigError, MediaError
+from equiav.library.coverage import read_records
 from equiav.library.ingest import ingest
 from equiav.library.items import Item
 from equiav.library.manifests import read_source
@@ -263,6 +265,7 @@ def test_jsonl_has_labels_as_lists_and_folds_as_splits(tmp_path):
         ('{"file": "a.mp4"}\n', "line 1: keys are file; expected path"),
         ('{"path": "a.mp4", "labels": {"a": 1}}\n', "line 1: labels is {'a': 1}, expected text"),
         ('{"path": 3}\n', "line 1: the path is empty"),
+        ('{"path": "a.mp4", "label": "\\ud800"}\n', "line 1: no JSON"),
         ('{"path": "a.mp4", "split": "test", "fold": 1}\n', "in one split: drop a column"),
         ('{"path": "a.mp4", "id": 1}\n{"path": "b.mp4", "id": 1}\n', "two lines have the same id"),
         ('{"path": "a.mp4", "start_s": [1]}\n', r"start_s is '\[1\]', expected seconds"),
@@ -297,6 +300,18 @@ def test_a_hugging_face_folder_has_its_splits_in_columns_or_folders(tmp_path):
     (tmp_path / "metadata.jsonl").write_text('{"text": "no file"}\n')
     with pytest.raises(ConfigError, match="expected file_name"):
         read_source(tmp_path)
+
+
+def test_names_that_are_no_utf8_are_rejects_like_others(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xfe.mp4")).write_bytes(b"no video")
+    (tmp_path / "vgg.csv").write_text(f"{ID},30,dog,test\n")
+    for source in (folder, read_source(tmp_path / "vgg.csv", media=folder)):
+        report = ingest(source, tmp_path / "L", TINY, workers=1)
+        assert report.rejects[0].path.startswith(f"{tmp_path}/\\xff/")
+    assert [reject.reason for reject in Library(tmp_path / "L").rejects()] == ["not_media", "missing"]
+    assert len(read_records(tmp_path / "L")) == 2
 
 
 def test_options_that_a_source_has_no_use_for_are_refused(tmp_path):

@@ -55,14 +55,14 @@ def keep_record(library: Path, source: Path, record: dict[str, Any]) -> None:
     Raises:
         LibraryError: the folder cannot be written.
     """
-    place = str(source.absolute())
-    name = f"{source.stem[:40]}-{hashlib.sha256(os.fsencode(source.absolute())).hexdigest()[:8]}.json"
+    place = os.fsencode(source.absolute()).decode("utf-8", "backslashreplace")
+    name = f"{Path(place).stem[:40]}-{hashlib.sha256(place.encode()).hexdigest()[:8]}.json"
     record = {"source": place, "date": datetime.now(timezone.utc).isoformat(timespec="seconds")} | record
     target = library / "sources" / name
     beside = target.with_name(f".{name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(exist_ok=True)
-        beside.write_text(json.dumps(record, indent=2), encoding="utf-8", errors="backslashreplace")
+        beside.write_text(json.dumps(record, indent=2), encoding="utf-8")
         beside.replace(target)
     except OSError as error:
         raise LibraryError(f"{target} cannot be written: {error.strerror or error}") from None

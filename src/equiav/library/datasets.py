@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 from equiav.errors import ConfigError
 from equiav.library.items import PICTURES, SOUNDS, Item, merge
-from equiav.library.rows import read_text
+from equiav.library.rows import parse_json, read_text
 
 LABEL_MAP = "class_labels_indices.csv"
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
@@ -137,7 +136,7 @@ def read_cav(source: Path, root: Path, suffixes: frozenset[str], names: Mapping[
         ConfigError: not such a JSON, or an entry without its fields.
     """
     try:
-        entries = json.loads(read_text(source))["data"]
+        entries = parse_json(read_text(source))["data"]
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise ConfigError(f"{source}: expected JSON with a list `data` of clips: {error!r}") from None
     if not isinstance(entries, list):

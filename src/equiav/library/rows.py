@@ -75,6 +75,17 @@ def labels_of(row: Row, where: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(label.strip() for label in labels if label.strip()))
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is none, or holds half a surrogate pair, which no path and no table can hold.
+    """
+    value = json.loads(text)
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
 def read_text(source: Path) -> str:
     """The whole of a text file in UTF-8.
 
@@ -107,7 +118,7 @@ def _rows(source: Path, *, strict: bool) -> Iterator[tuple[int, Row]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{source}, line {number}: no JSON: {error}") from None
         if not isinstance(row, dict):

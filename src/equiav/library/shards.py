@@ -6,14 +6,13 @@ under a name of ours when it is read. Links, devices, sparse files and names tha
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from equiav.errors import ConfigError
 from equiav.library.items import PICTURES, SOUNDS, Item, Member, sample_key
-from equiav.library.rows import labels_of
+from equiav.library.rows import labels_of, parse_json
 
 MAX_JSON_BYTES = 1 << 20
 
@@ -94,7 +93,7 @@ def _media(members: list[Member], videos: frozenset[str]) -> tuple[tuple[Member,
         return (), ("unsupported", f"{len(video)} videos and {len(sound)} sounds in one sample, expected one")
     media = video or sound + sorted(pictures, key=lambda member: (len(member.name), member.name))
     if not media:
-        return (), ("not_media", f"no video, sound or picture among {', '.join(m.name for m in members)}")
+        return (), ("not_media", f"no video, sound or picture among {[member.name for member in members]}")
     if len(media) > 1 and not sound:
         return (), ("no_audio", f"{len(media)} pictures without a sound")
     return tuple(media), None
@@ -110,11 +109,11 @@ def _described(tar: Path, members: list[Member], split: str) -> tuple[tuple[str,
     if described is None:
         return (), split, None
     if described.size > MAX_JSON_BYTES:
-        return (), split, ("unsupported", f"{described.name} has {described.size} bytes, at most {MAX_JSON_BYTES}")
+        return (), split, ("unsupported", f"{described.name!r} has {described.size} bytes, at most {MAX_JSON_BYTES}")
     try:
         with tar.open("rb") as file:
             file.seek(described.offset)
-            row = json.loads(file.read(described.size))
-        return labels_of(row, described.name), str(row.get("split") or split), None
+            row = parse_json(file.read(described.size))
+        return labels_of(row, repr(described.name)), str(row.get("split") or split), None
     except (OSError, ValueError, RecursionError, AttributeError, ConfigError) as error:
-        return (), split, ("corrupt", f"{described.name} is no JSON object with labels: {error}")
+        return (), split, ("corrupt", f"{described.name!r} is no JSON object with labels: {error}")
