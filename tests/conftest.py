@@ -1,7 +1,10 @@
 """Media files that several tests read, made once."""
 
+import sys
+
 import pytest
 
+from equiav import cli
 from samples import TINY, pictures, tone, write_bad, write_media
 
 
@@ -20,3 +23,18 @@ def good_video(tmp_path_factory):
 def bad_videos(tmp_path_factory, good_video):
     """One file of each bad kind: kind → path."""
     return write_bad(tmp_path_factory.mktemp("bad"), good_video)
+
+
+@pytest.fixture
+def equiav(capsys, monkeypatch):
+    """Run a command line as `main` does: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["equiav", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out = capsys.readouterr()
+        return stopped.value.code, out.out, out.err
+
+    return run

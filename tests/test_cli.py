@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from equiav import cli
+from equiav import cli, cli_library
 from samples import BAD, pictures, tone, write_media
 
 TINY = [
@@ -33,21 +33,6 @@ SMALL = [
     "train.global_batch=4",
     "train.epochs=2",
 ]
-
-
-@pytest.fixture
-def equiav(capsys, monkeypatch):
-    """Run a command line as `main` does: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["equiav", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out = capsys.readouterr()
-        return stopped.value.code, out.out, out.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +127,9 @@ def test_wrong_usage_is_exit_code_2(equiav):
 
 
 def test_every_verb_has_help_with_an_example(equiav):
-    verbs = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
-    assert {"demo", "ingest", "pretrain", "embed", "search"} <= set(verbs)
+    commands = cli.app.registered_commands + cli_library.library_app.registered_commands
+    verbs = [command.name or command.callback.__name__ for command in commands]
+    assert {"demo", "stats", "doctor", "ingest", "pretrain", "embed", "search"} <= set(verbs)
     for verb in [*([verb] for verb in verbs), ["evaluate", "retrieval"]]:
         code, out, _ = equiav(*verb, "--help")
         assert code == 0

@@ -6,7 +6,6 @@ Heavy imports live inside the verbs, so that `equiav --help` answers at once.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -15,14 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from equiav._version import __version__
+from equiav.cli_library import AsJson, LibraryPath, library_app, print_coverage
 from equiav.errors import ConfigError, EquiAVError
 from equiav.memory import share_heaps
-from equiav.terminal import IS_MAIN, Bar, err, stop_on_signal
+from equiav.terminal import IS_MAIN, Bar, err, out, print_json, stop_on_signal
 
 EXIT_PARTIAL = 3
 HELP = """Learn joint sound-and-image embeddings from plain videos with EquiAV, and use them.
@@ -34,11 +33,9 @@ equiav embed --library L --run R, equiav search --library L --run R --audio dog.
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 evaluate_app = typer.Typer(help="Measure a model on a library.", no_args_is_help=True)
 app.add_typer(evaluate_app, name="evaluate")
-out = Console()
+app.add_typer(library_app)
 
-LibraryPath = Annotated[Path, typer.Option("--library", "-L", help="Library folder, made by `equiav ingest`.")]
 RunPath = Annotated[Path, typer.Option("--run", "-R", help="Run folder, made by `equiav pretrain`.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. optim.lr=1e-4.")]
 
 
@@ -73,10 +70,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, default=str))
 
 
 @app.command()
@@ -123,30 +116,38 @@ def toyworld(
 @app.command()
 def ingest(
     source: Annotated[
-        Path, typer.Argument(help="A folder of videos, one video, or a CSV path,label[,split,start_s,end_s].")
+        Path, typer.Argument(help="A folder of videos or tars, one video, or a list (CSV, JSONL, JSON): docs/data.md.")
     ],
     library: LibraryPath,
     overrides: Overrides = None,
     recipe: Annotated[str, typer.Option(help="Recipe whose `features` to use for a new library.")] = "base",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default one per core.")] = None,
+    media: Annotated[Path | None, typer.Option(help="Folder of the files that a dataset's list names.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="class_labels_indices.csv; default the one by the list.")] = None,
+    split: Annotated[str, typer.Option(help="Split of what the source gives no split.")] = "train",
     as_json: AsJson = False,
 ) -> None:
     """Read videos into a library. Run it again to add new files; nothing is added twice.
 
     Examples: equiav ingest videos --library L
               equiav ingest labels.csv --library L --recipe toy features.clip_s=2.5
+              equiav ingest vggsound.csv --library L --media vggsound/videos
+              equiav ingest eval_segments.csv --library L --media audioset --split test
     """
     from equiav.config import load_recipe
     from equiav.library.ingest import ingest as run_ingest
+    from equiav.library.manifests import read_source
 
     features = load_recipe(recipe, overrides or []).features
+    listing = read_source(source, media=media, label_map=labels, split=split)
     with Bar("ingesting", "files") as bar:
-        report = run_ingest(source, library, features, workers=workers, on_progress=bar.update)
+        report = run_ingest(listing, library, features, workers=workers, on_progress=bar.update)
     if as_json:
-        _print_json(asdict(report))
+        print_json(asdict(report))
     else:
         typer.echo(f"{report.files} files: {report.clips_added} clips added, {report.clips_present} already there")
         _print_rejects(report.rejects)
+        print_coverage(report.coverage)
     if report.rejects:
         raise typer.Exit(EXIT_PARTIAL)
 
@@ -197,7 +198,7 @@ def pretrain(
 
         found = estimate(load_recipe(recipe, overrides or []), Library(library), run)
         if IS_MAIN:
-            _print_json(found.to_dict()) if as_json else out.print(found.to_table())
+            print_json(found.to_dict()) if as_json else out.print(found.to_table())
         return
     with stop_on_signal() as should_stop, Bar("training", "steps") as bar:
         done = run_pretrain(
@@ -211,7 +212,7 @@ def pretrain(
     if not IS_MAIN:
         return
     if as_json:
-        _print_json({"run": run, "step": done.step, "steps": done.steps, "clips": done.clips})
+        print_json({"run": run, "step": done.step, "steps": done.steps, "clips": done.clips})
     elif done.done:
         typer.echo(
             f"trained {done.steps} steps on {done.clips} clips: {run / 'model'}\n"
@@ -286,7 +287,7 @@ def evaluate_retrieval(
     report = measure(shelf, model, split=split)
     if result is not None:
         retrieval_result(report, shelf, model).save(result)
-    _print_json(report.to_dict()) if as_json else out.print(report.to_table())
+    print_json(report.to_dict()) if as_json else out.print(report.to_table())
 
 
 @evaluate_app.command("probe")
@@ -325,7 +326,7 @@ def evaluate_probe(
         )
     if result is not None:
         probe_result(found, shelf, model, seed=seed).save(result)
-    _print_json(found.to_dict()) if as_json else out.print(found.to_table())
+    print_json(found.to_dict()) if as_json else out.print(found.to_table())
 
 
 @evaluate_app.command("compare")
@@ -341,7 +342,7 @@ def evaluate_compare(
     from equiav.evaluate.results import Result, compare_results
 
     found = compare_results(Result.load(first), Result.load(second))
-    _print_json(found.to_dict()) if as_json else out.print(found.to_table())
+    print_json(found.to_dict()) if as_json else out.print(found.to_table())
 
 
 @app.command()
@@ -399,7 +400,7 @@ def embed(library: LibraryPath, run: RunPath, as_json: AsJson = False) -> None:
     with Bar("embedding", "clips") as bar:
         table = embed_library(Library(library), _model(run), on_progress=bar.update)
     if as_json:
-        _print_json({"path": table.path, "clips": table.count()})
+        print_json({"path": table.path, "clips": table.count()})
     else:
         typer.echo(f"{table.count()} clips embedded: {table.path}")
 
@@ -427,7 +428,7 @@ def search(
 
     hits = search_files(library, _model(run), audio=audio, image=image, video=video, clip=clip, by=by, k=k)
     if as_json:
-        _print_json([hit.to_dict() for hit in hits])
+        print_json([hit.to_dict() for hit in hits])
         return
     table = Table("#", Column("source", overflow="fold"), "start–end", "labels", "score")
     for rank, hit in enumerate(hits, 1):
@@ -471,7 +472,7 @@ def export(
 
     files = export_onnx(_model(run), onnx)
     if as_json:
-        _print_json([vars(file) for file in files])
+        print_json([vars(file) for file in files])
         return
     for file in files:
         typer.echo(f"{file.path}: within {file.max_abs_difference:.1e} of PyTorch")

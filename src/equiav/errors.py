@@ -30,6 +30,8 @@ class MediaError(EquiAVError):
     """
 
     def __init__(self, reason: str, detail: str) -> None:
+        # file names may hold bytes that are no UTF-8, which neither a table nor a terminal takes
+        detail = detail.encode("utf-8", "backslashreplace").decode()
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import typer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -17,6 +20,12 @@ from rich.text import Text
 # of processes started together (torchrun, accelerate launch) the first one speaks
 IS_MAIN = os.environ.get("RANK", "0") == "0"
 err = Console(stderr=True, quiet=not IS_MAIN)
+out = Console()
+
+
+def print_json(value: Any) -> None:
+    """What --json prints."""
+    typer.echo(json.dumps(value, indent=2, default=str))
 
 
 class Bar:

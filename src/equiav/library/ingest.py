@@ -10,13 +10,14 @@ import os
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
 from equiav.config import Features
 from equiav.errors import MediaError
-from equiav.library.manifests import Item, read_source
+from equiav.library.coverage import Coverage, cover, keep_record
+from equiav.library.manifests import Item, Listing, read_source
 from equiav.library.table import Clip, Library, Reject
 from equiav.library.windows import Examined, Read, Stamp, Task, plan_windows, stamp_of, work
 from equiav.media.sandbox import Sandbox
@@ -42,20 +43,21 @@ class IngestReport:
     clips_relabelled: int = 0
     duplicates: int = 0  # clips whose content and window are in the library already, under another name
     rejects: list[Reject] = field(default_factory=list)
+    coverage: list[Coverage] = field(default_factory=list)  # of a list, per split
 
 
 def ingest(
-    source: Path,
+    source: Path | Listing,
     library_path: Path,
     features: Features,
     *,
     workers: int | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> IngestReport:
-    """Ingest a folder, a file or a CSV into the library at `library_path`, which is made when missing.
+    """Ingest a folder, a file or a list into the library at `library_path`, which is made when missing.
 
     Args:
-        source: see `equiav.library.manifests.read_source`.
+        source: a path, or what `equiav.library.manifests.read_source` made of one.
         library_path: folder of the library.
         features: feature settings; those of an existing library must be the same.
         workers: processes; default one per core.
@@ -65,7 +67,7 @@ def ingest(
         ConfigError: nothing to ingest.
         LibraryError: a library with other features, or another ingest at work in it.
     """
-    listing = read_source(source)
+    listing = source if isinstance(source, Listing) else read_source(source)
     library = Library.create(library_path, features)
     report = IngestReport(files=len({item.path for item in listing.items}), ignored=listing.ignored)
     with library.locked():
@@ -78,6 +80,9 @@ def ingest(
             run.commit()
         library.tidy()
     report.rejects.sort(key=lambda reject: reject.path)
+    report.coverage = cover(listing.items, report.rejects) if listing.labelled else []
+    kept = asdict(report) | {"rejects": len(report.rejects)}  # they are in their own table
+    keep_record(library_path, listing.source, kept)
     return report
 
 
@@ -118,7 +123,7 @@ class _Run:
         """The items that are new, changed or unfinished; the rest goes into the report."""
         todo, labels = [], {}
         for item in items:
-            stamp = stamp_of(item.path)
+            stamp = stamp_of(*item.files)
             known, reject = self.known.get(item.key), self.rejected.get(item.key)
             refused = reject is not None and (reject.file_size, reject.file_mtime_ns) == stamp
             if known and known.stamp == stamp and (known.clips == known.windows or refused):
@@ -140,7 +145,12 @@ class _Run:
 
     def read(self, todo: list[Item], features: Features, workers: int) -> None:
         """Examine all items and read their windows, started ones first."""
-        items, tasks = deque(todo), deque[Task]()
+        items, tasks = deque[Item](), deque[Task]()
+        for item in todo:
+            if item.fault:  # known since it was listed: no process is asked
+                self._unusable(item, MediaError(*item.fault))
+            else:
+                items.append(item)
         with Sandbox(work, workers, TASK_LIMIT_S) as sandbox:
             while items or tasks or sandbox.busy:
                 while (items or tasks) and sandbox.has_room():
@@ -195,7 +205,7 @@ class _Run:
         """An item that gives nothing. Its old clips go if the file is another one now, not if it cannot be reached."""
         if error.reason not in TRANSIENT:
             self._drop(self.clips_of[item.key])
-        self._finish(item, _reject(item, "probe", error, stamp_of(item.path)))
+        self._finish(item, _reject(item, "probe", error, stamp_of(*item.files)))
 
     def _drop(self, clip_ids: list[str]) -> None:
         for clip_id in clip_ids:

@@ -1,74 +1,79 @@
-"""What to ingest:  a folder, one file, or a CSV `path,label[,split,start_s,end_s]`  →  items."""
+"""What to ingest:  a folder, a file, a list of one of the known forms, or tars  →  items."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import math
 import os
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from equiav.errors import ConfigError
+from equiav.library.datasets import LABEL_MAP, is_segment_list, read_cav, read_label_map, read_segments
+from equiav.library.items import Item, Listing
+from equiav.library.rows import metadata_files, read_hugging_face, read_rows
+from equiav.library.shards import read_tars
+
+__all__ = ["Item", "Listing", "read_source"]
 
 MEDIA_SUFFIXES = frozenset(
     {".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpe"}
     | {".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv"}
 )
-COLUMNS = ("path", "label", "split", "start_s", "end_s")
 
 
-@dataclass(frozen=True)
-class Item:
-    """One thing to ingest: a whole file, or one window of it."""
+def read_source(
+    source: Path, *, media: Path | None = None, label_map: Path | None = None, split: str = "train"
+) -> Listing:
+    """The items of a source.
 
-    path: Path
-    labels: tuple[str, ...] = ()
-    split: str = "train"
-    start_s: float | None = None
-    end_s: float | None = None
-
-    @property
-    def key(self) -> str:
-        """Stable name of this item: hash of the absolute path and the window."""
-        text = f"{self.start_s}|{self.end_s}|".encode() + os.fsencode(self.path.absolute())
-        return hashlib.sha256(text).hexdigest()[:24]
-
-    @property
-    def source(self) -> str:
-        """The absolute path as text; bytes that are no UTF-8 are shown escaped."""
-        return os.fsencode(self.path.absolute()).decode("utf-8", "backslashreplace")
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a source asks for."""
-
-    items: list[Item]
-    ignored: int = 0  # files of a folder that no suffix tells to be media
-    labelled: bool = False  # labels and splits are said, not left open
-
-
-def read_source(source: Path) -> Listing:
-    """The items of a folder (recursive; links that lead out of it are not followed), a CSV, or one file.
+    Args:
+        source: a folder of media (recursive; links that lead out of it are not followed), of tars, or with Hugging
+            Face metadata; a .csv, .jsonl, .json or .tar; or one media file. docs/data.md shows each.
+        media: folder of the files that an AudioSet, VGGSound or CAV-MAE list names; default the list's own folder.
+        label_map: `class_labels_indices.csv` for those lists; default the one beside the list, where there is one.
+        split: of what the source gives no split.
 
     Raises:
-        ConfigError: no such thing, nothing to ingest in it, or a wrong line in the CSV.
+        ConfigError: no such thing, nothing to ingest in it, or a wrong line in a list.
     """
     if source.is_dir():
-        paths, others = _media_files(source)
-        if not paths:
-            raise ConfigError(
-                f"{source}: no video files in this folder, {others} other files (looked for "
-                f"{', '.join(sorted(MEDIA_SUFFIXES))}, recursively; not hidden ones, nor links that lead out)"
-            )
-        return Listing([Item(path) for path in paths], others)
+        return _folder(source, split)
     if not source.exists():
-        raise ConfigError(f"{source}: no such folder or file; give a folder of videos, one video, or a CSV")
-    if source.suffix.lower() == ".csv":
-        return Listing(read_csv(source), labelled=True)
-    return Listing([Item(source)])
+        raise ConfigError(f"{source}: no such folder or file; give a folder of videos, one video, or a list")
+    if media and not media.is_dir():
+        raise ConfigError(f"{media}: no such folder; --media is the folder of the files that the list names")
+    kind, root = source.suffix.lower(), media or source.parent
+    segments = kind == ".csv" and is_segment_list(source)
+    if segments or kind == ".json":
+        label_map = label_map or next((path for path in [source.with_name(LABEL_MAP)] if path.is_file()), None)
+        names = read_label_map(label_map) if label_map else {}
+        if segments:
+            return Listing(source, read_segments(source, root, _media_files(root)[0], names, split), labelled=True)
+        return Listing(source, read_cav(source, root, MEDIA_SUFFIXES, names, split), labelled=True)
+    if media or label_map:
+        raise ConfigError(f"{source}: --media and --labels go with AudioSet, VGGSound and CAV-MAE lists only")
+    if kind in (".csv", ".jsonl"):
+        return Listing(source, read_rows(source, split), labelled=True)
+    if kind == ".tar":
+        return Listing(source, read_tars([source], MEDIA_SUFFIXES, split), labelled=True)
+    return Listing(source, [Item(source, split=split)])
+
+
+def _folder(folder: Path, split: str) -> Listing:
+    if metadata_files(folder):
+        return Listing(folder, read_hugging_face(folder, split), labelled=True)
+    paths, others = _media_files(folder)
+    tars = sorted(path for path in folder.glob("*.tar") if path.is_file() and not path.name.startswith("."))
+    if tars and paths:
+        raise ConfigError(
+            f"{folder}: {len(paths)} media files and {len(tars)} tars; ingest the tars from their own folder"
+        )
+    if tars:
+        return Listing(folder, read_tars(tars, MEDIA_SUFFIXES, split), others - len(tars), labelled=True)
+    if not paths:
+        raise ConfigError(
+            f"{folder}: no video files in this folder, {others} other files (looked for "
+            f"{', '.join(sorted(MEDIA_SUFFIXES))}, recursively; not hidden ones, nor links that lead out)"
+        )
+    return Listing(folder, [Item(path, split=split) for path in paths], others)
 
 
 def _media_files(folder: Path) -> tuple[list[Path], int]:
@@ -89,62 +94,3 @@ def _media_files(folder: Path) -> tuple[list[Path], int]:
             else:
                 others += 1
     return found, others
-
-
-def read_csv(source: Path) -> list[Item]:
-    """Items of a CSV with a header; relative paths count from the CSV's folder; several labels are split at `;`."""
-    try:
-        text = source.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{source}: not a UTF-8 text file: {error}") from None
-    except OSError as error:
-        raise ConfigError(f"{source} cannot be read: {error.strerror or error}") from None
-    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = tuple(rows.fieldnames or ())
-        unknown = [name for name in header if name not in COLUMNS]
-        if "path" not in header or unknown:
-            raise ConfigError(
-                f"{source}: header is {','.join(header) or 'missing'}; expected path,label[,split,start_s,end_s]"
-            )
-        items = [_row_item(source, rows.line_num, row) for row in rows]
-    except csv.Error as error:
-        raise ConfigError(f"{source}, line {rows.line_num}: {error}") from None
-    if not items:
-        raise ConfigError(f"{source}: no lines below the header")
-    return _merge(source, items)
-
-
-def _merge(source: Path, items: list[Item]) -> list[Item]:
-    """One item for all lines about the same window, with all their labels."""
-    merged: dict[str, Item] = {}
-    for item in items:
-        first = merged.setdefault(item.key, item)
-        if first.split != item.split:
-            raise ConfigError(f"{source}: {item.path} is in two splits, {first.split!r} and {item.split!r}")
-        labels = tuple(dict.fromkeys(first.labels + item.labels))
-        merged[item.key] = replace(first, labels=labels)
-    return list(merged.values())
-
-
-def _row_item(source: Path, number: int, row: dict[str, str | None]) -> Item:
-    where = f"{source}, line {number}"
-    if None in row or not row["path"]:
-        raise ConfigError(f"{where}: {'more fields than the header' if None in row else 'the path is empty'}")
-    times: dict[str, float | None] = {}
-    for name in ("start_s", "end_s"):
-        text = (row.get(name) or "").strip()
-        try:
-            times[name] = float(text) if text else None
-        except ValueError:
-            raise ConfigError(f"{where}: {name} is {text!r}, expected seconds") from None
-    start_s, end_s = times["start_s"], times["end_s"]
-    if end_s is not None and start_s is None:
-        start_s = 0.0
-    if not all(t is None or (math.isfinite(t) and t >= 0) for t in (start_s, end_s)) or (
-        start_s is not None and end_s is not None and end_s <= start_s
-    ):
-        raise ConfigError(f"{where}: window {start_s}–{end_s} s is empty or negative")
-    labels = tuple(label.strip() for label in (row.get("label") or "").split(";") if label.strip())
-    split = (row.get("split") or "").strip() or "train"
-    return Item(source.parent / row["path"], labels, split, start_s, end_s)

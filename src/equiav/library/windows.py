@@ -10,7 +10,8 @@ import numpy as np
 
 from equiav.config import Features
 from equiav.errors import MediaError
-from equiav.library.manifests import Item
+from equiav.library.items import Item
+from equiav.library.pieces import as_one_file
 from equiav.library.table import Clip
 from equiav.media.decode import read_audio, read_frames
 from equiav.media.fbank import fit_frames, log_mel
@@ -71,10 +72,11 @@ def examine(item: Item, features: Features) -> Examined:
     Raises:
         MediaError: there is nothing to read in it.
     """
-    stamp = stamp_of(item.path)
-    info = probe(item.path)
-    planned = plan_windows(item, info, features)
-    content = _content_hash(item.path)
+    stamp = stamp_of(*item.files)
+    with as_one_file(item) as (path, files):
+        info = probe(path)
+        planned = plan_windows(item.within(info.duration_s), info, features)
+        content = _content_hash(*files)
     return Examined(stamp, info, tuple(Window(*window, _clip_id(content, *window)) for window in planned))
 
 
@@ -107,45 +109,44 @@ def plan_windows(item: Item, info: MediaInfo, features: Features) -> list[tuple[
     return [(start, min(start + features.clip_s, end_s)) for start in starts]
 
 
-def stamp_of(path: Path) -> Stamp:
-    """Size and modification time: the file is taken as unchanged while these are."""
+def stamp_of(*files: Path) -> Stamp:
+    """Size in all and last modification: the files are taken as unchanged while these are."""
     try:
-        found = path.stat()
-    except OSError:  # it is not there: a stamp that no file has
+        found = [path.stat() for path in files]
+    except (OSError, ValueError):  # one is not there: a stamp that no file has
         return -1, -1
-    return found.st_size, found.st_mtime_ns
+    return sum(stat.st_size for stat in found), max(stat.st_mtime_ns for stat in found)
 
 
 def _read(task: Task, examined: Examined) -> Read:
     clips, error, where = [], None, ""
-    for window in task.windows:
-        try:
-            clips.append(_read_clip(task, examined, window))
-        except MediaError as fault:
-            if error is None:
-                error, where = fault, f"decode {window.start_s:.2f}-{window.end_s:.2f} s"
-    if stamp_of(task.item.path) != examined.stamp:
+    with as_one_file(task.item) as (path, _):
+        for window in task.windows:
+            try:
+                clips.append(_read_clip(task, examined, window, path))
+            except MediaError as fault:
+                if error is None:
+                    error, where = fault, f"decode {window.start_s:.2f}-{window.end_s:.2f} s"
+    if stamp_of(*task.item.files) != examined.stamp:
         return Read(
             (), MediaError("changed", f"{task.item.path} was changed while it was read; ingest again"), "decode"
         )
     return Read(tuple(clips), error, where)
 
 
-def _read_clip(task: Task, examined: Examined, window: Window) -> Clip:
+def _read_clip(task: Task, examined: Examined, window: Window, path: Path) -> Clip:
     item, features, info = task.item, task.features, examined.info
     start_s, end_s = window.start_s, window.end_s
     # a decoder that stumbled over one window starts afresh for the next
-    with open_media(item.path) as container:
-        sound = read_audio(container, item.path, start_s, end_s, features.sample_rate, info)
+    with open_media(path) as container:
+        sound = read_audio(container, path, start_s, end_s, features.sample_rate, info)
         mel = log_mel(sound, features)[: features.time_frames]
         if not len(mel):
-            raise MediaError(
-                "too_short", f"{item.path.name}: {1000 * len(sound) / features.sample_rate:.0f} ms of sound"
-            )
+            raise MediaError("too_short", f"{path.name}: {1000 * len(sound) / features.sample_rate:.0f} ms of sound")
         n = features.frames_per_clip
         shown_s = min(end_s, info.video_end_s or end_s) - start_s
         times = [start_s + (i + 0.5) / n * shown_s for i in range(n)]
-        frames, frame_times = read_frames(container, item.path, times, features.frame_side, features.jpeg_quality, info)
+        frames, frame_times = read_frames(container, path, times, features.frame_side, features.jpeg_quality, info)
     return Clip(
         clip_id=window.clip_id,
         item=item.key,
@@ -172,12 +173,13 @@ def _clip_id(content: str, start_s: float, end_s: float) -> str:
     return hashlib.sha256(f"{content}|{start_s:.3f}|{end_s:.3f}".encode()).hexdigest()[:24]
 
 
-def _content_hash(path: Path) -> str:
+def _content_hash(*files: Path) -> str:
     digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise MediaError("unreadable", f"{path} cannot be read: {error.strerror or error}") from None
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise MediaError("unreadable", f"{path} cannot be read: {error.strerror or error}") from None
     return digest.hexdigest()

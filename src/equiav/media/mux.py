@@ -1,7 +1,8 @@
-"""Write a small .mp4: frames and sound in, H.264 + AAC out; always the same bytes for the same input."""
+"""Write media:  frames and sound → a small .mp4;  sound → .wav;  always the same bytes for the same input."""
 
 from __future__ import annotations
 
+import io
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -41,3 +42,15 @@ def write_clip(path: Path, frames: NDArray[np.uint8], fps: int, sound: NDArray[n
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def wav_bytes(sound: NDArray[np.float32], rate: int) -> bytes:
+    """A mono sound (S,) as a WAV of 32-bit floats: read again it is the same, bit for bit."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="wav", options={"fflags": "+bitexact"}) as container:
+        track = container.add_stream("pcm_f32le", rate=rate, layout="mono")
+        samples = av.AudioFrame.from_ndarray(sound[None], format="flt", layout="mono")
+        samples.sample_rate, samples.pts, samples.time_base = rate, 0, Fraction(1, rate)
+        container.mux(track.encode(samples))
+        container.mux(track.encode(None))
+    return buffer.getvalue()

@@ -1,0 +1,126 @@
+"""The verbs that look at a library and at the machine: parse, one library call, print. `equiav.cli` takes them in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.markup import escape
+from rich.table import Column, Table
+
+from equiav.errors import ConfigError
+from equiav.terminal import Bar, err, out, print_json
+
+if TYPE_CHECKING:
+    from equiav.library.coverage import Coverage
+
+LibraryPath = Annotated[Path, typer.Option("--library", "-L", help="Library folder, made by `equiav ingest`.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+EXIT_PARTIAL = 3
+MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "broken": "[bold red]broken[/]"}
+
+library_app = typer.Typer()
+
+
+@library_app.command()
+def stats(
+    library: LibraryPath,
+    page: Annotated[Path | None, typer.Option("--out", help="HTML page to write, with sample clips.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count what a library holds: status, durations, labels, copies, normalisation, coverage of the lists it came from.
+
+    Example: equiav stats --library L --out library.html
+    """
+    from equiav.diagnose.stats import library_stats, stats_page
+    from equiav.library.table import Library
+
+    shelf = Library(library)
+    found = library_stats(shelf)
+    if page:
+        try:
+            page.write_text(stats_page(shelf, found), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{page} cannot be written: {error.strerror}") from None
+        err.print(str(page), highlight=False, markup=False)
+    print_json(found.to_dict()) if as_json else out.print(found.to_table())
+
+
+@library_app.command("export-clips")
+def export_clips(
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="New file (csv, jsonl) or folder (webdataset, cav).")],
+    library: LibraryPath,
+    kind: Annotated[
+        Literal["csv", "jsonl", "webdataset", "cav"],
+        typer.Option(
+            "--as", help="A list of windows of the source files; or sound and frames, in tars or CAV-MAE's way."
+        ),
+    ] = "csv",
+    split: Annotated[str | None, typer.Option(help="Split to export; default all.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that decode sound.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Write the clips of a library for other programs; `equiav ingest` reads it back.
+
+    Examples: equiav export-clips clips.csv --library L
+              equiav export-clips shards --library L --as webdataset --split train
+    """
+    from equiav.library.export import export_clips as run_export
+    from equiav.library.table import Library
+
+    with Bar("exporting", "clips") as bar:
+        report = run_export(Library(library), target, kind, split=split, workers=workers, on_progress=bar.update)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        typer.echo(f"{report.clips} clips in {target}")
+        _print_left_out([(one.source, one.reason, one.detail) for one in report.left_out])
+    if report.left_out:
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+@library_app.command()
+def doctor(
+    folder: Annotated[Path, typer.Option("--for", help="Folder where libraries and runs shall go.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Look at versions, codecs, speed, memory and disk, and say what is wrong. Exit code 1 when something is broken.
+
+    Example: equiav doctor --for /data
+    """
+    from equiav.diagnose.doctor import examine
+
+    checks = examine(folder)
+    if as_json:
+        print_json([asdict(check) for check in checks])
+    else:
+        table = Table("", "check", Column("found", overflow="fold"))
+        for check in checks:
+            advice = f"\n→ {escape(check.advice)}" if check.advice else ""
+            table.add_row(MARKS[check.state], escape(check.name), escape(check.found) + advice)
+        out.print(table)
+    if any(check.state == "broken" for check in checks):
+        raise typer.Exit(1)
+
+
+def print_coverage(coverage: Sequence[Coverage]) -> None:
+    """How much of a list was there."""
+    if not coverage:
+        return
+    table = Table("split", "listed", "found", "missing", "unreadable", title="coverage", title_justify="left")
+    for one in coverage:
+        table.add_row(escape(one.split), *(f"{n}" for n in (one.listed, one.found, one.missing, one.unreadable)))
+    out.print(table)
+
+
+def _print_left_out(rows: Sequence[tuple[str, str, str]]) -> None:
+    if not rows:
+        return
+    table = Table(Column("source", overflow="fold"), "reason", "detail", title=f"{len(rows)} clips left out")
+    for row in rows[:20]:
+        table.add_row(*(escape(part) for part in row))
+    out.print(table)

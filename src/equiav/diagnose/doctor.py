@@ -1,0 +1,158 @@
+"""Is this installation, and this machine, fit to work?  →  checks, each with what was found and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+
+from equiav._version import __version__
+from equiav.errors import EquiAVError
+from equiav.media.codecs import decode_a_made_clip, ffmpeg_version, missing_decoders
+from equiav.train.throughput import matmul_rate
+
+State = Literal["ok", "note", "broken"]
+
+PACKAGES = ("torch", "numpy", "av", "pylance", "pyarrow", "pillow", "pydantic", "accelerate")
+REINSTALL = "videos are not read as they should be: pip install --force-reinstall av"
+LITTLE_DISK, TOO_LITTLE_DISK = 10e9, 0.5e9
+LITTLE_MEMORY = 2e9
+MATRIX_SIDE = 512  # bf16 that is not native takes seconds with more
+APART_S = 0.02 + 0.1  # 20 ms and a frame
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at. `advice` says what is wrong in words and what to do; empty if nothing is."""
+
+    name: str
+    state: State
+    found: str
+    advice: str = ""
+
+
+def examine(folder: Path) -> list[Check]:
+    """Look at everything; `folder` is where libraries and runs shall go."""
+    return [
+        Check("equiav", "ok", f"{__version__}, Python {platform.python_version()}, {platform.platform(terse=True)}"),
+        _packages(),
+        *_extras(),
+        _codecs(),
+        _made_clip(),
+        *_compute(),
+        _memory(),
+        *(_disk(name, place) for name, place in (("disk", folder), ("temporary files", Path(tempfile.gettempdir())))),
+    ]
+
+
+def _packages() -> Check:
+    found = {name: _version(name) for name in PACKAGES}
+    text = ", ".join(f"{name} {version or 'missing'}" for name, version in found.items())
+    missing = [name for name, version in found.items() if version is None]
+    if missing:
+        return Check("packages", "broken", text, f"not installed: {', '.join(missing)}. pip install equiav")
+    return Check("packages", "ok", text)
+
+
+def _extras() -> list[Check]:
+    """What each extra adds, as the installed package says; `dev` is for developers."""
+    try:
+        requires = importlib.metadata.requires("equiav") or []
+    except importlib.metadata.PackageNotFoundError:
+        return [Check("extras", "note", "equiav is not installed", "pip install -e . in its folder installs it")]
+    wanted: dict[str, list[str]] = {}
+    for line in requires:
+        if extra := re.search(r"extra == ['\"](\w+)['\"]", line):
+            wanted.setdefault(extra[1], []).append(re.split(r"[^\w.-]", line, maxsplit=1)[0])
+    checks = []
+    for extra, names in wanted.items():
+        missing = [name for name in names if _version(name) is None]
+        if extra != "dev" and missing:
+            advice = f"not installed: {', '.join(missing)}. If you want it: pip install 'equiav[{extra}]'"
+            checks.append(Check(f"extra {extra}", "note", "not all there", advice))
+        elif extra != "dev":
+            checks.append(Check(f"extra {extra}", "ok", ", ".join(f"{name} {_version(name)}" for name in names)))
+    return checks
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _codecs() -> Check:
+    missing = missing_decoders()
+    if missing:
+        advice = f"files in {', '.join(missing)} will be rejected; the av wheel from PyPI reads them: pip install av"
+        return Check("codecs", "note", ffmpeg_version(), advice)
+    return Check("codecs", "ok", ffmpeg_version())
+
+
+def _made_clip() -> Check:
+    try:
+        with tempfile.TemporaryDirectory(prefix="equiav-") as folder:
+            apart_s = decode_a_made_clip(Path(folder))
+    except (EquiAVError, OSError) as error:
+        return Check(
+            "a made clip", "broken", str(error), "videos cannot be read here: pip install --force-reinstall av"
+        )
+    found = f"click and flash are {1000 * apart_s:.0f} ms apart (a frame is 100 ms)"
+    if apart_s > APART_S:
+        return Check("a made clip", "broken", found, REINSTALL)
+    return Check("a made clip", "ok", found)
+
+
+def _compute() -> list[Check]:
+    """Threads, and how fast matrices are multiplied on what training would take."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = torch.get_num_threads()
+    wasted = threads < cores and not torch.cuda.is_available()
+    advice = f"torch uses {threads} of {cores} cores; OMP_NUM_THREADS={cores} uses all" if wasted else ""
+    checks = [Check("cores", "note" if wasted else "ok", f"{cores} cores, {threads} torch threads", advice)]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    side = None if device.type == "cuda" else MATRIX_SIDE
+    rates = {kind: matmul_rate(device, kind, side) for kind in ("fp32", "bf16")}
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    found = f"{name}: " + ", ".join(f"{kind} {rate / 1e9:.0f} GFLOP/s" for kind, rate in rates.items())
+    if rates["bf16"] < rates["fp32"]:
+        advice = "bf16 is slower than fp32 here: train with train.precision=fp32 (auto chooses it)"
+        return [*checks, Check("matrix products", "note", found, advice)]
+    return [*checks, Check("matrix products", "ok", found)]
+
+
+def _memory() -> Check:
+    found = psutil.virtual_memory()
+    text = f"{found.available / 1e9:.1f} of {found.total / 1e9:.1f} GB free"
+    if found.available < LITTLE_MEMORY:
+        return Check("memory", "note", text, "little is free: ingest with --workers 1, train with train.micro_batch=8")
+    return Check("memory", "ok", text)
+
+
+def _disk(name: str, folder: Path) -> Check:
+    """Whether files can be written below `folder`, or below the next folder above it that there is, and how much."""
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".equiav-") as file:
+            file.write(b"equiav")
+            file.flush()
+    except OSError as error:
+        advice = "choose a folder that you may write to, or free some space"
+        return Check(name, "broken", f"{place} cannot be written: {error.strerror or error}", advice)
+    free = shutil.disk_usage(place).free
+    text = f"{free / 1e9:.1f} GB free in {place}"
+    if free < TOO_LITTLE_DISK:
+        return Check(name, "broken", text, "too little for a library or a run: free some space")
+    if free < LITTLE_DISK:
+        return Check(name, "note", text, "little: an hour of video takes about 0.2 GB in a library of the base recipe")
+    return Check(name, "ok", text)

@@ -1,0 +1,73 @@
+"""How much of a list was there to ingest:  items, rejects  →  counts per split; kept with the library.
+
+L/sources/NAME-HASH.json holds what the last ingest of a source did, and its coverage if the source is a list. What is
+missing or unreadable stands in L/rejects.lance, each with its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from equiav.errors import LibraryError
+from equiav.library.items import Item
+from equiav.library.table import Reject
+
+
+@dataclass
+class Coverage:
+    """Of one split: what the list names, what of it is there, and what of that gave no clip, wholly or in part."""
+
+    split: str
+    listed: int = 0
+    found: int = 0
+    missing: int = 0
+    unreadable: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+def cover(items: Iterable[Item], rejects: Iterable[Reject]) -> list[Coverage]:
+    """Coverage of each split, by name."""
+    reasons = {reject.item: reject.reason for reject in rejects}
+    splits: defaultdict[str, Coverage] = defaultdict(lambda: Coverage(""))
+    for item in items:
+        one, reason = splits[item.split], reasons.get(item.key)
+        one.split = item.split
+        one.listed += 1
+        one.missing += reason == "missing"
+        one.unreadable += reason not in (None, "missing")
+        one.found = one.listed - one.missing
+        if reason:
+            one.reasons[reason] = one.reasons.get(reason, 0) + 1
+    return [splits[name] for name in sorted(splits)]
+
+
+def keep_record(library: Path, source: Path, record: dict[str, Any]) -> None:
+    """Write what an ingest of `source` did into the library folder, whole or not at all.
+
+    Raises:
+        LibraryError: the folder cannot be written.
+    """
+    place = os.fsencode(source.absolute()).decode("utf-8", "backslashreplace")
+    name = f"{Path(place).stem[:40]}-{hashlib.sha256(place.encode()).hexdigest()[:8]}.json"
+    record = {"source": place, "date": datetime.now(timezone.utc).isoformat(timespec="seconds")} | record
+    target = library / "sources" / name
+    beside = target.with_name(f".{name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(exist_ok=True)
+        beside.write_text(json.dumps(record, indent=2), encoding="utf-8")
+        beside.replace(target)
+    except OSError as error:
+        raise LibraryError(f"{target} cannot be written: {error.strerror or error}") from None
+
+
+def read_records(library: Path) -> Sequence[dict[str, Any]]:
+    """What the last ingest of each source did."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((library / "sources").glob("[!.]*.json"))]

@@ -1,0 +1,109 @@
+"""What a source asks for:  items, each a media file, a window of one, or a clip that lies there in pieces."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from equiav.errors import ConfigError
+
+SOUNDS = frozenset(
+    {".aac", ".ac3", ".aif", ".aiff", ".amr", ".ape", ".caf", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg"}
+    | {".opus", ".tta", ".wav", ".wma", ".wv"}
+)
+PICTURES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+CUT_SLACK_S = 1.0  # what a downloader may leave at the ends of a segment that it cuts out
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in an uncompressed tar: `size` bytes from `offset` on. Its name says what it is, never where it goes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to ingest: a whole file, or one window of it.
+
+    A clip in pieces has its sound at `path` and its frames at `pictures`, each shown for an equal part of the sound.
+    A sample of a tar has the tar at `path` and its own files at `members`: a video, or a sound and pictures.
+    """
+
+    path: Path
+    labels: tuple[str, ...] = ()
+    split: str = "train"
+    start_s: float | None = None
+    end_s: float | None = None
+    name: str = ""  # what a list calls it: it stays the same item when its file has another name or place
+    pictures: tuple[Path, ...] = ()
+    members: tuple[Member, ...] = ()
+    maybe_cut: bool = False  # the file is either the recording that the window lies in, or the window already cut out
+    fault: tuple[str, str] | None = None  # reason and detail why it cannot be read, seen when it was listed
+
+    @property
+    def key(self) -> str:
+        """Stable name of this item: hash of the name its list gives it, or of the absolute path and the window."""
+        text = os.fsencode(self.name) or f"{self.start_s}|{self.end_s}|".encode() + os.fsencode(self.path.absolute())
+        return hashlib.sha256(text).hexdigest()[:24]
+
+    @property
+    def source(self) -> str:
+        """The absolute path as text, of a clip in pieces with `#` and what of it; bytes that are no UTF-8 escaped."""
+        part = f"#{sample_key(self.members[0].name)}" if self.members else "#frames" if self.pictures else ""
+        return os.fsencode(f"{self.path.absolute()}{part}").decode("utf-8", "backslashreplace")
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that it is read from."""
+        return self.path, *self.pictures
+
+    def within(self, duration_s: float) -> Item:
+        """This item of a file of `duration_s`: one that is `maybe_cut` and no longer than its window is that window."""
+        if not self.maybe_cut or self.start_s is None or self.end_s is None:
+            return self
+        cut = duration_s <= self.end_s - self.start_s + CUT_SLACK_S
+        return replace(self, start_s=None, end_s=None) if cut else self
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source asks for."""
+
+    source: Path
+    items: list[Item]
+    ignored: int = 0  # files of a folder that no suffix tells to be media
+    labelled: bool = False  # a list: labels and splits are said, not left open, and what is missing is known
+
+
+def sample_key(name: str) -> str:
+    """What the members of one sample of a WebDataset share: their path up to the first dot of the file name."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.split(".")[0]
+
+
+def merge(source: Path, items: Iterable[Item]) -> list[Item]:
+    """One item for all lines about the same window, with all their labels.
+
+    Raises:
+        ConfigError: lines that contradict each other about split or file.
+    """
+    merged: dict[str, Item] = {}
+    for item in items:
+        key = item.key
+        first = merged.setdefault(key, item)
+        if first is item:
+            continue
+        if first.split != item.split:
+            raise ConfigError(f"{source}: {item.path} is in two splits, {first.split!r} and {item.split!r}")
+        if (first.path, first.start_s, first.end_s) != (item.path, item.start_s, item.end_s):
+            raise ConfigError(f"{source}: two lines have the same id, {first.path} and {item.path}: give each its own")
+        merged[key] = replace(first, labels=tuple(dict.fromkeys(first.labels + item.labels)))
+    if not merged:
+        raise ConfigError(f"{source}: no lines that name a clip")
+    return list(merged.values())

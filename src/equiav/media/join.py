@@ -1,0 +1,103 @@
+"""A sound file and picture files into one NUT file, packet by packet: nothing is decoded, nothing encoded."""
+
+from __future__ import annotations
+
+import heapq
+import warnings
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+from av.container import InputContainer
+from av.video.stream import VideoStream
+from PIL import Image, UnidentifiedImageError
+
+from equiav.errors import MediaError
+from equiav.media.probe import MAX_PIXELS, audio_stream, describe, open_media, packets, seek, start_of
+
+CODECS = {"JPEG": ("mjpeg", "yuvj420p"), "PNG": ("png", "rgb24")}
+MAX_PICTURE_BYTES = 1 << 28
+CLOCK = Fraction(1, 90_000)
+
+
+def join(sound: Path, pictures: Sequence[Path], out: Path) -> None:
+    """Write `out`: the sound, and each picture shown for an equal part of it, in their order.
+
+    Raises:
+        MediaError: no sound in `sound`, or not all of it; a picture that is missing, damaged, too large or no JPEG or
+            PNG like the first; `out` cannot be written.
+    """
+    with open_media(sound) as source:
+        info, track = describe(source, sound), audio_stream(source)
+        if track is None or not info.audio_end_s:
+            raise MediaError("no_audio", f"{sound.name} has no sound track")
+        if info.cut:
+            raise MediaError("truncated", f"{sound.name} ends before its headers say")
+        kind, width, height = _picture_kind(pictures[0])
+        part_s = info.audio_end_s / len(pictures)
+        try:
+            with av.open(str(out), "w", format="nut") as container:
+                heard = container.add_stream_from_template(track)
+                shown = container.add_stream(CODECS[kind][0], rate=Fraction(1 / part_s).limit_denominator(1_000_000))
+                shown.width, shown.height, shown.pix_fmt, shown.time_base = width, height, CODECS[kind][1], CLOCK
+                timed = (_picture_packets(pictures, kind, part_s, shown), _sound_packets(source, track, heard))
+                for _, packet in heapq.merge(*timed, key=lambda entry: entry[0]):
+                    container.mux(packet)
+        except av.error.FFmpegError as error:
+            raise MediaError("unreadable", f"{out} cannot be written: {error.strerror or error}") from None
+        except ValueError as error:
+            raise MediaError("unsupported", f"{sound.name} cannot be joined with pictures: {error}") from None
+
+
+def _picture_kind(path: Path) -> tuple[str, int, int]:
+    """Format and size of a picture that is whole."""
+    if not path.is_file():
+        raise MediaError("missing", f"there is no picture {path}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours, below
+            with Image.open(path, formats=tuple(CODECS)) as picture:
+                kind, (width, height) = str(picture.format), picture.size
+                if width * height > MAX_PIXELS or path.stat().st_size > MAX_PICTURE_BYTES:
+                    raise MediaError("unsupported", f"{path.name} has {width}x{height} pixels")
+                picture.load()  # FFmpeg would fill up a picture that is cut
+    except UnidentifiedImageError:
+        raise MediaError("not_media", f"{path.name} is no JPEG or PNG picture") from None
+    except Image.DecompressionBombError as error:
+        raise MediaError("unsupported", f"{path.name}: {error}") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise MediaError("corrupt", f"{path.name} cannot be read as a picture: {error}") from None
+    return ("JPEG" if kind == "MPO" else kind), width, height
+
+
+def _picture_packets(
+    pictures: Sequence[Path], kind: str, part_s: float, stream: VideoStream
+) -> Iterator[tuple[float, av.Packet]]:
+    for number, path in enumerate(pictures):
+        if (found := _picture_kind(path)[0]) != kind:
+            raise MediaError("unsupported", f"{path.name} is {found}, the clip's first picture is {kind}")
+        packet = av.Packet(path.read_bytes())
+        packet.stream, packet.time_base, packet.is_keyframe = stream, CLOCK, True
+        packet.pts = packet.dts = round(number * part_s / CLOCK)
+        packet.duration = round(part_s / CLOCK)
+        yield number * part_s, packet
+
+
+def _sound_packets(
+    source: InputContainer, track: av.AudioStream, stream: av.AudioStream
+) -> Iterator[tuple[float, av.Packet]]:
+    seek(source, start_of(source), track)  # whoever described it may have left it at its end
+    coming = packets(source, track)
+    while True:
+        try:
+            packet = next(coming, None)
+        except av.error.FFmpegError as error:
+            raise MediaError("corrupt", f"the sound cannot be read to its end: {error.strerror or error}") from None
+        if packet is None:
+            return
+        if packet.pts is not None and packet.time_base:
+            time_s = float(packet.pts * packet.time_base) - start_of(source)
+            packet.stream = stream
+            yield time_s, packet

@@ -1,0 +1,50 @@
+"""The verbs about a library and the machine: what they print, write, and exit with."""
+
+import json
+
+from equiav.diagnose import doctor
+from samples import pictures, tone, write_media
+from test_cli import TINY
+
+ID = "-a_b-c_d-e_"
+
+
+def test_from_a_datasets_list_with_gaps_to_coverage_stats_and_exports(equiav, tmp_path):
+    media, library = tmp_path / "media", tmp_path / "L"
+    media.mkdir()
+    write_media(media / f"{ID}_000030.mp4", frames=pictures(7), sound=tone(0.7))
+    listed = tmp_path / "vgg.csv"
+    listed.write_text(f'{ID},30,"cat, purring",test\nX{ID[1:]},1,dog,train\n')
+    code, out, _ = equiav("ingest", listed, "--library", library, "--media", media, *TINY)
+    assert code == 3
+    assert "coverage" in out
+    code, out, _ = equiav("ingest", listed, "--library", library, "--media", media, *TINY, "--json")
+    (test, train) = json.loads(out)["coverage"]
+    assert (test["found"], test["missing"], train["found"], train["missing"]) == (1, 0, 0, 1)
+    code, out, _ = equiav("stats", "--library", library, "--json", "--out", tmp_path / "page.html")
+    assert (code, json.loads(out)["labels"]) == (0, {"cat, purring": 1})
+    assert "data:image" in (tmp_path / "page.html").read_text()
+    code, out, _ = equiav("stats", "--library", library)
+    assert (code, "0 of 1 found" in out) == (0, True)
+    code, out, _ = equiav("export-clips", tmp_path / "c.csv", "--library", library, "--json")
+    assert (code, json.loads(out)["clips"]) == (0, 1)
+    code, out, _ = equiav("ingest", tmp_path / "c.csv", "--library", tmp_path / "L2", *TINY)
+    assert (code, "1 clips added" in out) == (0, True)
+    (media / f"{ID}_000030.mp4").unlink()
+    code, out, _ = equiav("export-clips", tmp_path / "shards", "--library", library, "--as", "webdataset")
+    assert (code, "missing" in out) == (3, True)
+    code, _, err = equiav("export-clips", tmp_path / "c.csv", "--library", library)
+    assert (code, "is there already" in err.replace("\n", " ")) == (1, True)
+    code, _, err = equiav("stats", "--library", library, "--out", tmp_path / "no" / "page.html")
+    assert (code, "cannot be written" in err.replace("\n", " ")) == (1, True)
+
+
+def test_the_doctor_exits_1_when_something_is_broken(equiav, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "matmul_rate", lambda *_: 1e9)
+    code, out, _ = equiav("doctor", "--for", tmp_path)
+    assert (code, "torch" in out) == (0, True)
+    monkeypatch.setattr(doctor, "PACKAGES", ("no-such-package",))
+    code, out, _ = equiav("doctor", "--for", tmp_path, "--json")
+    broken = [check for check in json.loads(out) if check["state"] == "broken"]
+    assert (code, [check["name"] for check in broken]) == (1, ["packages"])
+    assert "not installed: no-such-package" in broken[0]["advice"]
