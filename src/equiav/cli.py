@@ -129,23 +129,46 @@ def ingest(
     overrides: Overrides = None,
     recipe: Annotated[str, typer.Option(help="Recipe whose `features` to use for a new library.")] = "base",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default one per core.")] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Drop the clips of this source whose files are gone.")] = False,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Read on a Ray cluster: its address, or local for one here.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read videos into a library. Run it again to add new files; nothing is added twice.
+    """Read media files into a library. Run it again to add new files; nothing is added twice.
 
-    Examples: equiav ingest videos --library L
+    Videos, sounds and pictures: what has no sound or no picture can be searched, but is not trained on.
+
+    Examples: equiav ingest videos --library L --prune
               equiav ingest labels.csv --library L --recipe toy features.clip_s=2.5
     """
     from equiav.config import load_recipe
     from equiav.library.ingest import ingest as run_ingest
 
     features = load_recipe(recipe, overrides or []).features
+
+    def say(clips: int, files: int) -> None:
+        err.print(f"dropping {clips} clips of {files} files that are gone", highlight=False)
+
     with Bar("ingesting", "files") as bar:
-        report = run_ingest(source, library, features, workers=workers, on_progress=bar.update)
+        report = run_ingest(
+            source,
+            library,
+            features,
+            workers=workers,
+            ray=ray,
+            prune=prune,
+            on_prune=say,
+            on_progress=bar.update,
+        )
     if as_json:
         _print_json(asdict(report))
     else:
-        typer.echo(f"{report.files} files: {report.clips_added} clips added, {report.clips_present} already there")
+        kinds = ", ".join(f"{count} {status}" for status, count in report.statuses.items())
+        typer.echo(
+            f"{report.files} files: {report.clips_added} clips added{kinds and f' ({kinds})'}, "
+            f"{report.clips_present} already there"
+        )
         _print_rejects(report.rejects)
     if report.rejects:
         raise typer.Exit(EXIT_PARTIAL)

@@ -15,6 +15,23 @@ from equiav.errors import ConfigError
 MEDIA_SUFFIXES = frozenset(
     {".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpe"}
     | {".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv"}
+    | {
+        ".aac",
+        ".ac3",
+        ".aif",
+        ".aiff",
+        ".amr",
+        ".ape",
+        ".caf",
+        ".flac",
+        ".m4a",
+        ".mka",
+        ".mp3",
+        ".oga",
+        ".ogg",
+        ".opus",
+    }
+    | {".tta", ".wav", ".wma", ".wv", ".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
 COLUMNS = ("path", "label", "split", "start_s", "end_s")
 
@@ -37,8 +54,13 @@ class Item:
 
     @property
     def source(self) -> str:
-        """The absolute path as text; bytes that are no UTF-8 are shown escaped."""
-        return os.fsencode(self.path.absolute()).decode("utf-8", "backslashreplace")
+        """The absolute path as text."""
+        return as_text(self.path)
+
+
+def as_text(path: Path) -> str:
+    """The absolute path as text; bytes that are no UTF-8 are shown escaped."""
+    return os.fsencode(path.absolute()).decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True)
@@ -60,7 +82,7 @@ def read_source(source: Path) -> Listing:
         paths, others = _media_files(source)
         if not paths:
             raise ConfigError(
-                f"{source}: no video files in this folder, {others} other files (looked for "
+                f"{source}: no media files in this folder, {others} other files (looked for "
                 f"{', '.join(sorted(MEDIA_SUFFIXES))}, recursively; not hidden ones, nor links that lead out)"
             )
         return Listing([Item(path) for path in paths], others)
