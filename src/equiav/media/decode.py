@@ -194,6 +194,8 @@ def _check_sound(
         raise MediaError("truncated", f"{where}: the last {missing_s:.2f} s of sound are missing")
     if span.damage.packets and sound_s < MIN_SOUND_DAMAGED * length_s:
         raise MediaError("corrupt", f"{where}: {span.damage.packets} packets of sound cannot be decoded")
+    if missing_s > max(0.5, 0.05 * length_s) and (info.audio_end_s or 0.0) > expected_s + GAP_S:
+        raise MediaError("gap", f"{where}: no sound in the last {missing_s:.2f} s of it, and more after it")
     if missing_s > max(0.5, 0.05 * length_s):
         raise MediaError("truncated", f"{where}: the last {missing_s:.2f} s of sound are missing")
     if not filled_s:

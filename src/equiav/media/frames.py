@@ -32,6 +32,7 @@ from equiav.media.probe import (
     describe,
     open_media,
     packets,
+    read_head,
     seek,
     start_of,
     video_stream,
@@ -74,6 +75,8 @@ def read_frames(
         reason = "corrupt" if played.damage.packets and not info.cut else "truncated"
         raise MediaError(reason, f"{path.name}: no picture could be decoded at {times_s[len(played.shown)]:.2f} s")
     times = [time_s for time_s, _ in played.shown]
+    if times[0] > times_s[-1] + 2.0 / (info.fps or 1.0):
+        raise MediaError("gap", f"{path.name}: no picture before {times[0]:.2f} s, asked for {times_s[-1]:.2f} s")
     # a picture that stays for long is no fault of the file, unless packets are broken or missing after it
     if times_s[-1] - times[-1] > (0.0 if info.cut else 1.0) + 2.0 / (info.fps or 1.0):
         if played.damage.packets and not (info.cut and played.ended):
@@ -221,8 +224,9 @@ def probe_picture(path: Path) -> MediaInfo | None:
     """What a picture file holds, from its headers; None when it is none. Animations are read as videos.
 
     Raises:
-        MediaError: unsupported (too many pixels).
+        MediaError: unsupported (too many pixels), missing, unreadable, empty_file.
     """
+    read_head(path)  # to open a pipe would be to wait for whoever writes into it
     try:
         with _opened(path, path.name, PICTURE_FORMATS - {"GIF"}) as picture:
             return MediaInfo(0.0, None, 0.0, None, None, picture.width, picture.height, None, picture=True)

@@ -74,7 +74,7 @@ class MediaInfo:
 @contextmanager
 def open_media(path: Path) -> Iterator[InputContainer]:
     """Open a local media file; whatever FFmpeg says against it becomes a MediaError."""
-    head = _read_head(path)
+    head = read_head(path)
     options = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
     # an MP4 says all there is to know in its headers: FFmpeg need not decode a dozen pictures to find it out
     told = head[4:8] == b"ftyp"
@@ -92,7 +92,12 @@ def open_media(path: Path) -> Iterator[InputContainer]:
         raise MediaError("corrupt", f"{path.name} cannot be decoded: {error.strerror or error}") from None
 
 
-def _read_head(path: Path) -> bytes:
+def read_head(path: Path) -> bytes:
+    """The first kilobyte of a regular file.
+
+    Raises:
+        MediaError: missing, unreadable, empty_file.
+    """
     try:
         if path.is_dir():
             raise MediaError("unreadable", f"{path} is a folder")
@@ -190,7 +195,9 @@ def seek(container: InputContainer, time_s: float, track: av.AudioStream | None 
         with suppress(av.error.FFmpegError):
             container.seek(int(target / av.time_base / track.time_base), stream=track)
             return
-    for offset, backward in ((target, True), (start, True), (start, False)):
+    # an MPEG stream has no index: asked for its very start, FFmpeg lands behind the first packets
+    first = target if target > start else start - av.time_base
+    for offset, backward in ((first, True), (start, True), (start, False)):
         with suppress(av.error.FFmpegError):
             container.seek(offset, backward=backward)
             return
