@@ -232,7 +232,7 @@ CORPUS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "late sound in an edit list.mp4": ("ok", tape(audio_starts_s=0.3, audio_seconds=1.7)),
     "sound ends early.mp4": ("ok", tape(audio_seconds=0.7)),
     "first key frame missing.ts": ("ok + gap", lambda path: before_zero(path, ".mkv")),
-    "negative time stamps.mkv": ("ok", before_zero),
+    "negative time stamps.mp4": ("ok", before_zero),
     "fragmented.mp4": ("ok", tape(mux={"movflags": "frag_keyframe+empty_moov"})),
     "no duration in the header.webm": ("ok", tape(mux={"live": "1"})),
     "0.2 s.mp4": ("ok", tape(seconds=0.2, audio_seconds=0.2, flash_s=0.1)),
