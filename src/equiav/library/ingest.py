@@ -283,8 +283,9 @@ class _Run:
             # a copy, taken for a duplicate before, now gives the clip
             for item in self.copies.pop(clip_id, []):
                 self.report.duplicates -= 1
-                self.done -= 1
-                self.todo.append(item)
+                if item not in self.todo and item.key not in self.open:
+                    self.done -= 1
+                    self.todo.append(item)
         self.stale.extend(clip_ids)
 
     def _finish(self, item: Item, reject: Reject | None) -> None:
