@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -54,7 +55,10 @@ class RayPool(Generic[T, R]):
         if self._ours:
             here = {"num_cpus": self._size, "object_store_memory": STORE_BYTES, "include_dashboard": False}
             try:
-                ray.init(self._address, log_to_driver=False, logging_level="ERROR", **(here if local else {}))
+                with warnings.catch_warnings():
+                    # Ray starts its own programs by fork and exec; none of them touches a table
+                    warnings.filterwarnings("ignore", "lance is not fork-safe")
+                    ray.init(self._address, log_to_driver=False, logging_level="ERROR", **(here if local else {}))
             except (ConnectionError, ValueError) as error:
                 raise ConfigError(f"no Ray cluster at {self._address!r}: {error}") from None
         actor = ray.remote(num_cpus=1, max_restarts=-1)(_Worker)
