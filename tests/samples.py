@@ -86,16 +86,16 @@ def write_bad(folder, good_video):
     paths["cut_data"].write_bytes(long.read_bytes()[: long.stat().st_size * 6 // 10])
     long.unlink()
     paths["noise"].write_bytes(np.random.default_rng(0).bytes(20_000))
-    _song_with_cover(paths["cover"])
+    song_with_cover(paths["cover"])
     paths["folder"].mkdir()
     return paths
 
 
-def _song_with_cover(path):
+def song_with_cover(path, sound=True):
     cover = io.BytesIO()
-    Image.new("RGB", (32, 32), "red").save(cover, "JPEG")
+    Image.new("RGB", (32, 32), "red" if sound else "blue").save(cover, "JPEG")
     with av.open(str(path), "w", format="mp4") as out:
-        audio = out.add_stream("aac", rate=16_000, layout="mono")
+        audio = out.add_stream("aac", rate=16_000, layout="mono") if sound else None
         video = out.add_stream("mjpeg", rate=1)
         video.width = video.height = 32
         video.pix_fmt = "yuvj420p"
@@ -103,6 +103,8 @@ def _song_with_cover(path):
         packet = av.Packet(cover.getvalue())
         packet.stream, packet.pts, packet.dts, packet.time_base = video, 0, 0, Fraction(1, 1)
         out.mux(packet)
+        if audio is None:
+            return
         frame = av.AudioFrame.from_ndarray(tone(1.4)[None], format="fltp", layout="mono")
         frame.sample_rate = 16_000
         out.mux(audio.encode(frame))

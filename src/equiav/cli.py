@@ -125,11 +125,17 @@ def ingest(
     media: Annotated[Path | None, typer.Option(help="Folder of the files that a dataset's list names.")] = None,
     labels: Annotated[Path | None, typer.Option(help="class_labels_indices.csv; default the one by the list.")] = None,
     split: Annotated[str, typer.Option(help="Split of what the source gives no split.")] = "train",
+    prune: Annotated[bool, typer.Option("--prune", help="Drop the clips of this source whose files are gone.")] = False,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Read on a Ray cluster: its address, or local for one here.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read videos into a library. Run it again to add new files; nothing is added twice.
+    """Read media files into a library. Run it again to add new files; nothing is added twice.
 
-    Examples: equiav ingest videos --library L
+    Videos, sounds and pictures: what has no sound or no picture can be searched, but is not trained on.
+
+    Examples: equiav ingest videos --library L --prune
               equiav ingest labels.csv --library L --recipe toy features.clip_s=2.5
               equiav ingest vggsound.csv --library L --media vggsound/videos
               equiav ingest eval_segments.csv --library L --media audioset --split test
@@ -140,12 +146,29 @@ def ingest(
 
     features = load_recipe(recipe, overrides or []).features
     listing = read_source(source, media=media, label_map=labels, split=split)
+
+    def say(clips: int, files: int) -> None:
+        err.print(f"dropping {clips} clips of {files} files that are gone", highlight=False)
+
     with Bar("ingesting", "files") as bar:
-        report = run_ingest(listing, library, features, workers=workers, on_progress=bar.update)
+        report = run_ingest(
+            listing,
+            library,
+            features,
+            workers=workers,
+            ray=ray,
+            prune=prune,
+            on_prune=say,
+            on_progress=bar.update,
+        )
     if as_json:
         print_json(asdict(report))
     else:
-        typer.echo(f"{report.files} files: {report.clips_added} clips added, {report.clips_present} already there")
+        kinds = ", ".join(f"{count} {status}" for status, count in report.statuses.items())
+        typer.echo(
+            f"{report.files} files: {report.clips_added} clips added{kinds and f' ({kinds})'}, "
+            f"{report.clips_present} already there"
+        )
         _print_rejects(report.rejects)
         print_coverage(report.coverage)
     if report.rejects:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from corpus import make_corpus
 from equiav.errors import ConfigError, LibraryError, MediaError
 from equiav.library import ingest as ingest_module
 from equiav.library.ingest import ingest, plan_windows
@@ -74,7 +75,8 @@ def test_every_bad_file_is_a_reject_with_its_reason_and_good_ones_are_kept(tmp_p
     for _ in range(2):  # the second time from the record
         report = ingest(folder, tmp_path / "L", TINY, workers=2)
         found = {Path(reject.path).name.removesuffix(".mp4"): reject.reason for reject in report.rejects}
-        expected = {kind: reason for kind, reason in BAD.items() if kind != "folder"}
+        whole = ("folder", "no_audio", "no_video", "cover")  # of one sense: clips all the same
+        expected = {kind: reason for kind, reason in BAD.items() if kind not in whole}
         # the first windows of a file that is cut later are good
         assert found == expected
     assert {r.reason for r in Library(tmp_path / "L").rejects()} <= set(REASONS)
@@ -149,7 +151,7 @@ def test_a_wrong_csv_names_its_line(tmp_path, text, message):
 
 def test_nothing_to_ingest_is_an_error_that_says_where(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="no video files in this folder"):
+    with pytest.raises(ConfigError, match="no media files in this folder"):
         ingest(tmp_path / "empty", tmp_path / "L", TINY)
     with pytest.raises(ConfigError, match="no such folder or file"):
         ingest(tmp_path / "missing", tmp_path / "L", TINY)
@@ -213,6 +215,44 @@ def test_media_errors_cross_processes_whole():
 
     error = pickle.loads(pickle.dumps(MediaError("no_audio", "x.mp4 has no sound track")))
     assert (error.reason, str(error)) == ("no_audio", "no_audio: x.mp4 has no sound track")
+
+
+@pytest.mark.slow
+def test_killed_thirty_times_at_random_and_run_again_the_library_is_the_undisturbed_one(tmp_path):
+    """Clips of every status, copies and rejects; two workers, a commit every two clips."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    make_corpus(folder)
+    for i in range(80):
+        write_media(folder / f"{i:02d}.mp4", frames=pictures(14, seed=i), sound=tone(1.4, 200 + 10 * i))
+        (folder / f"copy of {i:02d}.mp4").write_bytes((folder / f"{i:02d}.mp4").read_bytes())
+    ingest(folder, tmp_path / "whole", TINY, workers=2)
+    script = tmp_path / "run.py"
+    script.write_text(
+        "from pathlib import Path; import sys; sys.path.insert(0, sys.argv[3]); from samples import TINY\n"
+        "from equiav.library import ingest as i; i.COMMIT_CLIPS = 2\n"
+        "if __name__ == '__main__': i.ingest(Path(sys.argv[1]), Path(sys.argv[2]), TINY, workers=2)\n"
+    )
+    command = [sys.executable, script, folder, tmp_path / "killed", Path(__file__).parent.parent]
+    rng, seen = np.random.default_rng(0), []
+    for _ in range(30):
+        child = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        # from before the first commit to some way into the work
+        time.sleep(rng.uniform(0.5, 6.0))
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        if (tmp_path / "killed" / "clips.lance").exists():
+            seen.append(len(Library(tmp_path / "killed").all_ids()))
+    assert len(set(seen)) > 3  # kills that hit the work
+    subprocess.run(command, check=True)
+    assert all_rows(tmp_path / "killed") == all_rows(tmp_path / "whole")
+    assert sorted(map(str, Library(tmp_path / "killed").rejects())) == sorted(
+        map(str, Library(tmp_path / "whole").rejects())
+    )
+
+
+def all_rows(library):
+    return sorted(map(str, Library(library)._clips.to_table().to_pylist()))
 
 
 def test_killed_at_any_moment_and_run_again_the_library_is_the_undisturbed_one(tmp_path):

@@ -1,6 +1,8 @@
 """Run again, after whatever happened in between, an ingest ends where an undisturbed one ends."""
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,6 +127,94 @@ def test_corrected_labels_reach_the_library_without_decoding(tmp_path, good_vide
     assert rows(tmp_path / "L") == changed
 
 
+def test_a_file_of_another_time_and_the_same_content_is_not_decoded_again(tmp_path, good_video, monkeypatch):
+    video = tmp_path / "v.mp4"
+    video.write_bytes(good_video.read_bytes())
+    ingest(video, tmp_path / "L", TINY, workers=1)
+    before = rows(tmp_path / "L")
+    os.utime(video, ns=(7, 7))
+    seen = []
+    examined = ingest_module._Run._examined
+    monkeypatch.setattr(ingest_module._Run, "_examined", lambda *given: seen.append(examined(*given)) or seen[-1])
+    for looked_at in (1, 1):  # once; then its new time is known
+        report = ingest(video, tmp_path / "L", TINY, workers=1)
+        assert (report.clips_present, report.clips_added, len(seen)) == (2, 0, looked_at)
+    assert seen == [[]]
+    assert rows(tmp_path / "L") == [{**row, "file_mtime_ns": 7} for row in before]
+
+
+def test_pruning_drops_what_its_source_gave_and_has_no_more(tmp_path, good_video):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for number in (1, 2):
+            # bytes behind the end change the content's hash alone
+            (tmp_path / folder / f"{number}.mp4").write_bytes(good_video.read_bytes() + f"{folder}{number}".encode())
+        (tmp_path / folder / "bad.mp4").write_text("bad")
+        ingest(tmp_path / folder, tmp_path / "L", TINY, workers=1)
+    for folder in ("a", "b"):
+        (tmp_path / folder / "2.mp4").unlink()
+        (tmp_path / folder / "bad.mp4").unlink()
+    assert ingest(tmp_path / "a", tmp_path / "L", TINY, workers=1).clips_dropped == 0
+    said = []
+    again = {"workers": 1, "prune": True, "on_prune": lambda clips, files: said.append((clips, files))}
+    report = ingest(tmp_path / "a", tmp_path / "L", TINY, **again)
+    assert (said, report.clips_dropped, report.clips_present) == ([(2, 1)], 2, 2)
+    names = {Path(row["source"]).relative_to(tmp_path).as_posix() for row in rows(tmp_path / "L")}
+    assert names == {"a/1.mp4", "b/1.mp4", "b/2.mp4"}
+    assert {Path(reject.path).parent.name for reject in Library(tmp_path / "L").rejects()} == {"b"}
+
+
+def test_nothing_is_pruned_when_the_source_itself_is_away(tmp_path, good_video):
+    (tmp_path / "drive").mkdir()
+    (tmp_path / "drive" / "v.mp4").write_bytes(good_video.read_bytes())
+    table = tmp_path / "t.csv"
+    table.write_text("path\ndrive/v.mp4\n")
+    for source in (table, tmp_path / "drive"):
+        ingest(source, tmp_path / f"L{source.name}", TINY, workers=1)
+    (tmp_path / "drive" / "v.mp4").unlink()  # an empty mount point
+    with pytest.raises(ConfigError, match="not one of its 1 files can be found"):
+        ingest(table, tmp_path / "Lt.csv", TINY, workers=1, prune=True)
+    with pytest.raises(ConfigError, match="no media files"):
+        ingest(tmp_path / "drive", tmp_path / "Ldrive", TINY, workers=1, prune=True)
+    (tmp_path / "drive").rmdir()
+    with pytest.raises(ConfigError, match="no such folder"):
+        ingest(tmp_path / "drive", tmp_path / "Ldrive", TINY, workers=1, prune=True)
+    assert Library(tmp_path / "Lt.csv").count() == Library(tmp_path / "Ldrive").count() == 2
+
+
+def test_a_copy_gives_the_clips_when_the_first_file_changes(tmp_path, good_video):
+    first, copy = tmp_path / "v" / "b.mp4", tmp_path / "v" / "a.mp4"
+    first.parent.mkdir()
+    first.write_bytes(good_video.read_bytes())
+    ingest(first.parent, tmp_path / "L", TINY, workers=1)
+    copy.write_bytes(first.read_bytes())
+    first.write_text("no more")
+    report = ingest(first.parent, tmp_path / "L", TINY, workers=1)
+    assert (report.clips_added, report.duplicates) == (2, 0)
+    assert {Path(row["source"]).name for row in rows(tmp_path / "L")} == {"a.mp4"}
+
+
+def test_a_full_disk_is_said_and_loses_nothing(tmp_path, film):
+    """A limit on the size of files stands for the disk: the append fails, the next run goes on."""
+    code = (
+        "import resource, sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
+        "from samples import TINY; from equiav.errors import LibraryError; from equiav.library.ingest import ingest\n"
+        "if __name__ == '__main__':\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))\n"
+        "    try: ingest(Path(sys.argv[1]), Path(sys.argv[2]), TINY, workers=1)\n"
+        "    except LibraryError as error: sys.exit(str(error))\n"
+    )
+    (tmp_path / "run.py").write_text(code)
+    command = [sys.executable, tmp_path / "run.py", film, tmp_path / "L", Path(__file__).parent.parent]
+    full = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert full.returncode == 1
+    assert "cannot be written" in full.stderr
+    assert Library(tmp_path / "L").count() == 0
+    ingest(film, tmp_path / "L", TINY, workers=1)
+    ingest(film, tmp_path / "whole", TINY, workers=1)
+    assert rows(tmp_path / "L") == rows(tmp_path / "whole")
+
+
 def test_one_writer_at_a_time(tmp_path, good_video):
     library = Library.create(tmp_path / "L", TINY)
     with library.locked(), pytest.raises(LibraryError, match="another process is writing"):
@@ -209,7 +299,7 @@ def test_statistics_count_every_sounding_frame_once(tmp_path):
 def test_silence_has_no_statistics(tmp_path):
     write_media(tmp_path / "silent.mp4", frames=pictures(7), sound=np.zeros(11_000, np.float32))
     assert ingest(tmp_path, tmp_path / "L", TINY, workers=1).clips_added == 1
-    with pytest.raises(LibraryError, match="all silence"):
+    with pytest.raises(LibraryError, match="no clips to measure"):
         Library(tmp_path / "L").log_mel_stats()
 
 

@@ -18,6 +18,8 @@ def perform(task):
     if kind == "die once" and not Path(value).exists():
         Path(value).touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "swell":
+        bytearray(64 * 2**30)
     if kind == "hang":
         time.sleep(600)
     if kind == "refuse":
@@ -50,6 +52,12 @@ def test_every_task_comes_back_once_whatever_its_neighbours_do(tmp_path):
 def test_a_task_that_hangs_is_given_up_and_the_one_behind_it_is_done():
     done = dict(run_all([("hang", 0), ("work", 1)], workers=1, limit_s=3.0))
     assert done["hang", 0].reason == "timeout"
+    assert done["work", 1][:2] == ("work", 1)
+
+
+def test_a_task_that_wants_too_much_memory_is_refused_and_the_worker_goes_on():
+    done = dict(run_all([("swell", 0), ("work", 1)], workers=1))
+    assert done["swell", 0].reason == "memory"
     assert done["work", 1][:2] == ("work", 1)
 
 

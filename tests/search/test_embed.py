@@ -112,5 +112,5 @@ def test_a_broken_model_stores_nothing(library):
 
 def test_an_empty_library_is_a_clear_error(tmp_path, model):
     library = Library.create(tmp_path / "empty", FEATURES)
-    with pytest.raises(LibraryError, match="0 clips"):
+    with pytest.raises(LibraryError, match="no clips to embed"):
         embed_library(library, model)

@@ -43,6 +43,7 @@ def videos(tmp_path_factory):
         rng = np.random.default_rng(i)
         picture = np.kron(rng.integers(0, 256, (6, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
         frames = np.repeat(picture[None], round(seconds * 10), axis=0)
+        frames[::2, :8, :8] ^= 64  # a lamp that blinks: no still
         write_clip(folder / f"{i}.mp4", frames, 10, tone(hertz, seconds, 24_000), 24_000)
     return folder
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from equiav.errors import LibraryError
-from equiav.library.items import Item
+from equiav.library.items import Item, as_text
 from equiav.library.table import Reject
 
 
@@ -55,7 +55,7 @@ def keep_record(library: Path, source: Path, record: dict[str, Any]) -> None:
     Raises:
         LibraryError: the folder cannot be written.
     """
-    place = os.fsencode(source.absolute()).decode("utf-8", "backslashreplace")
+    place = as_text(source)
     name = f"{Path(place).stem[:40]}-{hashlib.sha256(place.encode()).hexdigest()[:8]}.json"
     record = {"source": place, "date": datetime.now(timezone.utc).isoformat(timespec="seconds")} | record
     target = library / "sources" / name

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from equiav.errors import ConfigError
-from equiav.library.items import PICTURES, SOUNDS, Item, merge
+from equiav.library.items import MEDIA, PICTURES, SOUNDS, VIDEOS, Item, merge
 from equiav.library.rows import parse_json, read_text
 
 LABEL_MAP = "class_labels_indices.csv"
@@ -126,7 +126,7 @@ def _local(media: Path, files: Mapping[str, Path], segment: _Segment) -> Item:
     return Item(media / f"{name}_{spans[0]}", segment.labels, segment.split, name=listed, fault=fault)
 
 
-def read_cav(source: Path, root: Path, suffixes: frozenset[str], names: Mapping[str, str], split: str) -> list[Item]:
+def read_cav(source: Path, root: Path, names: Mapping[str, str], split: str) -> list[Item]:
     """Items of the JSON that CAV-MAE and EquiAV train on: `data[].{video_id, wav, video_path, labels}`.
 
     `video_path` is a video, or a folder with `ID.mp4`, or one with `frame_0/ID.jpg`, `frame_1/ID.jpg`, …; frames go
@@ -148,7 +148,7 @@ def read_cav(source: Path, root: Path, suffixes: frozenset[str], names: Mapping[
         missing = [name for name in ("video_id", "video_path", "labels") if not _has_text(entry, name)]
         if missing:
             raise ConfigError(f"{where}: no {', '.join(missing)}; expected video_id, wav, video_path, labels")
-        path, pictures = _cav_files(root, entry, suffixes, folders)
+        path, pictures = _cav_files(root, entry, folders)
         labels = _named(entry["labels"].split(","), names, where)
         items.append(Item(path, labels, str(entry.get("split") or split), pictures=pictures))
     return merge(source, items)
@@ -158,9 +158,7 @@ def _has_text(entry: Any, name: str) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get(name), str) and "\0" not in entry[name]
 
 
-def _cav_files(
-    root: Path, entry: dict[str, str], suffixes: frozenset[str], folders: dict[Path, list[str]]
-) -> tuple[Path, tuple[Path, ...]]:
+def _cav_files(root: Path, entry: dict[str, str], folders: dict[Path, list[str]]) -> tuple[Path, tuple[Path, ...]]:
     """A video, or a sound and its frames; `folders` remembers which frame folders there are."""
     place, name = root / entry["video_path"], entry["video_id"]
     if place not in folders:
@@ -168,9 +166,9 @@ def _cav_files(
         folders[place] = sorted(filter(FRAME_FOLDER.fullmatch, found), key=lambda text: int(text[6:]))
     if folders[place] and _has_text(entry, "wav"):
         return root / entry["wav"], tuple(place / folder / f"{name}.jpg" for folder in folders[place])
-    if place.suffix.lower() in suffixes:
+    if place.suffix.lower() in MEDIA:
         return place, ()
-    videos = (place / f"{name}{suffix}" for suffix in sorted(suffixes - SOUNDS - PICTURES))
+    videos = (place / f"{name}{suffix}" for suffix in sorted(VIDEOS))
     return next((video for video in videos if video.is_file()), place / f"{name}.mp4"), ()
 
 

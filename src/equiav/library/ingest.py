@@ -1,26 +1,32 @@
 """Videos into a library:  items → worker processes (probe, decode, log-mel, JPEG) → atomic appends.
 
-Run again it adds only what is new or changed (size, modification time); killed at any moment it loses at most the
-windows since the last commit, and the next run does those. What gives no clip is recorded with stage and reason.
+Run again it adds only what is new or changed: a file of another size or modification time is examined, and decoded
+again if its content's hash is another. Killed at any moment it loses at most the windows since the last commit, and
+the next run does those. What gives no clip is recorded with stage and reason. Items are taken in the order of the
+source, whoever is done first: so the clip that copies share is always the first one's.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from equiav.config import Features
-from equiav.errors import MediaError
+from equiav.errors import ConfigError, MediaError
 from equiav.library.coverage import Coverage, cover, keep_record
+from equiav.library.items import as_text
 from equiav.library.manifests import Item, Listing, read_source
-from equiav.library.table import Clip, Library, Reject
-from equiav.library.windows import Examined, Read, Stamp, Task, plan_windows, stamp_of, work
+from equiav.library.table import STATUSES, Clip, KnownItem, Library, Reject
+from equiav.library.windows import NO_FILE, Examined, Read, Stamp, Task, plan_windows, stamp_of, work
 from equiav.media.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from equiav.library.cluster import RayPool
 
 __all__ = ["IngestReport", "ingest", "plan_windows"]
 
@@ -41,6 +47,8 @@ class IngestReport:
     clips_added: int = 0
     clips_present: int = 0
     clips_relabelled: int = 0
+    clips_dropped: int = 0  # of files that are gone, by `prune`
+    statuses: dict[str, int] = field(default_factory=dict)  # status → clips added
     duplicates: int = 0  # clips whose content and window are in the library already, under another name
     rejects: list[Reject] = field(default_factory=list)
     coverage: list[Coverage] = field(default_factory=list)  # of a list, per split
@@ -52,6 +60,9 @@ def ingest(
     features: Features,
     *,
     workers: int | None = None,
+    ray: str | None = None,
+    prune: bool = False,
+    on_prune: Callable[[int, int], None] | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> IngestReport:
     """Ingest a folder, a file or a list into the library at `library_path`, which is made when missing.
@@ -61,20 +72,26 @@ def ingest(
         library_path: folder of the library.
         features: feature settings; those of an existing library must be the same.
         workers: processes; default one per core.
+        ray: address of a Ray cluster to read on, or "local" (see `library.cluster`); default processes of this machine.
+        prune: drop what an earlier ingest of this source added and the source does not give any more.
+        on_prune: called with (clips, items) before they are dropped.
         on_progress: called with (items done, items, note).
 
     Raises:
-        ConfigError: nothing to ingest.
+        ConfigError: nothing to ingest, or to prune although not one file of the source is there.
         LibraryError: a library with other features, or another ingest at work in it.
     """
     listing = source if isinstance(source, Listing) else read_source(source)
     library = Library.create(library_path, features)
     report = IngestReport(files=len({item.path for item in listing.items}), ignored=listing.ignored)
     with library.locked():
-        run = _Run(library, report, len(listing.items), on_progress)
-        todo = run.sort_out(listing.items, relabel=listing.labelled)
+        run = _Run(library, report, len(listing.items), as_text(listing.source), listing.labelled, on_progress)
+        if prune:
+            run.prune(listing, on_prune)
+        todo = run.sort_out(listing.items)
         try:
-            run.read(todo, features, workers or _cores())
+            with _pool(workers, ray) as pool:
+                run.read(todo, features, pool)
         finally:
             # also when interrupted: what is read is kept
             run.commit()
@@ -84,6 +101,14 @@ def ingest(
     kept = asdict(report) | {"rejects": len(report.rejects)}  # they are in their own table
     keep_record(library_path, listing.source, kept)
     return report
+
+
+def _pool(workers: int | None, ray: str | None) -> Sandbox[Task, Examined | Read] | RayPool[Task, Examined | Read]:
+    if ray is None:
+        return Sandbox(work, workers or _cores(), TASK_LIMIT_S)
+    from equiav.library.cluster import RayPool
+
+    return RayPool(work, workers, TASK_LIMIT_S, ray)
 
 
 def _cores() -> int:
@@ -104,9 +129,16 @@ class _Run:
     """One ingest: what the library knows, what is being read, what waits for the next commit."""
 
     def __init__(
-        self, library: Library, report: IngestReport, total: int, on_progress: Callable[[int, int, str], None] | None
+        self,
+        library: Library,
+        report: IngestReport,
+        total: int,
+        origin: str,
+        relabel: bool,
+        on_progress: Callable[[int, int, str], None] | None,
     ) -> None:
         self.library, self.report, self.total, self.on_progress = library, report, total, on_progress
+        self.origin, self.relabel = origin, relabel
         self.known = library.known_items()
         self.rejected = {reject.item: reject for reject in library.rejects()}
         self.owner = library.owners()  # clip_id → item
@@ -116,20 +148,48 @@ class _Run:
         self.open: dict[str, _Open] = {}
         self.clips: list[Clip] = []
         self.stale: list[str] = []
+        self.renewed: dict[str, tuple[tuple[str, ...], str, int]] = {}  # for Library.update
+        self.copies: dict[str, list[Item]] = defaultdict(list)  # clip_id → items that would have given it too
+        self.todo: deque[Item] = deque()
         self.finished: list[tuple[str, Reject | None]] = []
         self.committed_at, self.done = time.monotonic(), 0
 
-    def sort_out(self, items: list[Item], *, relabel: bool) -> list[Item]:
+    def prune(self, listing: Listing, on_prune: Callable[[int, int], None] | None) -> None:
+        """Drop the clips and rejects of this source whose item is not listed, or whose file is gone."""
+        items = listing.items
+        there = {item.key for item in items if stamp_of(*item.files) != NO_FILE}
+        if not there:
+            raise ConfigError(
+                f"{listing.source}: not one of its {len(items)} files can be found; is a drive missing? Not pruned"
+            )
+        shut = tuple(f"{item.source}{os.sep}" for item in items if item.path.is_dir())  # folders that cannot be listed
+        gone = [
+            key
+            for key, known in self.known.items()
+            if known.origin == self.origin and key not in there and not known.source.startswith(shut)
+        ]
+        clips = [clip_id for key in gone for clip_id in self.clips_of[key]]
+        if clips and on_prune:
+            on_prune(len(clips), len(gone))
+        listed = {item.key for item in items}
+        unlisted = [key for key, reject in self.rejected.items() if reject.origin == self.origin and key not in listed]
+        self._drop(clips)
+        for key in gone:
+            del self.known[key], self.clips_of[key]
+        self.commit()
+        self.library.forgive(unlisted)
+        self.report.clips_dropped = len(clips)
+
+    def sort_out(self, items: list[Item]) -> list[Item]:
         """The items that are new, changed or unfinished; the rest goes into the report."""
-        todo, labels = [], {}
+        todo = []
         for item in items:
             stamp = stamp_of(*item.files)
             known, reject = self.known.get(item.key), self.rejected.get(item.key)
             refused = reject is not None and (reject.file_size, reject.file_mtime_ns) == stamp
             if known and known.stamp == stamp and (known.clips == known.windows or refused):
                 self.report.clips_present += known.clips
-                if relabel and (known.labels, known.split) != (item.labels, item.split):
-                    labels[item.key] = item
+                self._renew(item, known, self.clips_of[item.key])
                 if reject and not refused:  # it was away for a while
                     self.finished.append((item.key, None))
             elif not refused or (reject and reject.reason in TRANSIENT):
@@ -138,46 +198,65 @@ class _Run:
             if refused and reject:
                 self.report.rejects.append(reject)
         self.done = len(items) - len(todo)
-        new = {clip: (labels[key].labels, labels[key].split) for key in labels for clip in self.clips_of[key]}
-        self.library.relabel(new)
-        self.report.clips_relabelled = len(new)
         return todo
 
-    def read(self, todo: list[Item], features: Features, workers: int) -> None:
+    def _renew(self, item: Item, known: KnownItem, clip_ids: list[str]) -> None:
+        """What is new about clips that need no decoding: labels, split, the time of their file."""
+        named = (item.labels, item.split) if self.relabel else (known.labels, known.split)
+        stamp = stamp_of(*item.files)
+        if named != (known.labels, known.split) or stamp != known.stamp:
+            self.renewed |= dict.fromkeys(clip_ids, (*named, stamp[1]))
+            self.report.clips_relabelled += len(clip_ids) if named != (known.labels, known.split) else 0
+
+    def read(
+        self,
+        todo: list[Item],
+        features: Features,
+        pool: Sandbox[Task, Examined | Read] | RayPool[Task, Examined | Read],
+    ) -> None:
         """Examine all items and read their windows, started ones first."""
-        items, tasks = deque[Item](), deque[Task]()
+        tasks = deque[Task]()
         for item in todo:
             if item.fault:  # known since it was listed: no process is asked
                 self._unusable(item, MediaError(*item.fault))
             else:
-                items.append(item)
-        with Sandbox(work, workers, TASK_LIMIT_S) as sandbox:
-            while items or tasks or sandbox.busy:
-                while (items or tasks) and sandbox.has_room():
-                    sandbox.submit(tasks.popleft() if tasks else Task(items.popleft(), features))
-                for task, result in sandbox.wait():
-                    if isinstance(result, Examined):
-                        tasks.extend(self._examined(task, result))
-                    elif task.item.key not in self.open:
-                        self._unusable(task.item, cast(MediaError, result))
-                    else:
-                        tasks.extend(self._windows_read(task, result))
-                if len(self.clips) >= COMMIT_CLIPS or time.monotonic() - self.committed_at > COMMIT_S:
-                    self.commit()
+                self.todo.append(item)
+        order, early = deque[str](), dict[str, tuple[Task, Examined | MediaError]]()
+        while self.todo or tasks or pool.busy:
+            while (self.todo or tasks) and pool.has_room():
+                if not tasks:
+                    order.append(self.todo[0].key)
+                pool.submit(tasks.popleft() if tasks else Task(self.todo.popleft(), features, origin=self.origin))
+            for task, result in pool.wait():
+                if task.examined is None:
+                    early[task.item.key] = task, cast("Examined | MediaError", result)
+                else:
+                    tasks.extend(self._windows_read(task, cast("Read | MediaError", result)))
+            while order and order[0] in early:
+                tasks.extend(self._examined(*early.pop(order.popleft())))
+            if len(self.clips) >= COMMIT_CLIPS or time.monotonic() - self.committed_at > COMMIT_S:
+                self.commit()
 
-    def _examined(self, task: Task, found: Examined) -> list[Task]:
+    def _examined(self, task: Task, found: Examined | MediaError) -> list[Task]:
         """Tasks for the windows of an item that the library does not have."""
-        item, wanted = task.item, []
+        item, wanted, present = task.item, [], []
+        if isinstance(found, MediaError):
+            self._unusable(item, found)
+            return []
         ids = {window.clip_id for window in found.windows}
         self._drop([clip for clip in self.clips_of[item.key] if clip not in ids])  # of the file before it changed
         for window in found.windows:
             owner = self.owner.setdefault(window.clip_id, item.key)
             if owner != item.key:
                 self.report.duplicates += 1
+                self.copies[window.clip_id].append(item)
             elif window.clip_id in self.clips_of[item.key]:
                 self.report.clips_present += 1
+                present.append(window.clip_id)
             else:
                 wanted.append(window)
+        if present:
+            self._renew(item, self.known[item.key], present)
         if not wanted:
             self._finish(item, None)
             return []
@@ -193,7 +272,7 @@ class _Run:
             return [replace(task, windows=(window,)) for window in task.windows]
         error, where = (result, "decode") if isinstance(result, MediaError) else (result.error, result.where)
         if error is not None and entry.reject is None:
-            entry.reject = _reject(task.item, where, error, entry.examined.stamp)
+            entry.reject = self._reject(task.item, where, error, entry.examined.stamp)
         self.clips.extend(() if isinstance(result, MediaError) else result.clips)
         entry.tasks -= 1
         if not entry.tasks:
@@ -205,11 +284,20 @@ class _Run:
         """An item that gives nothing. Its old clips go if the file is another one now, not if it cannot be reached."""
         if error.reason not in TRANSIENT:
             self._drop(self.clips_of[item.key])
-        self._finish(item, _reject(item, "probe", error, stamp_of(*item.files)))
+        self._finish(item, self._reject(item, "probe", error, stamp_of(*item.files)))
+
+    def _reject(self, item: Item, stage: str, error: MediaError, stamp: Stamp) -> Reject:
+        return Reject(item.key, item.source, stage, error.reason, error.detail, *stamp, origin=self.origin)
 
     def _drop(self, clip_ids: list[str]) -> None:
         for clip_id in clip_ids:
             del self.owner[clip_id]
+            # a copy, taken for a duplicate before, now gives the clip
+            for item in self.copies.pop(clip_id, []):
+                self.report.duplicates -= 1
+                if item not in self.todo and item.key not in self.open:
+                    self.done -= 1
+                    self.todo.append(item)
         self.stale.extend(clip_ids)
 
     def _finish(self, item: Item, reject: Reject | None) -> None:
@@ -224,14 +312,14 @@ class _Run:
     def commit(self) -> None:
         """One atomic append for the clips; what follows is idempotent, and an item without it is examined again."""
         stale, clips, finished = self.stale, self.clips, self.finished
+        renewed, self.renewed = self.renewed, {}
         self.stale, self.clips, self.finished = [], [], []  # before, so that an interrupt cannot commit them twice
         self.library.remove(stale)
         self.library.append(clips)
+        self.library.update(renewed)
         self.report.clips_added += len(clips)
+        added = Counter(self.report.statuses) + Counter(clip.status for clip in clips)
+        self.report.statuses = {status: added[status] for status in STATUSES if added[status]}
         self.library.reject([reject for _, reject in finished if reject])
         self.library.forgive([key for key, reject in finished if reject is None and key in self.rejected])
         self.committed_at = time.monotonic()
-
-
-def _reject(item: Item, stage: str, error: MediaError, stamp: Stamp) -> Reject:
-    return Reject(item.key, item.source, stage, error.reason, error.detail, *stamp)

@@ -10,11 +10,16 @@ from pathlib import Path
 
 from equiav.errors import ConfigError
 
+VIDEOS = frozenset(
+    {".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpe"}
+    | {".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv"}
+)
 SOUNDS = frozenset(
     {".aac", ".ac3", ".aif", ".aiff", ".amr", ".ape", ".caf", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg"}
     | {".opus", ".tta", ".wav", ".wma", ".wv"}
 )
 PICTURES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+MEDIA = VIDEOS | SOUNDS | PICTURES
 CUT_SLACK_S = 1.0  # what a downloader may leave at the ends of a segment that it cuts out
 
 
@@ -54,14 +59,19 @@ class Item:
 
     @property
     def source(self) -> str:
-        """The absolute path as text, of a clip in pieces with `#` and what of it; bytes that are no UTF-8 escaped."""
+        """The absolute path as text, of a clip in pieces with `#` and what of it."""
         part = f"#{sample_key(self.members[0].name)}" if self.members else "#frames" if self.pictures else ""
-        return os.fsencode(f"{self.path.absolute()}{part}").decode("utf-8", "backslashreplace")
+        return as_text(Path(f"{self.path}{part}"))
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file that it is read from."""
         return self.path, *self.pictures
+
+    @property
+    def one_picture(self) -> bool:
+        """Whether a single picture stands for the whole clip: that it does not move says nothing of the recording."""
+        return len(self.pictures) == 1 or len(self.members) == 2
 
     def within(self, duration_s: float) -> Item:
         """This item of a file of `duration_s`: one that is `maybe_cut` and no longer than its window is that window."""
@@ -79,6 +89,11 @@ class Listing:
     items: list[Item]
     ignored: int = 0  # files of a folder that no suffix tells to be media
     labelled: bool = False  # a list: labels and splits are said, not left open, and what is missing is known
+
+
+def as_text(path: Path) -> str:
+    """The absolute path as text; bytes that are no UTF-8 are shown escaped."""
+    return os.fsencode(path.absolute()).decode("utf-8", "backslashreplace")
 
 
 def sample_key(name: str) -> str:

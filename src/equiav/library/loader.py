@@ -22,6 +22,7 @@ from equiav.errors import LibraryError
 from equiav.library.table import Library
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from jaxtyping import Float, Int64, UInt8
     from numpy.typing import NDArray
 
@@ -56,6 +57,7 @@ class ClipLoader:
         frame: a random one of the clip's frames, or the middle one.
         shuffle: a new order each epoch, which depends on the clips' ids and not on the table's order; or the table's.
         drop_last: leave out a last batch smaller than B.
+        rows: row numbers of the clips to take instead of a split's; they must have both senses.
         shard: (number, of how many): this process gets its part of every batch, in order, B / processes clips.
 
     Raises:
@@ -72,6 +74,7 @@ class ClipLoader:
         frame: Literal["random", "middle"] = "random",
         shuffle: bool = True,
         drop_last: bool = True,
+        rows: NDArray[np.int64] | None = None,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
         self.library, self.batch_size, self.seed = library, batch_size, seed
@@ -79,7 +82,7 @@ class ClipLoader:
         self.number, self.processes = shard
         if batch_size % self.processes:
             raise LibraryError(f"a batch of {batch_size} clips can't be shared evenly by {self.processes} processes")
-        self.rows = library.positions(split)
+        self.rows = library.positions(split) if rows is None else rows
         # ids are hashes of content: the same clips are shuffled alike, in whatever order workers wrote them
         self._rank = np.argsort(np.argsort(np.array(library.all_ids(), dtype=object), kind="stable"), kind="stable")
         if not len(self):
@@ -115,10 +118,7 @@ class ClipLoader:
     def _read(self, part: NDArray[np.int64], draws: NDArray[np.float64]) -> Batch:
         rows = self.rows[part]
         table = self.library.take(rows.tolist(), ["clip_id", "labels", "fbank", "frames"])
-        pictures = []
-        for frames, draw in zip(table["frames"], draws, strict=True):
-            data = frames.values[int(draw * len(frames.values))].as_py()
-            pictures.append(np.array(Image.open(io.BytesIO(data)).convert("RGB")))
+        pictures = pictures_of(table, draws)
         sizes = np.array([picture.shape[:2] for picture in pictures])
         height, width = sizes.max(axis=0)
         padded = np.zeros((len(pictures), height, width, 3), np.uint8)
@@ -132,3 +132,12 @@ class ClipLoader:
             labels=table["labels"].to_pylist(),
             indices=torch.from_numpy(rows.copy()),
         )
+
+
+def pictures_of(table: pa.Table, draws: NDArray[np.float64]) -> list[NDArray[np.uint8]]:
+    """One frame (H, W, 3) of each row, `draws` of the way from its first to its last."""
+    pictures = []
+    for frames, draw in zip(table["frames"], draws, strict=True):
+        data = frames.values[int(draw * len(frames.values))].as_py()
+        pictures.append(np.array(Image.open(io.BytesIO(data)).convert("RGB")))
+    return pictures

@@ -7,16 +7,11 @@ from pathlib import Path
 
 from equiav.errors import ConfigError
 from equiav.library.datasets import LABEL_MAP, is_segment_list, read_cav, read_label_map, read_segments
-from equiav.library.items import Item, Listing
+from equiav.library.items import MEDIA, Item, Listing
 from equiav.library.rows import metadata_files, read_hugging_face, read_rows
 from equiav.library.shards import read_tars
 
 __all__ = ["Item", "Listing", "read_source"]
-
-MEDIA_SUFFIXES = frozenset(
-    {".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpe"}
-    | {".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv"}
-)
 
 
 def read_source(
@@ -47,13 +42,13 @@ def read_source(
         names = read_label_map(label_map) if label_map else {}
         if segments:
             return Listing(source, read_segments(source, root, _media_files(root)[0], names, split), labelled=True)
-        return Listing(source, read_cav(source, root, MEDIA_SUFFIXES, names, split), labelled=True)
+        return Listing(source, read_cav(source, root, names, split), labelled=True)
     if media or label_map:
         raise ConfigError(f"{source}: --media and --labels go with AudioSet, VGGSound and CAV-MAE lists only")
     if kind in (".csv", ".jsonl"):
         return Listing(source, read_rows(source, split), labelled=True)
     if kind == ".tar":
-        return Listing(source, read_tars([source], MEDIA_SUFFIXES, split), labelled=True)
+        return Listing(source, read_tars([source], split), labelled=True)
     return Listing(source, [Item(source, split=split)])
 
 
@@ -67,11 +62,11 @@ def _folder(folder: Path, split: str) -> Listing:
             f"{folder}: {len(paths)} media files and {len(tars)} tars; ingest the tars from their own folder"
         )
     if tars:
-        return Listing(folder, read_tars(tars, MEDIA_SUFFIXES, split), others - len(tars), labelled=True)
+        return Listing(folder, read_tars(tars, split), others - len(tars), labelled=True)
     if not paths:
         raise ConfigError(
-            f"{folder}: no video files in this folder, {others} other files (looked for "
-            f"{', '.join(sorted(MEDIA_SUFFIXES))}, recursively; not hidden ones, nor links that lead out)"
+            f"{folder}: no media files in this folder, {others} other files (looked for "
+            f"{', '.join(sorted(MEDIA))}, recursively; not hidden ones, nor links that lead out)"
         )
     return Listing(folder, [Item(path, split=split) for path in paths], others)
 
@@ -88,7 +83,7 @@ def _media_files(folder: Path) -> tuple[list[Path], int]:
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(".lance"))
         for name in sorted(names):
             path = Path(root, name)
-            wanted = path.suffix.lower() in MEDIA_SUFFIXES and not name.startswith(".")
+            wanted = path.suffix.lower() in MEDIA and not name.startswith(".")
             if wanted and (not path.is_symlink() or path.resolve().is_relative_to(whole)):
                 found.append(path)
             else:

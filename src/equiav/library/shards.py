@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from equiav.errors import ConfigError
-from equiav.library.items import PICTURES, SOUNDS, Item, Member, sample_key
+from equiav.library.items import PICTURES, SOUNDS, VIDEOS, Item, Member, sample_key
 from equiav.library.rows import labels_of, parse_json
 
 MAX_JSON_BYTES = 1 << 20
@@ -19,19 +19,19 @@ MAX_JSON_BYTES = 1 << 20
 Fault = tuple[str, str]
 
 
-def read_tars(tars: Sequence[Path], videos: frozenset[str], split: str) -> list[Item]:
-    """The samples of tars, in their order. `videos`: suffixes; `split` holds where a sample's JSON names none.
+def read_tars(tars: Sequence[Path], split: str) -> list[Item]:
+    """The samples of tars, in their order. `split` holds where a sample's JSON names none.
 
     Raises:
         ConfigError: nothing in them.
     """
-    items = [item for tar in tars for item in _read_tar(tar, videos, split)]
+    items = [item for tar in tars for item in _read_tar(tar, split)]
     if not items:
         raise ConfigError(f"{', '.join(map(str, tars))}: no samples (members KEY.mp4, or KEY.wav and KEY.jpg)")
     return items
 
 
-def _read_tar(tar: Path, videos: frozenset[str], split: str) -> list[Item]:
+def _read_tar(tar: Path, split: str) -> list[Item]:
     samples: dict[str, list[Member]] = {}
     faults: dict[str, Fault] = {}
     for member, fault in _members(tar):
@@ -42,7 +42,7 @@ def _read_tar(tar: Path, videos: frozenset[str], split: str) -> list[Item]:
     for key, members in samples.items():
         media, labels, said, fault = (), (), split, faults.get(key)
         if fault is None:
-            media, fault = _media(members, videos)
+            media, fault = _media(members)
         if fault is None:
             labels, said, fault = _described(tar, members, split)
         name = f"{tar.absolute()}#{key}"
@@ -85,9 +85,9 @@ def _member_fault(info: tarfile.TarInfo, tar_size: int) -> Fault | None:
     return None
 
 
-def _media(members: list[Member], videos: frozenset[str]) -> tuple[tuple[Member, ...], Fault | None]:
+def _media(members: list[Member]) -> tuple[tuple[Member, ...], Fault | None]:
     """The files that make the clip: a video alone, or a sound and its pictures in the order of their names."""
-    kinds = (videos - SOUNDS - PICTURES, SOUNDS, PICTURES)
+    kinds = (VIDEOS, SOUNDS, PICTURES)
     video, sound, pictures = ([member for member in members if _suffix(member) in kind] for kind in kinds)
     if len(video) > 1 or len(sound) > 1:
         return (), ("unsupported", f"{len(video)} videos and {len(sound)} sounds in one sample, expected one")

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
@@ -25,8 +25,10 @@ from pydantic import ValidationError
 from equiav.config import Features
 from equiav.errors import LibraryError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 VERSION_KEY, FEATURES_KEY = b"equiav.library", b"equiav.features"
+# What a clip may be: whole; or both senses, of which one says nothing; or one sense, the other empty in its row
+STATUSES = ("ok", "silent", "still", "no_audio", "no_video")
 TRAINABLE = "status = 'ok'"
 FRAGMENTS = 64  # more of them than this are joined when an ingest ends
 FRAGMENT_ROWS = 4096  # larger ones are left alone: a gigabyte or two
@@ -44,15 +46,16 @@ class Clip:
     labels: list[str]
     split: str
     status: str
-    fbank: NDArray[np.float16]  # (T, M) raw log-mel
+    fbank: NDArray[np.float16] | None  # (T, M) raw log-mel; None without sound
     fbank_frames: int  # rows of fbank that are sound; the rest is padding
-    fbank_mean: float  # mean and mean square over those rows
-    fbank_square: float
-    frames: list[bytes]
+    fbank_mean: float | None  # mean and mean square over those rows
+    fbank_square: float | None
+    frames: list[bytes]  # none without picture
     frame_times_s: list[float]
     file_size: int
     file_mtime_ns: int
     item_windows: int = 1  # windows that the item was cut into: fewer rows than this, and it is not done
+    origin: str = ""  # the folder, file or table that was ingested
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class KnownItem:
     stamp: tuple[int, int]  # of the file: size, modification time
     labels: tuple[str, ...]
     split: str
+    source: str
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Reject:
     detail: str
     file_size: int
     file_mtime_ns: int
+    origin: str = ""
 
 
 class Library:
@@ -142,8 +148,12 @@ class Library:
             return
         schema = self._clips.schema
         columns: dict[str, Any] = {name: [getattr(clip, name) for clip in clips] for name in schema.names}
-        flat = np.concatenate([clip.fbank.ravel() for clip in clips])
-        columns["fbank"] = pa.FixedSizeListArray.from_arrays(pa.array(flat), schema.field("fbank").type.list_size)
+        size, silence = schema.field("fbank").type.list_size, np.array([clip.fbank is None for clip in clips])
+        flat = np.zeros((len(clips), size), np.float16)  # what is masked is not stored
+        for row, clip in zip(flat, clips, strict=True):
+            if clip.fbank is not None:
+                row[:] = clip.fbank.ravel()
+        columns["fbank"] = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), size, mask=pa.array(silence))
         with _writing(self.path):
             self._clips = lance.write_dataset(pa.table(columns, schema=schema), self._clips_path, mode="append")
 
@@ -152,13 +162,14 @@ class Library:
         if clip_ids:
             self._clips.delete(f"clip_id IN ({_quoted(clip_ids)})")
 
-    def relabel(self, new: Mapping[str, tuple[Sequence[str], str]]) -> None:
-        """Give clips other labels and another split: clip_id → (labels, split)."""
+    def update(self, new: Mapping[str, tuple[Sequence[str], str, int]]) -> None:
+        """Give clips other labels, another split, another time of their file: clip_id → (labels, split, mtime_ns)."""
         if new:
             columns = {
                 "clip_id": list(new),
-                "labels": [list(labels) for labels, _ in new.values()],
-                "split": [split for _, split in new.values()],
+                "labels": [list(labels) for labels, _, _ in new.values()],
+                "split": [split for _, split, _ in new.values()],
+                "file_mtime_ns": [mtime_ns for _, _, mtime_ns in new.values()],
             }
             schema = pa.schema([self._clips.schema.field(name) for name in columns])
             self._clips.merge_insert("clip_id").when_matched_update_all().execute(pa.table(columns, schema=schema))
@@ -184,21 +195,21 @@ class Library:
         return [Reject(**row) for row in _open(self._rejects_path).to_table().to_pylist()]
 
     def clips(self, split: str | None = None, columns: list[str] | None = None) -> pa.Table:
-        """The rows with both sound and picture, in the table's order, of one split or all."""
+        """The rows of status ok, in the table's order, of one split or all: those to train on and to measure with."""
         return self._clips.to_table(columns=columns, filter=_where(split))
 
     def count(self, split: str | None = None) -> int:
-        """Clips with both sound and picture, of one split or all."""
+        """Clips of status ok, of one split or all."""
         return self._clips.count_rows(filter=_where(split))
 
     def splits(self) -> list[str]:
-        """Names of the splits that have clips with both sound and picture."""
+        """Names of the splits that have clips of status ok."""
         return sorted(set(self.clips(columns=["split"])["split"].to_pylist()))
 
-    def positions(self, split: str | None = None) -> NDArray[np.int64]:
+    def positions(self, split: str | None = None, statuses: Collection[str] = ("ok",)) -> NDArray[np.int64]:
         """Row numbers for `take`, of one split or all, in the table's order."""
         table = self._clips.to_table(columns=["clip_id", "status", "split"])
-        keep = np.array([status == "ok" for status in table["status"].to_pylist()], dtype=bool)
+        keep = np.array([status in statuses for status in table["status"].to_pylist()], dtype=bool)
         if split is not None:
             keep &= np.array([found == split for found in table["split"].to_pylist()], dtype=bool)
         return np.flatnonzero(keep)
@@ -208,12 +219,14 @@ class Library:
         return self._clips.take(list(positions), columns=columns)
 
     def fbanks(self, table: pa.Table) -> NDArray[np.float32]:
-        """The `fbank` column of rows of this library as (n, T, M)."""
+        """The `fbank` column of rows of this library as (n, T, M); all of them must have sound."""
+        if table["fbank"].null_count:
+            raise LibraryError(f"{self.path}: {table['fbank'].null_count} of these {len(table)} clips have no sound")
         flat = table["fbank"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return flat.astype(np.float32).reshape(-1, self.features.time_frames, self.features.mel_bins)
 
     def clip(self, clip_id: str) -> dict[str, Any]:
-        """One row as a dict; its `fbank` as float32 (T, M).
+        """One row as a dict; its `fbank` as float32 (T, M), None without sound.
 
         Raises:
             LibraryError: no such clip.
@@ -221,7 +234,8 @@ class Library:
         table = self._clips.to_table(filter=f"clip_id = {_quoted([clip_id])}")
         if not len(table):
             raise LibraryError(f"{self.path} holds no clip {clip_id!r}")
-        return table.slice(0, 1).drop(["fbank"]).to_pylist()[0] | {"fbank": self.fbanks(table)[0]}
+        fbank = None if table["fbank"].null_count else self.fbanks(table)[0]
+        return table.slice(0, 1).drop(["fbank"]).to_pylist()[0] | {"fbank": fbank}
 
     def log_mel_stats(self, split: str | None = None) -> tuple[float, float]:
         """Mean and standard deviation of the log-mel over all sounding frames (padding left out) of a split."""
@@ -237,12 +251,12 @@ class Library:
 
     def known_items(self) -> dict[str, KnownItem]:
         """Everything that gave clips, by `Item.key`."""
-        columns = ["item", "item_windows", "file_size", "file_mtime_ns", "labels", "split"]
+        columns = ["item", "item_windows", "file_size", "file_mtime_ns", "labels", "split", "source", "origin"]
         table = self._clips.to_table(columns=columns)
         known: dict[str, KnownItem] = {}
-        for item, windows, size, mtime, labels, split in zip(*(table[c].to_pylist() for c in columns), strict=True):
+        for item, windows, size, mtime, labels, *rest in zip(*(table[c].to_pylist() for c in columns), strict=True):
             clips = known[item].clips + 1 if item in known else 1
-            known[item] = KnownItem(clips, windows, (size, mtime), tuple(labels), split)
+            known[item] = KnownItem(clips, windows, (size, mtime), tuple(labels), *rest)
         return known
 
     def owners(self) -> dict[str, str]:
@@ -330,6 +344,9 @@ def _writing(path: Path) -> Iterator[None]:
         raise LibraryError(f"{path} cannot be written: {error}") from None
 
 
+_SOUND = ("fbank", "fbank_mean", "fbank_square")
+
+
 def _clips_schema(features: Features) -> pa.Schema:
     text, number, whole = pa.string(), pa.float64(), pa.int64()
     types = {
@@ -350,9 +367,10 @@ def _clips_schema(features: Features) -> pa.Schema:
         "file_size": whole,
         "file_mtime_ns": whole,
         "item_windows": whole,
+        "origin": text,
     }
     metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode(), FEATURES_KEY: json.dumps(features.model_dump()).encode()}
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()], metadata=metadata)
+    return pa.schema([pa.field(name, kind, nullable=name in _SOUND) for name, kind in types.items()], metadata=metadata)
 
 
 _REJECTS_SCHEMA = pa.schema(

@@ -5,19 +5,25 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equiav.config import Features
 from equiav.errors import MediaError
 from equiav.library.items import Item
 from equiav.library.pieces import as_one_file
 from equiav.library.table import Clip
-from equiav.media.decode import read_audio, read_frames
-from equiav.media.fbank import fit_frames, log_mel
-from equiav.media.probe import MediaInfo, open_media, probe
+from equiav.media.decode import read_audio
+from equiav.media.fbank import FRAME_S, fit_frames, log_mel
+from equiav.media.frames import is_still, probe_picture, read_frames, read_picture
+from equiav.media.probe import MAX_DURATION_S, InputContainer, MediaInfo, open_media, probe
 
 Stamp = tuple[int, int]
+NO_FILE: Stamp = (-1, -1)  # where there is none, or none that can be looked at
+
+SILENCE = 2e-3  # a sound whose samples, of -1 to 1, stay within a range of this is none: -60 dB
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Task:
     features: Features
     examined: Examined | None = None
     windows: tuple[Window, ...] = ()
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,36 +81,42 @@ def examine(item: Item, features: Features) -> Examined:
     """
     stamp = stamp_of(*item.files)
     with as_one_file(item) as (path, files):
-        info = probe(path)
+        info = probe_picture(path) or probe(path)
         planned = plan_windows(item.within(info.duration_s), info, features)
         content = _content_hash(*files)
     return Examined(stamp, info, tuple(Window(*window, _clip_id(content, *window)) for window in planned))
 
 
 def plan_windows(item: Item, info: MediaInfo, features: Features) -> list[tuple[float, float]]:
-    """The windows [start_s, end_s) of an item.
+    """The windows [start_s, end_s) of an item, within all the tracks that it has.
 
     A file is cut every `hop_s` into windows of `clip_s`; a last, shorter one stays if it has `min_tail_s`, and a
     file too short for any gives one window, whose spectrogram is padded. The same holds within an item's own
-    start and end; one with a start alone gives the one window there.
+    start and end; one with a start alone gives the one window there. A picture file is one window of no length.
 
     Raises:
-        MediaError: no_audio, no_video, too_short.
+        MediaError: too_short, too_long, unsupported (neither sound nor picture).
     """
-    if info.audio_end_s is None:
-        raise MediaError("no_audio", f"{item.path.name} has no sound track")
-    if info.video_end_s is None:
-        raise MediaError("no_video", f"{item.path.name} has no picture track")
+    if info.picture:
+        return [(0.0, 0.0)]
     # a track whose length the headers do not give ends where the container does
-    end_s = min(info.audio_end_s or info.duration_s, info.video_end_s or info.duration_s)
-    start_s = item.start_s or 0.0
-    if start_s >= end_s:
-        raise MediaError("too_short", f"{item.path.name} ends at {end_s:.2f} s, the window starts at {start_s:.2f} s")
+    ends = [end or info.duration_s for end in (info.audio_end_s, info.video_end_s) if end is not None]
+    if not ends:
+        raise MediaError("unsupported", f"{item.path.name} has neither a sound nor a picture track")
+    end_s, start_s = min(ends), item.start_s or 0.0
     if item.end_s is not None:
         end_s = min(end_s, item.end_s)
     elif item.start_s is not None:
         end_s = min(end_s, start_s + features.clip_s)
-    tail_s = min(features.min_tail_s, features.clip_s)
+    if start_s >= end_s:
+        raise MediaError("too_short", f"{item.path.name} ends at {end_s:.2f} s, the window starts at {start_s:.2f} s")
+    if end_s - start_s > MAX_DURATION_S:
+        raise MediaError(
+            "too_long",
+            f"{item.path.name} says {end_s - start_s:.0f} s, at most {MAX_DURATION_S:.0f} s at once; "
+            "name the parts to take with start_s and end_s in a CSV",
+        )
+    tail_s = min(max(features.min_tail_s, FRAME_S), features.clip_s)
     count = 1 + max(0, int(np.floor((end_s - start_s - tail_s) / features.hop_s + 1e-6)))
     starts = [start_s + i * features.hop_s for i in range(count)]
     return [(start, min(start + features.clip_s, end_s)) for start in starts]
@@ -113,8 +126,8 @@ def stamp_of(*files: Path) -> Stamp:
     """Size in all and last modification: the files are taken as unchanged while these are."""
     try:
         found = [path.stat() for path in files]
-    except (OSError, ValueError):  # one is not there: a stamp that no file has
-        return -1, -1
+    except (OSError, ValueError):
+        return NO_FILE
     return sum(stat.st_size for stat in found), max(stat.st_mtime_ns for stat in found)
 
 
@@ -136,36 +149,88 @@ def _read(task: Task, examined: Examined) -> Read:
 
 def _read_clip(task: Task, examined: Examined, window: Window, path: Path) -> Clip:
     item, features, info = task.item, task.features, examined.info
-    start_s, end_s = window.start_s, window.end_s
-    # a decoder that stumbled over one window starts afresh for the next
-    with open_media(path) as container:
-        sound = read_audio(container, path, start_s, end_s, features.sample_rate, info)
-        mel = log_mel(sound, features)[: features.time_frames]
-        if not len(mel):
-            raise MediaError("too_short", f"{path.name}: {1000 * len(sound) / features.sample_rate:.0f} ms of sound")
-        n = features.frames_per_clip
-        shown_s = min(end_s, info.video_end_s or end_s) - start_s
-        times = [start_s + (i + 0.5) / n * shown_s for i in range(n)]
-        frames, frame_times = read_frames(container, path, times, features.frame_side, features.jpeg_quality, info)
+    sound, pictures = None, Pictures([], [])
+    if info.picture:
+        pictures = Pictures([read_picture(path, features.frame_side, features.jpeg_quality)], [0.0])
+    else:
+        # a decoder that stumbled over one window starts afresh for the next
+        with open_media(path) as container:
+            if info.audio_end_s is not None:
+                sound = read_sound(container, path, window, features, info)
+            if info.video_end_s is not None:
+                pictures = read_pictures(container, path, window, features, info)
     return Clip(
         clip_id=window.clip_id,
         item=item.key,
         item_windows=len(examined.windows),
         source=item.source,
-        start_s=start_s,
-        end_s=start_s + len(sound) / features.sample_rate,
+        start_s=window.start_s,
+        end_s=window.end_s if sound is None else window.start_s + sound.seconds,
         labels=list(item.labels),
         split=item.split,
-        status="ok",
-        fbank=fit_frames(mel, features.time_frames).astype(np.float16),
-        fbank_frames=len(mel),
-        fbank_mean=float(mel.mean(dtype=np.float64)),
-        fbank_square=float(np.square(mel, dtype=np.float64).mean()),
-        frames=frames,
-        frame_times_s=frame_times,
+        status=_status(sound, pictures, item.one_picture),
+        fbank=None if sound is None else fit_frames(sound.log_mel, features.time_frames).astype(np.float16),
+        fbank_frames=0 if sound is None else len(sound.log_mel),
+        fbank_mean=None if sound is None else float(sound.log_mel.mean(dtype=np.float64)),
+        fbank_square=None if sound is None else float(np.square(sound.log_mel, dtype=np.float64).mean()),
+        frames=pictures.jpegs,
+        frame_times_s=pictures.times_s,
         file_size=examined.stamp[0],
         file_mtime_ns=examined.stamp[1],
+        origin=task.origin,
     )
+
+
+class Sound(NamedTuple):
+    """The sound of a window."""
+
+    log_mel: NDArray[np.float32]  # (T, M), not padded
+    seconds: float
+    silent: bool
+
+
+class Pictures(NamedTuple):
+    """The pictures of a window, and since when each is shown."""
+
+    jpegs: list[bytes]
+    times_s: list[float]
+
+
+def read_sound(container: InputContainer, path: Path, window: Window, features: Features, info: MediaInfo) -> Sound:
+    """The sound of a window of an open file.
+
+    Raises:
+        MediaError: there is less than one spectrogram frame of it, or what `read_audio` says.
+    """
+    wave = read_audio(container, path, window.start_s, window.end_s, features.sample_rate, info)
+    mel, seconds = log_mel(wave, features)[: features.time_frames], len(wave) / features.sample_rate
+    if not len(mel):
+        raise MediaError("too_short", f"{path.name}: {1000 * seconds:.0f} ms of sound, at least {1000 * FRAME_S:.0f}")
+    return Sound(mel, seconds, silent=bool(np.ptp(wave) < SILENCE))
+
+
+def read_pictures(
+    container: InputContainer, path: Path, window: Window, features: Features, info: MediaInfo
+) -> Pictures:
+    """The pictures shown at `frames_per_clip` times evenly inside a window of an open file.
+
+    Raises:
+        MediaError: what `read_frames` says.
+    """
+    n, shown_s = features.frames_per_clip, min(window.end_s, info.video_end_s or window.end_s) - window.start_s
+    times = [window.start_s + (i + 0.5) / n * shown_s for i in range(n)]
+    return Pictures(*read_frames(container, path, times, features.frame_side, features.jpeg_quality, info))
+
+
+def _status(sound: Sound | None, pictures: Pictures, one_picture: bool) -> str:
+    """The first that holds, of what a clip lacks."""
+    if sound is None:
+        return "no_audio"
+    if not pictures.jpegs:
+        return "no_video"
+    if sound.silent:
+        return "silent"
+    return "still" if not one_picture and is_still(pictures.jpegs) else "ok"
 
 
 def _clip_id(content: str, start_s: float, end_s: float) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
@@ -23,16 +23,18 @@ REASONS = {
     "unreadable": "the operating system does not let us read it, or it is a folder",
     "empty_file": "it has zero bytes",
     "not_media": "its content is no known media format",
-    "no_audio": "it has no sound track",
-    "no_video": "it has no picture track",
+    "no_audio": "it has no sound track, and sound was asked for",
+    "no_video": "it has no picture track, and pictures were asked for",
     "truncated": "it ends before its own headers say",
     "corrupt": "its content cannot be decoded",
     "gap": "most of the window has no sound",
     "too_short": "nothing of it falls into the asked window, or less than one spectrogram frame",
+    "too_long": "it is longer than the limit; name the parts to take with start_s and end_s in a CSV",
     "unsupported": "a codec or container we do not read, or larger than the limits on pixels, streams or channels",
     "changed": "it was changed while it was read",
     "crashed": "the decoder's process died on it",
     "timeout": "decoding it took longer than the limit",
+    "memory": "decoding it took more memory than the limit",
 }
 DEMUXERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,wav,w64,aiff,mp3,flac,aac,ac3,eac3,"
@@ -42,8 +44,11 @@ DEMUXERS = (
 # it from the bit rate or reads it off the last packets.
 PROMISING = {"mov", "matroska", "avi", "flv", "asf", "wav", "w64", "aiff", "flac", "caf", "mxf", "nut"}
 MAX_PIXELS = 16384 * 8640
+MAX_DURATION_S = 24 * 3600.0
 MAX_STREAMS = 64
 MAX_CHANNELS = 64
+# Decoders need packets before the asked time, and some demuxers land late: each try starts earlier than the last
+MARGINS_S = (1.0, 5.0, 30.0, float("inf"))
 TAIL_S = 2.0  # how far before the promised end we look for the last packets
 
 
@@ -63,16 +68,21 @@ class MediaInfo:
     height: int | None
     fps: float | None
     cut: bool = False  # it ends before its headers say
+    picture: bool = False  # a picture file: nothing of it moves
 
 
 @contextmanager
 def open_media(path: Path) -> Iterator[InputContainer]:
     """Open a local media file; whatever FFmpeg says against it becomes a MediaError."""
-    head = _read_head(path)
+    head = read_head(path)
     options = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
+    # an MP4 says all there is to know in its headers: FFmpeg need not decode a dozen pictures to find it out
+    told = head[4:8] == b"ftyp"
+    guess: Any = [{"skip_frame": "all"}] * MAX_STREAMS if told else None  # PyAV's stubs say a list of str
     try:
         # "file:" makes any name a plain path: a leading dash, a colon or a percent sign means nothing
-        container = av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
+        name = f"file:{path.absolute()}"
+        container = av.open(name, options=options, stream_options=guess, metadata_errors="replace")
     except av.error.FFmpegError as error:
         raise _explain_refusal(path, head, error) from None
     try:
@@ -82,7 +92,12 @@ def open_media(path: Path) -> Iterator[InputContainer]:
         raise MediaError("corrupt", f"{path.name} cannot be decoded: {error.strerror or error}") from None
 
 
-def _read_head(path: Path) -> bytes:
+def read_head(path: Path) -> bytes:
+    """The first kilobyte of a regular file.
+
+    Raises:
+        MediaError: missing, unreadable, empty_file.
+    """
     try:
         if path.is_dir():
             raise MediaError("unreadable", f"{path} is a folder")
@@ -180,7 +195,9 @@ def seek(container: InputContainer, time_s: float, track: av.AudioStream | None 
         with suppress(av.error.FFmpegError):
             container.seek(int(target / av.time_base / track.time_base), stream=track)
             return
-    for offset, backward in ((target, True), (start, True), (start, False)):
+    # an MPEG stream has no index: asked for its very start, FFmpeg lands behind the first packets
+    first = target if target > start else start - av.time_base
+    for offset, backward in ((first, True), (start, True), (start, False)):
         with suppress(av.error.FFmpegError):
             container.seek(offset, backward=backward)
             return
@@ -201,14 +218,37 @@ def packets(container: InputContainer, *tracks: av.AudioStream | av.VideoStream)
         yield packet
 
 
+@dataclass
+class Damage:
+    """What a decoder could not make sense of."""
+
+    packets: int = 0
+
+
+def decoded(container: InputContainer, stream: av.AudioStream | av.VideoStream, damage: Damage) -> Iterator[Any]:
+    """Decoded frames; a damaged packet is counted and skipped, as players do, and damage to the file ends it."""
+    coming = packets(container, stream)
+    while True:
+        try:
+            packet = next(coming, None)
+        except av.error.FFmpegError:
+            damage.packets += 1
+            return
+        if packet is None:
+            return
+        try:
+            yield from packet.decode()
+        except av.error.FFmpegError:
+            damage.packets += 1
+
+
 def _track_ends(container: InputContainer, path: Path) -> tuple[dict[int, float], bool]:
     """Stream index → its end in seconds: where its packets end, or, if the file is cut, where the headers promise."""
     promised = (container.duration or 0) / av.time_base
     headers = {stream.index: _header_end_s(container, stream) for stream in _tracks(container)}
-    stat = path.stat()
-    found = _packet_ends(path, stat.st_size, stat.st_mtime_ns, max(promised - TAIL_S, 0.0))
+    found = _packet_ends(container, max(promised - TAIL_S, 0.0))
     names = set(container.format.name.split(","))
-    share = _riff_share(path, stat.st_size)
+    share = _riff_share(path)
     if share < 1:
         return {index: found.get(index, end) / share for index, end in headers.items()}, True
     last = max(found.values(), default=0.0)
@@ -216,11 +256,11 @@ def _track_ends(container: InputContainer, path: Path) -> tuple[dict[int, float]
         return {index: end or promised for index, end in headers.items()}, True
     # a track that is over before the tail has no packets there: its header says when, or a look at all packets
     if any(index not in found and not end for index, end in headers.items()):
-        found = _packet_ends(path, stat.st_size, stat.st_mtime_ns, 0.0) | found
+        found = _packet_ends(container, 0.0) | found
     return {index: found.get(index, end) for index, end in headers.items()}, False
 
 
-def _riff_share(path: Path, size: int) -> float:
+def _riff_share(path: Path) -> float:
     """How much of a WAV or AVI is there; FFmpeg quietly shortens what is cut. 1 where the header does not say."""
     with path.open("rb") as file:
         head = file.read(12)
@@ -228,7 +268,7 @@ def _riff_share(path: Path, size: int) -> float:
     # programs that write to a pipe leave 0 or the largest number
     if head[:4] != b"RIFF" or head[8:] not in (b"WAVE", b"AVI ") or not 64 < declared < 0x7FFFFFFF:
         return 1.0
-    return min(size / declared, 1.0)
+    return min(path.stat().st_size / declared, 1.0)
 
 
 def _tracks(container: InputContainer) -> list[av.AudioStream | av.VideoStream]:
@@ -241,20 +281,17 @@ def _header_end_s(container: InputContainer, stream: av.AudioStream | av.VideoSt
     return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - start_of(container)
 
 
-@lru_cache(maxsize=64)
-def _packet_ends(path: Path, _size: int, _mtime_ns: int, from_s: float) -> dict[int, float]:
-    """Where the packets from `from_s` on end, by stream; nothing is decoded. One look per state of a file."""
+def _packet_ends(container: InputContainer, from_s: float) -> dict[int, float]:
+    """Where the packets from `from_s` on end, by stream; nothing is decoded."""
     ends: dict[int, float] = {}
-    with open_media(path) as container:
-        zero = start_of(container)
-        if from_s > 0:
-            seek(container, zero + from_s)
-        try:
-            for packet in packets(container, *_tracks(container)):
-                time = packet.dts if packet.pts is None else packet.pts
-                if time is not None and packet.time_base:
-                    end = float((time + (packet.duration or 0)) * packet.time_base) - zero
-                    ends[packet.stream.index] = max(ends.get(packet.stream.index, 0.0), end)
-        except av.error.FFmpegError:
-            return ends  # what is behind the damage cannot be reached by playing either
+    zero = start_of(container)
+    seek(container, zero + from_s)
+    try:
+        for packet in packets(container, *_tracks(container)):
+            time = packet.dts if packet.pts is None else packet.pts
+            if time is not None and packet.time_base:
+                end = float((time + (packet.duration or 0)) * packet.time_base) - zero
+                ends[packet.stream.index] = max(ends.get(packet.stream.index, 0.0), end)
+    except av.error.FFmpegError:
+        return ends  # what is behind the damage cannot be reached by playing either
     return ends

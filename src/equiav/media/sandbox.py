@@ -1,13 +1,14 @@
 """Worker processes for code that may crash or hang:  tasks in, (task, result or MediaError) out, in any order.
 
 Decoders meet every broken file of the world, and some kill their process. A worker's death or delay costs only the
-task in hand. It comes back as a MediaError: "timeout", or "crashed" if a second try ends like the first.
+task in hand. It comes back as a MediaError: "timeout", "memory", or "crashed" if a second try ends like the first.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from typing_extensions import Self
@@ -24,6 +26,8 @@ from equiav.errors import MediaError
 
 QUEUE = 2  # tasks a worker holds: the one in hand, and the next, so that it never waits for us
 TRIES = 2
+CPU_SHARE = 0.5  # of a task's limit that it may spend computing
+MEMORY_BYTES = 4 * 2**30  # that a worker may take beyond what its modules took; 8K video needs less than one
 # A worker is one core's worth: libraries that would start a thread per core read these once, when they are loaded
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -114,7 +118,7 @@ class Sandbox(Generic[T, R]):
     def _start(self) -> _Worker[T]:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self._function), daemon=True)
+        process = context.Process(target=_serve, args=(theirs, self._function, CPU_SHARE * self._limit_s), daemon=True)
         before = {name: os.environ.get(name) for name in ONE_THREAD}
         os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
         try:
@@ -132,7 +136,7 @@ class Sandbox(Generic[T, R]):
             result = worker.pipe.recv()
         except (EOFError, OSError):
             worker.process.join()
-            return self._bury(worker, MediaError("crashed", f"the decoder's process died ({_cause(worker.process)})"))
+            return self._bury(worker, _cause(worker.process))
         held = worker.held.popleft()
         worker.since = time.monotonic()
         return [(held.task, result)]
@@ -157,22 +161,49 @@ def _end(worker: _Worker[T]) -> None:
     worker.pipe.close()
 
 
-def _cause(process: SpawnProcess) -> str:
+def _cause(process: SpawnProcess) -> MediaError:
     code = process.exitcode or 0
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    if name == "SIGXCPU":
+        return MediaError("timeout", "it took more processor time than the limit")
+    return MediaError("crashed", f"the decoder's process died ({name})")
 
 
-def _serve(pipe: Connection, function: Callable[[T], R]) -> None:
+def _limit_memory() -> None:
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return
+    import resource
+
+    used = int(statm.read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _limit_processor(seconds: float) -> None:
+    """From now on; what was used before does not count."""
+    if sys.platform != "win32":
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + seconds) + 1, hard))
+
+
+def _serve(pipe: Connection, function: Callable[[T], R], cpu_s: float) -> None:
     """The worker's side. Ctrl-C is the parent's affair; the parent's end is seen at the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _limit_memory()
     while True:
         try:
             task = pipe.recv()
         except EOFError:
             return
         result: R | MediaError
+        _limit_processor(cpu_s)
         try:
             result = function(task)
+        except MemoryError:
+            result = MediaError("memory", f"decoding it takes more than {MEMORY_BYTES / 2**30:.0f} GiB of memory")
         except MediaError as error:
             result = error
         try:

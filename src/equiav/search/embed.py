@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from PIL import Image
 
 from equiav.errors import LibraryError
-from equiav.library.loader import Batch, ClipLoader
-from equiav.search.encode import Embeddings, embed_batch, encode
+from equiav.library.loader import ClipLoader, pictures_of
+from equiav.search.encode import embed_batch, embed_log_mels, embed_pictures, encode, stack_pictures
 from equiav.search.index import EmbeddedClips, EmbeddingsTable
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from equiav.library.table import Library
@@ -40,10 +42,10 @@ def embed_library(
     batch_size: int = 32,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EmbeddingsTable:
-    """Embed the sound and the middle frame of every clip that the model has not embedded yet.
+    """Embed the sound and the middle frame of every clip that the model has not embedded yet; of one sense, that one.
 
     Args:
-        library: its clips with both sound and picture.
+        library: its clips, of whatever status.
         model: its fingerprint names the table.
         batch_size: clips per pass through the model.
         on_progress: called with (clips embedded so far, clips in the library).
@@ -54,25 +56,54 @@ def embed_library(
     """
     check_features(library, model)
     table = EmbeddingsTable.create(library.path, model.fingerprint(), model.config.architecture.embedding)
-    loader = ClipLoader(library, None, batch_size, frame="middle", shuffle=False, drop_last=False)
-    ids = library.clips(columns=["clip_id"])["clip_id"].to_pylist()
-    known = set(table.clip_ids())
+    ids, known = library.all_ids(), set(table.clip_ids())
+    if not ids:
+        raise LibraryError(f"{library.path} holds no clips to embed; add some: equiav ingest")
     table.remove(known - set(ids))
-    total = len(ids)
-    loader.rows = loader.rows[np.array([clip_id not in known for clip_id in ids])]
-    done = total - len(loader.rows)
-    if done == total:
-        return table
-    waiting: list[tuple[Batch, Embeddings]] = []
-    for batch in loader.epoch(0):
-        waiting.append((batch, embed_batch(model, batch)))
-        done += len(batch.clip_ids)
-        if sum(len(part.clip_ids) for part, _ in waiting) >= COMMIT_CLIPS or done == total:
-            table.append(_rows(library, waiting))
+    missing = np.array([clip_id not in known for clip_id in ids])
+    done, waiting = int((~missing).sum()), list[EmbeddedClips]()
+    for part in _embedded(library, model, missing, batch_size):
+        waiting.append(part)
+        done += len(part.clip_id)
+        if sum(len(part.clip_id) for part in waiting) >= COMMIT_CLIPS or done == len(ids):
+            table.append(*waiting)
             waiting = []
         if on_progress:
-            on_progress(done, total)
+            on_progress(done, len(ids))
     return table
+
+
+def _embedded(library: Library, model: EquiAV, missing: NDArray[np.bool_], batch_size: int) -> Iterator[EmbeddedClips]:
+    """The clips that are missing, batch by batch: those with both senses, then those with one."""
+
+    def rows_of(*statuses: str) -> NDArray[np.int64]:
+        rows = library.positions(statuses=statuses)
+        return rows[missing[rows]]
+
+    both = rows_of("ok", "silent", "still")
+    if len(both):
+        loader = ClipLoader(library, None, batch_size, frame="middle", shuffle=False, drop_last=False, rows=both)
+        for batch in loader.epoch(0):
+            embedded = embed_batch(model, batch)
+            pictures = [
+                frame[:, :high, :wide] for frame, (high, wide) in zip(batch.frames, batch.sizes.tolist(), strict=True)
+            ]
+            yield _clips(library, batch.indices.tolist(), embedded.audio, embedded.visual, pictures)
+    for rows in _parts(rows_of("no_video"), batch_size):
+        sounds = torch.from_numpy(library.fbanks(library.take(rows, ["fbank"])))
+        yield _clips(library, rows, embed_log_mels(model, sounds), None, [])
+    for rows in _parts(rows_of("no_audio"), batch_size):
+        pictures = pictures_of(library.take(rows, ["frames"]), np.full(len(rows), 0.5))
+        frames, sizes = stack_pictures(pictures)
+        embedded = embed_pictures(model, frames, sizes)
+        yield _clips(
+            library, rows, None, embedded, [torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]
+        )
+
+
+def _parts(rows: NDArray[np.int64], size: int) -> Iterator[list[int]]:
+    for first in range(0, len(rows), size):
+        yield rows[first : first + size].tolist()
 
 
 def check_features(library: Library, model: EquiAV) -> None:
@@ -92,25 +123,17 @@ def check_features(library: Library, model: EquiAV) -> None:
         )
 
 
-def _rows(library: Library, parts: list[tuple[Batch, Embeddings]]) -> EmbeddedClips:
-    """The columns of the embeddings table for some embedded batches."""
-    rows = [int(row) for batch, _ in parts for row in batch.indices]
-    about = library.take(rows, ["source", "start_s", "end_s"])
-    return EmbeddedClips(
-        clip_id=[clip_id for batch, _ in parts for clip_id in batch.clip_ids],
-        source=about["source"].to_pylist(),
-        start_s=about["start_s"].to_pylist(),
-        end_s=about["end_s"].to_pylist(),
-        labels=[labels for batch, _ in parts for labels in batch.labels],
-        thumbnail=[data for batch, _ in parts for data in _thumbnails(batch)],
-        audio_embedding=np.concatenate([embedded.audio for _, embedded in parts]),
-        visual_embedding=np.concatenate([embedded.visual for _, embedded in parts]),
-    )
-
-
-def _thumbnails(batch: Batch) -> Iterator[bytes]:
-    for frame, (height, width) in zip(batch.frames, batch.sizes.tolist(), strict=True):
-        yield _thumbnail(frame[:, :height, :width])
+def _clips(
+    library: Library,
+    rows: list[int],
+    audio: NDArray[np.float32] | None,
+    visual: NDArray[np.float32] | None,
+    pictures: list[Tensor],
+) -> EmbeddedClips:
+    """The columns of the embeddings table for some clips."""
+    about = library.take(rows, ["clip_id", "source", "start_s", "end_s", "labels"]).to_pydict()
+    thumbnails = [_thumbnail(picture) for picture in pictures] or [b""] * len(rows)
+    return EmbeddedClips(**about, thumbnail=thumbnails, audio_embedding=audio, visual_embedding=visual)
 
 
 def _thumbnail(frame: UInt8[Tensor, "3 h w"]) -> bytes:

@@ -262,9 +262,12 @@ def _video_windows(item: Any, features: Features) -> Iterator[tuple[np.ndarray, 
     """Log-mel and middle frame of every window of a video, as ingest makes them."""
     with _as_path(item) as path, open_media(path) as container:
         info = describe(container, path)
+        if info.audio_end_s is None or info.video_end_s is None:
+            lacks, asks = ("audio", "a picture") if info.audio_end_s is None else ("video", "a sound")
+            raise MediaError(f"no_{lacks}", f"{path.name} has one track; ask with it as {asks}, not as a video")
         for start_s, end_s in plan_windows(Item(path), info, features):
-            sound = read_audio(container, path, start_s, end_s, features.sample_rate)
+            sound = read_audio(container, path, start_s, end_s, features.sample_rate, info)
             share = (features.frames_per_clip // 2 + 0.5) / features.frames_per_clip
             middle_s = start_s + share * max(min(end_s, info.video_end_s or end_s) - start_s, 0.0)
-            frames, _ = read_frames(container, path, [middle_s], features.frame_side, features.jpeg_quality)
+            frames, _ = read_frames(container, path, [middle_s], features.frame_side, features.jpeg_quality, info)
             yield _log_mel(sound, path, features), load_image(frames[0])

@@ -1,12 +1,13 @@
 """The embeddings of a library's clips on disk, and exact search in them.
 
 L/embeddings/<model fingerprint>.lance, one row per clip: `clip_id, source, start_s, end_s, labels, thumbnail,
-audio_embedding, visual_embedding`. Rows are only ever appended, each append is one atomic Lance commit, and the
-table's metadata says which model made it: vectors of two models never meet in one ranking.
+audio_embedding, visual_embedding`; a clip of one sense has no embedding of the other. Rows are only ever appended,
+each append is one atomic Lance commit, and the table's metadata says which model made it: vectors of two models never
+meet in one ranking.
 
 Search compares a query vector (E,) with all n clips: a float32 product picks the candidates, with a margin wider
 than its rounding error, and float64 cosines rank them. So the ranking is that of a full sort, and equal scores keep
-the table's order.
+the table's order. What a clip does not have is not compared: a sound without picture is never found by its picture.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 
     from equiav.model.equiav import EquiAV
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA_KEY, MODEL_KEY = b"equiav.embeddings", b"equiav.model"
 
 By = Literal["audio", "visual", "both"]
+_LACKS = {"audio": "sound", "visual": "picture", "both": "sound and picture"}
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,13 @@ class EmbeddedClips:
     end_s: list[float]
     labels: list[list[str]]
     thumbnail: list[bytes]
-    audio_embedding: Float32[np.ndarray, "n E"]
-    visual_embedding: Float32[np.ndarray, "n E"]
+    audio_embedding: Float32[np.ndarray, "n E"] | None  # None: these clips have no sound
+    visual_embedding: Float32[np.ndarray, "n E"] | None
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One clip of a ranking. `score` is the cosine, or the mean of two; `thumbnail` a small JPEG."""
+    """One clip of a ranking. `score` is the cosine, or the mean of two; `thumbnail` a small JPEG, or empty."""
 
     clip_id: str
     source: str
@@ -144,30 +146,42 @@ class EmbeddingsTable:
         return self._dataset.to_table(columns=["clip_id"])["clip_id"].to_pylist()
 
     def vectors(self, sense: Literal["audio", "visual"]) -> Float32[np.ndarray, "n E"]:
-        """All embeddings of one sense, in the table's order."""
+        """All embeddings of one sense, in the table's order; NaN for clips without."""
         column = self._dataset.to_table(columns=[f"{sense}_embedding"]).column(0).combine_chunks()
-        # an empty column has no chunk to flatten
-        return column.flatten().to_numpy().reshape(-1, self.width)
+        # an empty column has no chunk to flatten; flattening leaves out what is null
+        found = column.flatten().to_numpy().reshape(-1, self.width)
+        if not column.null_count:
+            return found
+        vectors = np.full((len(column), self.width), np.nan, np.float32)
+        vectors[column.is_valid().to_numpy(zero_copy_only=False)] = found
+        return vectors
 
     def rows(self, positions: list[int]) -> list[dict[str, Any]]:
         """The rows at these positions, without their vectors, in this order."""
         columns = ["clip_id", "source", "start_s", "end_s", "labels", "thumbnail"]
         return self._dataset.take(positions, columns=columns).to_pylist()
 
-    def append(self, clips: EmbeddedClips) -> None:
+    def append(self, *parts: EmbeddedClips) -> None:
         """Add clips in one atomic commit; a reader sees all of them or none."""
+        table = pa.concat_tables([self._columns(clips) for clips in parts])
+        self._dataset = lance.write_dataset(table, self.path, mode="append")
+
+    def _columns(self, clips: EmbeddedClips) -> pa.Table:
         schema = self._dataset.schema
         vectors = {"audio_embedding": clips.audio_embedding, "visual_embedding": clips.visual_embedding}
+        columns: dict[str, Any] = {name: getattr(clips, name) for name in schema.names if name not in vectors}
         for name, rows in vectors.items():
+            if rows is None:
+                columns[name] = pa.nulls(len(clips.clip_id), schema.field(name).type)
+                continue
             if rows.shape != (len(clips.clip_id), self.width) or not np.isfinite(rows).all():
                 raise ModelError(
                     f"{name}: expected finite vectors of shape {(len(clips.clip_id), self.width)}, found shape "
                     f"{rows.shape} with {int((~np.isfinite(rows)).sum())} NaN or infinite values"
                 )
-        plain = {name: getattr(clips, name) for name in schema.names if name not in vectors}
-        flat = {name: np.ascontiguousarray(rows, dtype=np.float32).ravel() for name, rows in vectors.items()}
-        fixed = {name: pa.FixedSizeListArray.from_arrays(pa.array(rows), self.width) for name, rows in flat.items()}
-        self._dataset = lance.write_dataset(pa.table({**plain, **fixed}, schema=schema), self.path, mode="append")
+            flat = np.ascontiguousarray(rows, dtype=np.float32).ravel()
+            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat), self.width)
+        return pa.table(columns, schema=schema)
 
     def remove(self, clip_ids: Collection[str]) -> None:
         """Drop the rows of clips that left the library, in one atomic commit."""
@@ -192,12 +206,13 @@ class SearchIndex:
 
         Args:
             query: one embedding; its length does not matter.
-            by: compare with the clips' sounds, their pictures, or both (the mean of the two cosines).
+            by: compare with the clips' sounds, their pictures, or both: the mean of the two cosines, or, of a clip
+                that has one sense, that one's.
             k: how many hits; all clips where there are fewer.
             exclude: ids of clips that are not to be found.
 
         Raises:
-            LibraryError: the table is empty.
+            LibraryError: the table has no clips with what is compared.
             ConfigError: k, `by` or the query's shape do not fit.
             ModelError: the query has no direction (zero, NaN or infinite).
         """
@@ -207,28 +222,37 @@ class SearchIndex:
             raise ConfigError(f"k={k}: expected at least 1 hit")
         unit = self._unit_query(query)
         matrices = [self._audio] if by == "audio" else [self._visual] if by == "visual" else [self._audio, self._visual]
-        allowed = self._allowed(exclude)
+        # NaN where a clip does not have the sense
+        cosines = np.stack([matrix @ unit.astype(np.float32) for matrix in matrices])
+        allowed = self._allowed(exclude, np.any(np.isfinite(cosines), axis=0, keepdims=True)[0], by)
         k = min(k, len(allowed))
 
-        rough = np.sum([matrix @ unit.astype(np.float32) for matrix in matrices], axis=0)[allowed]
-        # a float32 dot product of two unit vectors of width E is off by at most E·ε, twice for two of them
-        margin = 4 * len(unit) * np.finfo(np.float32).eps * len(matrices)
+        rough = np.nanmean(cosines[:, allowed], axis=0)
+        # a float32 dot product of two unit vectors of width E is off by at most E·ε
+        margin = 4 * len(unit) * np.finfo(np.float32).eps
         candidates = allowed[rough >= np.partition(rough, -k)[-k] - margin]
         # row-wise sums, because they round equal rows equally; a matrix product may not
-        scores = np.mean([(matrix[candidates] * unit).sum(axis=1) for matrix in matrices], axis=0)
+        scores = np.nanmean([(matrix[candidates] * unit).sum(axis=1) for matrix in matrices], axis=0)
         best = np.argsort(-scores, kind="stable")[:k]
         rows = self.table.rows(candidates[best].tolist())
         return [Hit(score=float(score), **row) for score, row in zip(scores[best], rows, strict=True)]
 
     def clip_vector(self, clip_id: str, by: By = "both") -> Float32[np.ndarray, " E"]:
-        """The stored embedding of a clip: its sound, its picture, or the unit mean of both."""
+        """The stored embedding of a clip: its sound, its picture, or the unit mean of what it has of them.
+
+        Raises:
+            LibraryError: no such clip, or it has no such sense.
+        """
         if clip_id not in self._position:
             raise LibraryError(
                 f"no clip {clip_id!r} among the {len(self._position)} embedded ones of {self.table.path}"
             )
         position = self._position[clip_id]
-        audio, visual = self._audio[position], self._visual[position]
-        return audio if by == "audio" else visual if by == "visual" else mean_direction(audio, visual)
+        stored = {"audio": self._audio[position], "visual": self._visual[position]}
+        found = [vector for sense, vector in stored.items() if by in (sense, "both") and np.isfinite(vector).all()]
+        if not found:
+            raise LibraryError(f"clip {clip_id} has no {by} embedding: it was ingested without {_LACKS[by]}")
+        return found[0] if len(found) == 1 else mean_direction(*found)
 
     @cached_property
     def _audio(self) -> Float32[np.ndarray, "n E"]:
@@ -242,8 +266,9 @@ class SearchIndex:
     def _position(self) -> dict[str, int]:
         return {clip_id: i for i, clip_id in enumerate(self.table.clip_ids())}
 
-    def _allowed(self, exclude: Collection[str]) -> np.ndarray:
-        keep = np.ones(len(self._position), dtype=bool)
+    def _allowed(self, exclude: Collection[str], keep: np.ndarray, by: By) -> np.ndarray:
+        if len(keep) and not keep.any():
+            raise LibraryError(f"{self.table.path}: all {len(keep)} clips were ingested without {_LACKS[by]}")
         keep[[self._position[clip_id] for clip_id in exclude if clip_id in self._position]] = False
         if not keep.any():
             raise LibraryError(f"{self.table.path} holds no clips to search in: run equiav embed after ingesting")
@@ -309,8 +334,8 @@ def _schema(fingerprint: str, width: int) -> pa.Schema:
             pa.field("end_s", pa.float64(), nullable=False),
             pa.field("labels", pa.list_(pa.string()), nullable=False),
             pa.field("thumbnail", pa.binary(), nullable=False),
-            pa.field("audio_embedding", vector, nullable=False),
-            pa.field("visual_embedding", vector, nullable=False),
+            pa.field("audio_embedding", vector, nullable=True),
+            pa.field("visual_embedding", vector, nullable=True),
         ],
         metadata={SCHEMA_KEY: str(SCHEMA_VERSION).encode(), MODEL_KEY: fingerprint.encode()},
     )

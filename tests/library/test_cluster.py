@@ -1,0 +1,58 @@
+"""On a Ray cluster an ingest does the same work: the same rows, the same rejects, the same fate of poisonous files."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from equiav.errors import ConfigError
+from equiav.library.cluster import RayPool
+from equiav.library.ingest import ingest
+from equiav.library.table import Library
+from samples import BAD, TINY, pictures, tone, write_media
+
+pytest.importorskip("ray")
+TESTS = Path(__file__).parent.parent
+
+
+def rows(library):
+    return sorted(map(str, Library(library)._clips.to_table().to_pylist()))
+
+
+@pytest.mark.filterwarnings("default")  # of Ray's own
+def test_a_local_ray_gives_the_library_that_local_processes_give(tmp_path, bad_videos, monkeypatch):
+    """One Ray for both halves of the test: it takes its time to start."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for i in range(6):
+        write_media(folder / f"{i}.mp4", frames=pictures(14, seed=i), sound=tone(1.4, 200 + 50 * i))
+        (folder / f"copy of {i}.mp4").write_bytes((folder / f"{i}.mp4").read_bytes())
+    for kind in set(BAD) - {"folder"}:
+        (folder / f"{kind}.mp4").write_bytes(bad_videos[kind].read_bytes())
+    local = ingest(folder, tmp_path / "pool", TINY, workers=2)
+    ray = ingest(folder, tmp_path / "ray", TINY, workers=2, ray="local")
+    assert rows(tmp_path / "ray") == rows(tmp_path / "pool")
+    assert ray.rejects == local.rejects
+    assert (ray.clips_added, ray.duplicates, ray.statuses) == (local.clips_added, local.duplicates, local.statuses)
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(TESTS / "media")]))
+    monkeypatch.syspath_prepend(TESTS / "media")
+    from test_sandbox import perform
+
+    tasks = [("work", 0), ("die", 0), ("work", 1), ("die once", str(tmp_path / "mark")), ("refuse", "x"), ("work", 2)]
+    done = {}
+    with RayPool(perform, 2, 60.0, "local") as pool:
+        waiting = list(tasks)
+        while waiting or pool.busy:
+            while waiting and pool.has_room():
+                pool.submit(waiting.pop(0))
+            done |= dict(pool.wait())
+    assert set(done) == set(tasks)
+    assert (done["die", 0].reason, done["refuse", "x"].reason) == ("crashed", "no_audio")
+    assert all(done[task][:2] == task for task in tasks if task[0] in ("work", "die once"))
+
+
+@pytest.mark.filterwarnings("default")
+def test_an_address_without_a_cluster_is_an_error_that_names_it(tmp_path, good_video):
+    with pytest.raises(ConfigError, match="no Ray cluster at 'auto'"):
+        ingest(good_video, tmp_path / "L", TINY, ray="auto")
