@@ -15,7 +15,7 @@ demo: $(READY)  ## toy world → ingest → pretrain → evaluate → embed → 
 
 # One process per core with one thread each: many small tests, no fight over cores
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadgroup
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

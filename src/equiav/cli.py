@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from equiav._version import __version__
+from equiav.cli_evaluate import RunPath, field_app, load_model
 from equiav.cli_library import AsJson, LibraryPath, library_app, print_coverage
 from equiav.errors import ConfigError, EquiAVError
 from equiav.memory import share_heaps
@@ -33,9 +34,9 @@ equiav embed --library L --run R, equiav search --library L --run R --audio dog.
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 evaluate_app = typer.Typer(help="Measure a model on a library.", no_args_is_help=True)
 app.add_typer(evaluate_app, name="evaluate")
+evaluate_app.add_typer(field_app)
 app.add_typer(library_app)
 
-RunPath = Annotated[Path, typer.Option("--run", "-R", help="Run folder, made by `equiav pretrain`.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. optim.lr=1e-4.")]
 
 
@@ -306,7 +307,7 @@ def evaluate_retrieval(
     from equiav.evaluate.retrieval import retrieval_result
     from equiav.library.table import Library
 
-    shelf, model = Library(library), _model(run)
+    shelf, model = Library(library), load_model(run)
     report = measure(shelf, model, split=split)
     if result is not None:
         retrieval_result(report, shelf, model).save(result)
@@ -334,7 +335,7 @@ def evaluate_probe(
     from equiav.evaluate.probe import probe, probe_result
     from equiav.library.table import Library
 
-    shelf, model = Library(library), _model(run)
+    shelf, model = Library(library), load_model(run)
     with Bar("embedding", "clips") as bar:
         found = probe(
             shelf,
@@ -396,7 +397,7 @@ def diagnose(
     page = page or run / "report" / "equivariance.html"
     with Bar("measuring", "parts") as bar:
         found = write_report(
-            Library(library), _model(run), page, split=split, clips=clips, seed=seed, on_progress=bar.update
+            Library(library), load_model(run), page, split=split, clips=clips, seed=seed, on_progress=bar.update
         )
     checked = [condition.check(found.figures()) for condition in conditions]
     if as_json:
@@ -421,7 +422,7 @@ def embed(library: LibraryPath, run: RunPath, as_json: AsJson = False) -> None:
     from equiav.search.embed import embed_library
 
     with Bar("embedding", "clips") as bar:
-        table = embed_library(Library(library), _model(run), on_progress=bar.update)
+        table = embed_library(Library(library), load_model(run), on_progress=bar.update)
     if as_json:
         print_json({"path": table.path, "clips": table.count()})
     else:
@@ -449,7 +450,7 @@ def search(
     """
     from equiav.search.index import search_files
 
-    hits = search_files(library, _model(run), audio=audio, image=image, video=video, clip=clip, by=by, k=k)
+    hits = search_files(library, load_model(run), audio=audio, image=image, video=video, clip=clip, by=by, k=k)
     if as_json:
         print_json([hit.to_dict() for hit in hits])
         return
@@ -493,7 +494,7 @@ def export(
     """
     from equiav.model.export import export_onnx
 
-    files = export_onnx(_model(run), onnx)
+    files = export_onnx(load_model(run), onnx)
     if as_json:
         print_json([vars(file) for file in files])
         return
@@ -528,11 +529,3 @@ def augment_gallery(
     )
     page.write_text(draw((row["fbank"] - mean) / std, frame, *spaces), encoding="utf-8")
     typer.echo(str(page))
-
-
-def _model(run: Path) -> Any:
-    """The model of a run, ready to embed."""
-    from equiav.model.equiav import EquiAV
-
-    folder = run / "model" if (run / "model").is_dir() else run
-    return EquiAV.from_pretrained(folder).eval()

@@ -57,7 +57,7 @@ def encode(
     Args:
         model: the model; it is used in evaluation mode on the device where it lies.
         audio: paths of audio or video files, the bytes of such files, or mono arrays (S,) with their `sample_rate`.
-        image: paths (a video gives its middle frame), bytes, PIL images, or uint8 arrays (H, W, 3).
+        image: paths or bytes of files (a video gives its middle frame), PIL images, or uint8 arrays (H, W, 3).
         video: paths or bytes of files with sound and picture; of each window the sound and the middle frame are used.
         sample_rate: of the arrays in `audio`, in Hz.
         batch_size: windows or pictures per pass through the model.
@@ -204,7 +204,7 @@ def _as_path(item: Any) -> Iterator[Path]:
 def _sounds(item: Any, sample_rate: int | None, features: Features) -> Iterator[Float32[np.ndarray, "T M"]]:
     """The log-mel of every window of a sound."""
     if torch.is_tensor(item) or isinstance(item, np.ndarray):
-        item = _wav_file(np.asarray(item), sample_rate)
+        item = wav_file(np.asarray(item), sample_rate)
     with _as_path(item) as path:
         waveform = load_waveform(path, features.sample_rate)
         length_s = len(waveform) / features.sample_rate
@@ -226,7 +226,7 @@ def _windows(path: Path, length_s: float, features: Features) -> list[tuple[floa
     return plan_windows(Item(path), whole, features)
 
 
-def _wav_file(samples: np.ndarray, sample_rate: int | None) -> bytes:
+def wav_file(samples: np.ndarray, sample_rate: int | None) -> bytes:
     """A mono float32 WAV file, so that arrays take the way of files, resampling included."""
     if sample_rate is None:
         raise ConfigError("audio arrays need their sample_rate, in Hz")
@@ -246,7 +246,8 @@ def _picture(item: Any, features: Features) -> UInt8[np.ndarray, "h w 3"]:
     if isinstance(item, Image.Image):
         item = np.asarray(item.convert("RGB"))
     elif isinstance(item, (str, Path, bytes)):
-        item = load_image(item)
+        with _as_path(item) as path:
+            item = load_image(path)
     picture = np.asarray(item)
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
         raise ConfigError(f"an image array is uint8 RGB, shape (H, W, 3); found {picture.dtype} of {picture.shape}")
