@@ -47,7 +47,7 @@ def test_kinds_are_spread_evenly():
 def test_a_larger_thing_sounds_lower_and_covers_more_of_the_picture():
     small, large = clip(size=0.0), clip(size=1.0)
     assert peak_hz(render_sound(large, 0)) < 0.6 * peak_hz(render_sound(small, 0))
-    area = {c.size: np.ptp(np.array(render_frames(c, 0)[1][0])[[0, 2]]) for c in (small, large)}
+    area = {c.size: np.ptp(render_frames(c, 0)[1][0, 0, [0, 2]]) for c in (small, large)}
     assert area[1.0] > 1.5 * area[0.0]
 
 
@@ -66,9 +66,19 @@ def test_more_things_strike_more_often():
 
 def test_as_many_things_are_shown_as_counted():
     for count in (1, 2, 3, 4):
-        boxes = render_frames(clip(count=count), 0)[1]
-        assert len(boxes) == count
-        assert all(x1 > x0 and y1 > y0 for x0, y0, x1, y1 in boxes)
+        frames, boxes = render_frames(clip(count=count), 0)
+        assert boxes.shape == (len(frames), count, 4)
+        assert (boxes[..., 2:] > boxes[..., :2]).all()
+
+
+def test_a_thing_is_inside_its_box_at_each_time_and_touches_all_its_sides():
+    """Two worlds that differ in the thing's colour alone differ where the box is, and nowhere else."""
+    soft, boxes = render_frames(clip(kind="ball", hardness=0.0), 0)
+    hard, _ = render_frames(clip(kind="ball", hardness=1.0), 0)
+    for one, other, (box,) in zip(soft, hard, boxes, strict=True):
+        rows, columns = np.nonzero(np.abs(one.astype(int) - other).max(-1) > 25)
+        found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert np.abs(np.array(found) - box).max() <= 2
 
 
 def test_every_kind_looks_and_sounds_unlike_every_other():
@@ -118,6 +128,10 @@ def test_a_world_is_ordinary_videos_with_a_table(world):
         assert 2.0 <= media.duration / av.time_base <= 4.0
     truth = list(csv.DictReader((world / "factors.csv").read_text().splitlines()))
     assert [row["kind"] for row in truth] == [row["label"] for row in rows]
+    boxes = list(csv.DictReader((world / "boxes.csv").read_text().splitlines()))
+    assert {row["path"] for row in boxes} == {row["path"] for row in rows}
+    assert all(0 <= float(row["x0"]) < float(row["x1"]) <= 1 for row in boxes)
+    assert max(float(row["time_s"]) for row in boxes) < 4
 
 
 def test_a_lost_clip_is_rendered_again_byte_for_byte(world):

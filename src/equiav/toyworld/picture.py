@@ -1,6 +1,6 @@
 """How the things of the toy world look: twelve silhouettes on textured, drifting, noisy backgrounds.
 
-(kind, size, hardness, count, seed)  ->  frames (F, SIDE, SIDE, 3), boxes of the things
+(kind, size, hardness, count, seed)  ->  frames (F, SIDE, SIDE, 3), boxes of the things in each
 """
 
 from __future__ import annotations
@@ -127,8 +127,11 @@ LOOKS = {
 }
 
 
-def render_frames(clip: Clip, seed: int) -> tuple[NDArray[np.uint8], list[list[int]]]:
-    """The picture of a clip: frames (F, SIDE, SIDE, 3), and each thing's box [x0, y0, x1, y1] in the middle frame."""
+def render_frames(clip: Clip, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The picture of a clip: frames (F, SIDE, SIDE, 3), and where the things are, boxes (F, count, 4) x0, y0, x1, y1.
+
+    A box holds what is seen of the thing, in pixels; that of a thing out of sight is all zeros.
+    """
     rng = np.random.default_rng([seed, clip.index, 2])
     frames = int(clip.duration_s * FPS)
     drift = rng.uniform(-0.9, 0.9, 2)  # pixels per frame
@@ -140,16 +143,13 @@ def render_frames(clip: Clip, seed: int) -> tuple[NDArray[np.uint8], list[list[i
     camera = np.cumsum(rng.normal(0, 0.5, (frames, 2)), axis=0)
     light = _lighting(rng)
     out = np.empty((frames, SIDE, SIDE, 3), np.uint8)
-    boxes: list[list[int]] = []
+    boxes = np.zeros((frames, clip.count, 4), np.int64)
     for f in range(frames):
         left, top = (np.array([frames, frames]) + drift * f).astype(int)
         picture = canvas[top : top + SIDE, left : left + SIDE].copy()
-        shown = []
         for n, (colour, cover) in enumerate(sprites):
             centre = centres[n] + camera[f] + sway[n] * np.sin(2 * np.pi * 0.5 * f / FPS + phase[n])
-            shown.append(_paste(picture, colour, cover, centre))
-        if f == frames // 2:
-            boxes = shown
+            boxes[f, n] = _paste(picture, colour, cover, centre)
         picture = picture * light + np.float32(0.03) * rng.standard_normal((SIDE, SIDE, 1), np.float32)
         out[f] = (np.clip(picture, 0, 1) * 255).astype(np.uint8)
     return out, boxes
@@ -203,13 +203,18 @@ def _lighting(rng: np.random.Generator) -> Image:
     return (rng.uniform(0.75, 1.15) + slope).astype(np.float32)[..., None]
 
 
-def _paste(picture: Image, colour: Image, cover: Image, centre: NDArray[np.float64]) -> list[int]:
+def _paste(picture: Image, colour: Image, cover: Image, centre: NDArray[np.float64]) -> tuple[int, int, int, int]:
+    """Draw a thing, and say which pixels it covers at least half: the smallest box around them."""
     height, width = cover.shape[:2]
     left, top = (np.round(centre) - np.array([width // 2, height // 2])).astype(int)
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + width, SIDE), min(top + height, SIDE)
     if x0 >= x1 or y0 >= y1:
-        return [0, 0, 0, 0]
+        return 0, 0, 0, 0
     part = cover[y0 - top : y1 - top, x0 - left : x1 - left]
     target = picture[y0:y1, x0:x1]
     target += part * (colour[y0 - top : y1 - top, x0 - left : x1 - left] - target)
-    return [int(v) for v in (x0, y0, x1, y1)]
+    rows, columns = np.nonzero(part[..., 0] >= 0.5)
+    if not len(rows):
+        return 0, 0, 0, 0
+    left, top, right, bottom = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    return int(x0 + left), int(y0 + top), int(x0 + right), int(y0 + bottom)

@@ -1,4 +1,4 @@
-"""A toy world on disk:  (seed, number of clips)  →  OUT/{train,test}/*.mp4, labels.csv, factors.csv, README.md."""
+"""A toy world on disk:  (seed, number of clips)  →  OUT/{train,test}/*.mp4, {labels,factors,boxes}.csv, README.md."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from equiav.errors import ConfigError
 from equiav.media.mux import write_clip
 from equiav.toyworld.clip import draw_clip
-from equiav.toyworld.picture import FPS, render_frames
+from equiav.toyworld.picture import FPS, SIDE, render_frames
 from equiav.toyworld.sound import RATE, render_sound
 
 README_TEXT = """# A toy world
 
 Made by `equiav toyworld`: ordinary .mp4 files (H.264 96x96, 10 frames/s; AAC mono 24 kHz) of 2-4 seconds.
-`labels.csv` (path,label,split) is what `equiav ingest` takes; `factors.csv` holds the truth behind each clip.
+`labels.csv` (path,label,split) is what `equiav ingest` takes; `factors.csv` holds the truth behind each clip, and
+`boxes.csv` where each of its sounding things is seen at each time: shares of the frame, for `equiav evaluate localise`.
 
 Shared by picture and sound (any single frame shows all of it):
 
@@ -60,7 +65,7 @@ def make_world(
     _claim(out, seed, clips, test)
     names = [f"{'test' if i >= clips - test else 'train'}/{draw_clip(seed, i).kind}-{i:06d}.mp4" for i in range(clips)]
     render = partial(_render_file, out, seed)
-    boxes: list[list[list[int]]] = []
+    boxes: list[NDArray[np.int64]] = []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for shown in pool.map(render, range(clips), names, chunksize=8):
             boxes.append(shown)
@@ -80,7 +85,7 @@ def _claim(out: Path, seed: int, clips: int, test: int) -> None:
     (out / "README.md").write_text(README_TEXT, encoding="utf-8")
 
 
-def _render_file(out: Path, seed: int, index: int, name: str) -> list[list[int]]:
+def _render_file(out: Path, seed: int, index: int, name: str) -> NDArray[np.int64]:
     clip = draw_clip(seed, index)
     frames, boxes = render_frames(clip, seed)
     if not (out / name).exists():
@@ -88,15 +93,25 @@ def _render_file(out: Path, seed: int, index: int, name: str) -> list[list[int]]
     return boxes
 
 
-def _write_tables(out: Path, seed: int, names: list[str], boxes: list[list[list[int]]]) -> None:
-    with (out / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["path", "label", "split"])
-        table.writerows([name, draw_clip(seed, i).kind, name.split("/")[0]] for i, name in enumerate(names))
-    with (out / "factors.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["path", "kind", "size", "hardness", "count", "duration_s", "boxes"])
-        for i, (name, shown) in enumerate(zip(names, boxes, strict=True)):
-            c = draw_clip(seed, i)
-            numbers = [f"{c.size:.4f}", f"{c.hardness:.4f}", c.count, f"{c.duration_s:.3f}"]
-            table.writerow([name, c.kind, *numbers, json.dumps(shown)])
+def _write_tables(out: Path, seed: int, names: list[str], boxes: list[NDArray[np.int64]]) -> None:
+    drawn = [draw_clip(seed, i) for i in range(len(names))]
+    labels = [[name, clip.kind, name.split("/")[0]] for name, clip in zip(names, drawn, strict=True)]
+    _write_table(out / "labels.csv", ["path", "label", "split"], labels)
+    factors = [
+        [name, c.kind, f"{c.size:.4f}", f"{c.hardness:.4f}", c.count, f"{c.duration_s:.3f}"]
+        for name, c in zip(names, drawn, strict=True)
+    ]
+    _write_table(out / "factors.csv", ["path", "kind", "size", "hardness", "count", "duration_s"], factors)
+    places = [
+        [name, f"{frame / FPS:g}", *(f"{share:.4g}" for share in box / SIDE)]
+        for name, shown in zip(names, boxes, strict=True)
+        for frame, things in enumerate(shown)
+        for box in things
+        if box.any()
+    ]
+    _write_table(out / "boxes.csv", ["path", "time_s", "x0", "y0", "x1", "y1"], places)
+
+
+def _write_table(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
