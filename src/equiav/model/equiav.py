@@ -150,6 +150,10 @@ class Tower(nn.Module):
             latent = self.predict(self.tokens(base), self.centroid_set[None], predictor).mean(dim=1)
         return F.normalize(self.inter_head(latent).float(), dim=-1)
 
+    def embed_tokens(self, base: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N E"]:
+        """Each token by itself through the LayerNorm and the head that `embed` uses, L2-normalised."""
+        return F.normalize(self.inter_head(self.tokens(base, view=self.source == "augmented")).float(), dim=-1)
+
     def tokens(self, image: Float[Tensor, "B C H W"], *, view: bool = False) -> Float[Tensor, "B N D"]:
         """Final tokens, through the base view's LayerNorm or the augmented view's."""
         encoder = self.encoder
