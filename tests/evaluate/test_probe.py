@@ -28,7 +28,7 @@ def model(library):
 
 def shelve(library, labels, split):
     """Give the library's clips labels and splits."""
-    library.relabel({name: (labels(i), split(i)) for i, name in enumerate(library.all_ids())})
+    library.update({name: (labels(i), split(i), 0) for i, name in enumerate(library.all_ids())})
 
 
 @pytest.mark.parametrize("senses", ["audio", "visual", "both"])

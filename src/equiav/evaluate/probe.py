@@ -30,6 +30,8 @@ from equiav.search.embed import check_features
 from equiav.search.encode import embed_batch
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jaxtyping import Bool, Float
     from rich.table import Table
 
@@ -161,7 +163,7 @@ def probe(
     return Probed(kind, senses, "accuracy" if one_label else "mAP", len(classes), figures, right, measured)
 
 
-def probe_result(found: Probed, library: Library, model: EquiAV, *, seed: int = 0) -> Result:
+def probe_result(found: Probed, library: Library, model: EquiAV, *, seed: int = 0, run: Path | None = None) -> Result:
     """The probe as a result that can be stored and compared."""
     values = np.array(list(found.right.values()))
     low, high = found.value, found.value
@@ -170,7 +172,9 @@ def probe_result(found: Probed, library: Library, model: EquiAV, *, seed: int = 
     name = f"{found.kind}.{found.senses}.{found.measure}"
     return Result(
         evaluation="probe",
-        about=about(model, library, ", ".join(found.folds), protocol=f"{found.kind} on frozen features", seed=seed),
+        about=about(
+            model, library, ", ".join(found.folds), protocol=f"{found.kind} on frozen features", seed=seed, run=run
+        ),
         figures={name: Measured(value=found.value, low=low, high=high, n=found.clips)},
         items=list(found.right),
         per_item={name: list(found.right.values())} if found.right else {},
