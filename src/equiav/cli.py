@@ -361,7 +361,10 @@ def evaluate_retrieval(
 def evaluate_probe(
     library: LibraryPath,
     run: RunPath,
-    kind: Annotated[Literal["linear", "knn", "attentive"], typer.Option(help="The classifier.")] = "linear",
+    kind: Annotated[Literal["linear", "sgd", "knn", "attentive"], typer.Option(help="The classifier.")] = "linear",
+    feature: Annotated[
+        Literal["pooled", "embedding"], typer.Option("--features", help="Mean patch token, or what search compares.")
+    ] = "pooled",
     senses: Annotated[Literal["audio", "visual", "both"], typer.Option(help="What it looks at.")] = "both",
     train: Annotated[str, typer.Option(help="Split to learn from.")] = "train",
     test: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
@@ -384,6 +387,7 @@ def evaluate_probe(
             shelf,
             model,
             kind=kind,
+            feature=feature,
             senses=senses,
             train=train,
             test=test,
