@@ -157,10 +157,17 @@ class Comparison:
 
     def to_table(self) -> Table:
         """For people."""
-        from rich.table import Table
+        from rich.table import Column, Table
 
         made = "; ".join(f"{name}: {a} → {b}" for name, (a, b) in self.settings.items())
-        table = Table("", "first", "second", "difference [95 % interval]", "beyond chance", caption=made or None)
+        table = Table(
+            Column("", overflow="fold", min_width=30),
+            "first",
+            "second",
+            "difference [95 % interval]",
+            "beyond chance",
+            caption=made or None,
+        )
         for found in self.differences:
             interval = f"{found.second - found.first:+.3g} [{found.low:+.3g}, {found.high:+.3g}]"
             way = "" if found.paired else " (unpaired)"
