@@ -161,7 +161,7 @@ class Comparison:
 
         made = "; ".join(f"{name}: {a} → {b}" for name, (a, b) in self.settings.items())
         table = Table(
-            Column("", overflow="fold", min_width=24),
+            Column("", overflow="fold", min_width=20),
             "first",
             "second",
             "difference [95 % interval]",
