@@ -1,7 +1,8 @@
-"""How well does the toy recipe learn the toy world?  python benchmarks/toy.py [--seeds 0 1 2] [--out DIR]
+"""How well does the toy recipe learn the toy world?  python benchmarks/toy.py [--seeds 0 1 2] [--methods equiav plain]
 
-For each seed: a world, a library, a training run, retrieval over 200 held-out clips; the yardsticks are chance and a
-linear model from mean spectrum to mean colour (canonical correlation) on the same clips. Goes on where it was.
+For each seed: a world, a library, a training run of each method, retrieval over 200 held-out clips and a linear probe;
+the yardsticks are chance and a linear model from mean spectrum to mean colour (canonical correlation) on the same
+clips. DIR/seedN/METHOD.json holds each result, for `equiav evaluate --compare`. Goes on where it was.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from PIL import Image
 from _common import environment
 from equiav.config import load_recipe
 from equiav.demo import CLIPS, TEST
-from equiav.evaluate.retrieval import evaluate_retrieval
+from equiav.evaluate.probe import probe
+from equiav.evaluate.retrieval import evaluate_retrieval, retrieval_result
 from equiav.library.ingest import ingest
 from equiav.library.table import Library
 from equiav.model.equiav import EquiAV
@@ -42,16 +44,20 @@ def linear_recall(library: Library) -> float:
     return float(np.mean([((m > np.diag(m)[:, None]).sum(1) < 10).mean() for m in (s, s.T)]))
 
 
-def measure(out: Path, seed: int) -> dict[str, object]:
-    recipe = load_recipe("toy", [f"train.seed={seed}"])
+def measure(out: Path, seed: int, method: str) -> dict[str, object]:
+    recipe = load_recipe("toy", [f"train.seed={seed}", f"model.method={method}"])
     make_world(out / "videos", CLIPS, seed, test=TEST)
     ingest(out / "videos" / "labels.csv", out / "library", recipe.features)
     library = Library(out / "library")
     start = time.monotonic()
-    pretrain(recipe, library, out / "run")
+    run = out / ("run" if method == "equiav" else f"run-{method}")
+    pretrain(recipe, library, run)
     seconds = time.monotonic() - start
-    report = evaluate_retrieval(library, EquiAV.from_pretrained(out / "run" / "model").eval(), split="test")
-    found: dict[str, object] = {"seed": seed, "train_s": round(seconds), "linear_recall_at_10": linear_recall(library)}
+    model = EquiAV.from_pretrained(run / "model").eval()
+    report = evaluate_retrieval(library, model, split="test")
+    retrieval_result(report, library, model, run=run).save(out / f"{method}.json")
+    found: dict[str, object] = {"seed": seed, "method": method, "train_s": round(seconds)}
+    found |= {"linear_recall_at_10": linear_recall(library), "linear_probe": probe(library, model).value}
     for name, result in (("sound_to_picture", report.audio_to_visual), ("picture_to_sound", report.visual_to_audio)):
         assert result.class_level
         assert result.class_level_others
@@ -69,10 +75,13 @@ def measure(out: Path, seed: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=["equiav", "invariant", "plain"], default=["equiav"])
     parser.add_argument("--out", type=Path, default=Path("build/toy"))
     arguments = parser.parse_args()
     machine = environment()  # before the run: its load is then our own
-    results = [measure(arguments.out / f"seed{seed}", seed) for seed in arguments.seeds]
+    results = [
+        measure(arguments.out / f"seed{seed}", seed, method) for seed in arguments.seeds for method in arguments.methods
+    ]
     print(json.dumps({"benchmark": "toy", **machine, "results": results}, indent=2))
 
 

@@ -32,7 +32,7 @@ equiav embed --library L --run R, equiav search --library L --run R --audio dog.
 """
 
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-evaluate_app = typer.Typer(help="Measure a model on a library.", no_args_is_help=True)
+evaluate_app = typer.Typer()
 app.add_typer(evaluate_app, name="evaluate")
 evaluate_app.add_typer(field_app)
 app.add_typer(library_app)
@@ -290,27 +290,71 @@ def compare(
         typer.echo(f"{folder / 'compare.json'}, {folder / 'compare.png'}")
 
 
+@evaluate_app.callback(invoke_without_command=True)
+def evaluate_compare(
+    context: typer.Context,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Two results, written by `--out`: what differs, and is it beyond chance?", metavar="A B"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on a library, or compare two measurements.
+
+    Examples: equiav evaluate retrieval --library L --run runs/toy --out before.json
+              equiav evaluate --compare before.json after.json
+    """
+    if compare is None:
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+            raise typer.Exit(2)
+        return
+    if context.invoked_subcommand is not None:
+        raise ConfigError(f"--compare stands alone: without {context.invoked_subcommand}")
+    from equiav.evaluate.results import Result, compare_results
+
+    found = compare_results(*(Result.load(path) for path in compare))
+    print_json(found.to_dict()) if as_json else out.print(found.to_table())
+
+
 @evaluate_app.command("retrieval")
 def evaluate_retrieval(
     library: LibraryPath,
     run: RunPath,
     split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    scoring: Annotated[
+        Literal["middle", "diagonal"],
+        typer.Option(help="One frame and the whole sound; or each frame with the sound around it (CAV-MAE Sync)."),
+    ] = "middle",
+    subset: Annotated[Path | None, typer.Option(help="Ids of the clips to rank: a CSV, or CAV-MAE's JSON.")] = None,
+    training: Annotated[
+        Path | None, typer.Option("--trained-on", help="Library of the training: its clips in the gallery are counted.")
+    ] = None,
     result: Annotated[Path | None, typer.Option("--out", help="File for the result, to compare later.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the picture by its sound and the sound by its picture, over all clips of a split.
 
-    Examples: equiav evaluate retrieval --library L --run runs/toy --split test
-              equiav evaluate retrieval --library L --run runs/toy --out toy.json
+    Examples: equiav evaluate retrieval --library L --run runs/toy --split test --out toy.json
+              equiav evaluate retrieval --library VGG --run runs/base --subset vgg_5_per_class.csv --trained-on AS
     """
     from equiav.evaluate.retrieval import evaluate_retrieval as measure
     from equiav.evaluate.retrieval import retrieval_result
     from equiav.library.table import Library
 
     shelf, model = Library(library), load_model(run)
-    report = measure(shelf, model, split=split)
+    with Bar("embedding", "clips") as bar:
+        report = measure(
+            shelf,
+            model,
+            split=split,
+            scoring=scoring,
+            subset=subset,
+            training=Library(training) if training else None,
+            on_progress=bar.update,
+        )
     if result is not None:
-        retrieval_result(report, shelf, model).save(result)
+        retrieval_result(report, shelf, model, run=run).save(result)
     print_json(report.to_dict()) if as_json else out.print(report.to_table())
 
 
@@ -318,7 +362,10 @@ def evaluate_retrieval(
 def evaluate_probe(
     library: LibraryPath,
     run: RunPath,
-    kind: Annotated[Literal["linear", "knn", "attentive"], typer.Option(help="The classifier.")] = "linear",
+    kind: Annotated[Literal["linear", "sgd", "knn", "attentive"], typer.Option(help="The classifier.")] = "linear",
+    feature: Annotated[
+        Literal["pooled", "embedding"], typer.Option("--features", help="Mean patch token, or what search compares.")
+    ] = "pooled",
     senses: Annotated[Literal["audio", "visual", "both"], typer.Option(help="What it looks at.")] = "both",
     train: Annotated[str, typer.Option(help="Split to learn from.")] = "train",
     test: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
@@ -341,6 +388,7 @@ def evaluate_probe(
             shelf,
             model,
             kind=kind,
+            feature=feature,
             senses=senses,
             train=train,
             test=test,
@@ -349,23 +397,7 @@ def evaluate_probe(
             on_progress=bar.update,
         )
     if result is not None:
-        probe_result(found, shelf, model, seed=seed).save(result)
-    print_json(found.to_dict()) if as_json else out.print(found.to_table())
-
-
-@evaluate_app.command("compare")
-def evaluate_compare(
-    first: Annotated[Path, typer.Argument(help="A result, written by `equiav evaluate … --out`.")],
-    second: Annotated[Path, typer.Argument(help="Another of the same evaluation.")],
-    as_json: AsJson = False,
-) -> None:
-    """Say what differs between two results, and whether it is beyond chance.
-
-    Example: equiav evaluate compare before.json after.json
-    """
-    from equiav.evaluate.results import Result, compare_results
-
-    found = compare_results(Result.load(first), Result.load(second))
+        probe_result(found, shelf, model, seed=seed, run=run).save(result)
     print_json(found.to_dict()) if as_json else out.print(found.to_table())
 
 

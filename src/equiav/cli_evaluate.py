@@ -86,7 +86,7 @@ def evaluate_localise(
     with Bar("mapping", "clips") as bar:
         found = localise(shelf, model, known, split=split, seed=seed, on_progress=bar.update)
     if found.ids:
-        localisation_result(found, shelf, model, seed=seed).save(page.with_suffix(".json"))
+        localisation_result(found, shelf, model, seed=seed, run=run).save(page.with_suffix(".json"))
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(localise_page(found), encoding="utf-8")

@@ -65,7 +65,12 @@ def report():
     labels = [[str(i % 3)] for i in range(20)]
     return RetrievalReport(
         split="test",
+        scoring="middle",
         clips=20,
+        listed=None,
+        found=None,
+        rejected=0,
+        trained_on=None,
         audio_to_visual=retrieval_metrics(audio, visual, labels=labels),
         visual_to_audio=retrieval_metrics(visual, audio, labels=labels),
         equal_sounds=3,

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from equiav.config import Architecture, Features, ModelConfig
@@ -14,6 +15,7 @@ from equiav.evaluate.retrieval import evaluate_retrieval, retrieval_result
 from equiav.library.table import Clip, Library
 from equiav.model.equiav import EquiAV
 from equiav.search.embed import embed_library
+from equiav.search.encode import embed_log_mels
 
 FEATURES = Features(mel_bins=16, time_frames=32, clip_s=0.35, frame_side=24, frames_per_clip=1)
 SIZES = Architecture(
@@ -30,10 +32,14 @@ SIZES = Architecture(
 )
 
 
-def clip(i, *, sound, picture, split, source):
+def png(picture):
     buffer = io.BytesIO()
     pixels = np.random.default_rng(picture).integers(0, 256, (24, 24 + 3 * (picture % 2), 3), dtype=np.uint8)
     Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def clip(i, *, sound, picture, split, source, frames=1):
     return Clip(
         clip_id=f"clip{i:02d}",
         item=f"item{i}",
@@ -47,8 +53,8 @@ def clip(i, *, sound, picture, split, source):
         fbank_frames=32,
         fbank_mean=-4.0,
         fbank_square=32.0,
-        frames=[buffer.getvalue()],
-        frame_times_s=[0.1],
+        frames=[png(picture + 1000 * place) for place in range(frames)],
+        frame_times_s=[0.1] * frames,
         file_size=1,
         file_mtime_ns=1,
     )
@@ -103,7 +109,7 @@ def test_doubles_and_shared_files_are_counted(library, model):
 
 
 def test_an_empty_split_or_foreign_features_are_clear_errors(library, model, tmp_path):
-    with pytest.raises(LibraryError, match="split 'valid' has 0 clips"):
+    with pytest.raises(LibraryError, match="split 'valid' has no clips"):
         evaluate_retrieval(library, model, split="valid")
     other = Library.create(tmp_path / "other", FEATURES.model_copy(update={"sample_rate": 8000}))
     with pytest.raises(LibraryError, match="sample_rate is 8000, the model's 16000"):
@@ -123,3 +129,47 @@ def test_a_stored_result_holds_the_reports_figures_and_compares_with_itself(libr
     assert any(difference.paired for difference in found.differences)
     assert "audio_to_visual.class_level.precision_at_1" in stored.figures
     assert "ranks" not in stored.details["audio_to_visual"]
+
+
+def test_the_diagonal_score_is_the_mean_cosine_of_equal_places(model, tmp_path):
+    """Against places embedded one by one; the sound around place k of K is 13/32 of the clip, kept inside it."""
+    places = 3
+    library = Library.create(tmp_path / "many", FEATURES.model_copy(update={"frames_per_clip": places}))
+    clips = [clip(i, sound=i, picture=i, split="test", source=f"{i}.mp4", frames=places) for i in range(6)]
+    library.append(clips)
+    scores = np.zeros((6, 6))
+    for place, start in enumerate([0, 8, 16]):  # of 32 spectrogram frames, 16 around 5.3, 16 and 26.7
+        sounds = torch.from_numpy(np.stack([found.fbank[start : start + 16] for found in clips]).astype(np.float32))
+        pictures = [np.asarray(Image.open(io.BytesIO(found.frames[place]))) for found in clips]
+        scores += embed_log_mels(model, sounds) @ model.encode(image=pictures).T / places
+    expected = [1 + int((scores[i] > scores[i, i]).sum()) for i in range(6)]
+    alone, together = (
+        evaluate_retrieval(library, model, scoring="diagonal", batch_size=size, resamples=50) for size in (1, 6)
+    )
+    assert alone == together
+    assert alone.audio_to_visual.ranks == expected
+    assert alone.visual_to_audio.ranks == [1 + int((scores[:, i] > scores[i, i]).sum()) for i in range(6)]
+    assert alone.audio_to_visual.ranks != evaluate_retrieval(library, model, resamples=50).audio_to_visual.ranks
+
+
+def test_a_list_of_ids_chooses_the_gallery_and_says_how_many_it_found(library, model, tmp_path):
+    ids = tmp_path / "ids.csv"
+    ids.write_text("video_id,class\n3,bell\n5,drum\n8,horn\nnot_there,horn\n")
+    report = evaluate_retrieval(library, model, subset=ids, resamples=50)
+    assert report.clip_ids == ["clip03", "clip05", "clip08"]
+    assert (report.clips, report.listed, report.found) == (3, 4, 3)
+    assert "3 of 4 listed ids found" in report.warnings
+    assert "3 of 4 listed ids" in retrieval_result(report, library, model).about.protocol
+    ids.write_text("zebra\n")
+    with pytest.raises(LibraryError, match=r"none of the 1 ids .* files such as '0.mp4'"):
+        evaluate_retrieval(library, model, subset=ids)
+
+
+def test_clips_that_the_model_was_trained_on_are_counted(library, model, tmp_path):
+    other = Library.create(tmp_path / "training", FEATURES)
+    other.append([clip(i, sound=i, picture=i, split="train", source=f"elsewhere{i}.mp4") for i in (2, 7, 40)])
+    report = evaluate_retrieval(library, model, training=other, resamples=50)
+    assert report.trained_on == 2
+    assert any("2 of 13 clips are among those that the model was trained on" in line for line in report.warnings)
+    assert evaluate_retrieval(library, model, training=library, resamples=50).trained_on == 0
+    assert evaluate_retrieval(library, model, resamples=50).trained_on is None

@@ -7,8 +7,8 @@ from sklearn.metrics import average_precision_score
 
 from equiav.config import load_recipe
 from equiav.errors import LibraryError
-from equiav.evaluate.attentive import attentive_scores
-from equiav.evaluate.probe import _linear, _mean_average_precision, _targets, _vote, probe, probe_result
+from equiav.evaluate.gradient_probe import fitted_scores
+from equiav.evaluate.probe import _features, _linear, _mean_average_precision, _targets, _vote, probe, probe_result
 from equiav.model.equiav import EquiAV
 from equiav.train.pretrain import model_config, resolve
 from train.small_library import SMALL, make_library
@@ -28,11 +28,11 @@ def model(library):
 
 def shelve(library, labels, split):
     """Give the library's clips labels and splits."""
-    library.relabel({name: (labels(i), split(i)) for i, name in enumerate(library.all_ids())})
+    library.update({name: (labels(i), split(i), 0) for i, name in enumerate(library.all_ids())})
 
 
 @pytest.mark.parametrize("senses", ["audio", "visual", "both"])
-@pytest.mark.parametrize("kind", ["linear", "knn", "attentive"])
+@pytest.mark.parametrize("kind", ["linear", "sgd", "knn", "attentive"])
 def test_every_kind_measures_the_clips_of_the_other_split(library, model, kind, senses):
     found = probe(library, model, kind=kind, senses=senses, train="a", test="b")
     assert found.measure == "accuracy"
@@ -41,6 +41,15 @@ def test_every_kind_measures_the_clips_of_the_other_split(library, model, kind, 
     assert found.value == pytest.approx(np.mean(list(found.right.values())))
     if kind != "attentive":  # which has a test of its own
         assert found == probe(library, model, kind=kind, senses=senses, train="a", test="b"), "nothing is random"
+
+
+def test_pooled_features_are_the_mean_of_the_patch_tokens(library, model):
+    tokens = _features(library, model, "a", "both", "tokens", None).parts
+    pooled = _features(library, model, "a", "both", "pooled", None).parts
+    for many, mean in zip(tokens, pooled, strict=True):
+        assert torch.allclose(many.float().mean(1), mean, atol=2e-3), "tokens are kept in half precision"
+    embedded = _features(library, model, "a", "visual", "embedding", None).parts[0]
+    assert torch.allclose(embedded.norm(dim=1), torch.ones(len(embedded)), atol=1e-5)
 
 
 def test_what_was_learned_from_is_not_measured_on(library, model):
@@ -57,6 +66,9 @@ def test_classes_apart_are_told_apart_by_a_plane_and_noise_is_not():
     right = [(_linear(x[:90], targets[:90], x[90:], True).argmax(1) == label[90:]).mean() for x in (apart, noise)]
     assert right[0] > 0.95
     assert right[1] < 0.6
+    here, there = ([torch.from_numpy(part).float()] for part in (apart[:90], apart[90:]))
+    scores = fitted_scores("sgd", here, torch.from_numpy(targets[:90]), there, heads=1, one_label=True)
+    assert (scores.argmax(1).numpy() == label[90:]).mean() > 0.95
     lacking = _linear(apart[:90], targets[:90] & (label[:90] != 2)[:, None], apart[90:], False)
     assert (lacking[:, 2] == -1e9).all(), "a class that was not there to learn"
 
@@ -74,7 +86,7 @@ def test_folds_are_measured_on_in_turn_and_never_learned_from(library, model):
 
 def test_several_labels_are_measured_by_mean_average_precision(library, model):
     shelve(library, lambda i: ["all", f"class{i % 3}"] if i else ["class0"], lambda i: "ab"[i > 5])
-    for kind in ("linear", "knn", "attentive"):
+    for kind in ("linear", "sgd", "knn", "attentive"):
         found = probe(library, model, kind=kind, train="a", test="b")
         assert found.measure == "mAP"
         assert 0 < found.value <= 1
@@ -119,9 +131,9 @@ def test_an_attentive_probe_finds_the_token_that_tells():
     signal[:, 7] = 4.0  # what to look for
     tokens[torch.arange(240), where] = signal
     targets = torch.eye(3)[label].bool()
-    scores = attentive_scores([tokens[:160]], targets[:160], [tokens[160:]], heads=2, one_label=True)
+    scores = fitted_scores("attentive", [tokens[:160]], targets[:160], [tokens[160:]], heads=2, one_label=True)
     assert (scores.argmax(1) == label[160:]).float().mean() > 0.9
-    again = attentive_scores([tokens[:160]], targets[:160], [tokens[160:]], heads=2, one_label=True)
+    again = fitted_scores("attentive", [tokens[:160]], targets[:160], [tokens[160:]], heads=2, one_label=True)
     assert torch.equal(scores, again), "the seed decides"
 
 

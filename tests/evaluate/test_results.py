@@ -10,7 +10,7 @@ from equiav.evaluate.bootstrap import mean_intervals
 from equiav.evaluate.results import About, Measured, Result, compare_results
 
 ABOUT = {
-    "model": "a1", "method": "equiav", "library": "l1", "split": "test", "protocol": "p", "seed": 0,
+    "model": "a1", "method": "equiav", "recipe": "r1", "library": "l1", "split": "test", "protocol": "p", "seed": 0,
     "dtype": "float32", "versions": {"equiav": "1"}, "hardware": {"device": "x"},
 }  # fmt: skip
 
@@ -88,3 +88,17 @@ def test_a_comparison_is_json_and_a_table():
     found = compare_results(result([0, 1]), result([1, 1], library="l2"))
     assert json.loads(json.dumps(found.to_dict()))["settings"] == {"library": ["l1", "l2"]}
     assert found.to_table().row_count == 1
+
+
+def test_the_command_line_says_what_differs_between_two_files(tmp_path, equiav):
+    result([0, 0, 1, 0] * 50).save(tmp_path / "a.json")
+    result([0, 1, 1, 0] * 50, model="b2").save(tmp_path / "b.json")
+    code, out, _ = equiav("evaluate", "--compare", tmp_path / "a.json", tmp_path / "b.json")
+    assert code == 0
+    assert "model: a1 → b2" in out
+    assert "+0.25" in out
+    assert "yes" in out
+    code, out, _ = equiav("evaluate", "--compare", tmp_path / "a.json", tmp_path / "b.json", "--json")
+    assert json.loads(out)["differences"][0]["beyond_chance"] is True
+    code, _, err = equiav("evaluate", "--compare", tmp_path / "a.json", tmp_path / "gone.json")
+    assert (code, "cannot be read" in err) == (1, True)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -178,12 +179,14 @@ def localise(
     return found
 
 
-def localisation_result(found: Localisation, library: Library, model: EquiAV, *, seed: int = 0) -> Result:
+def localisation_result(
+    found: Localisation, library: Library, model: EquiAV, *, seed: int = 0, run: Path | None = None
+) -> Result:
     """The figures as a result that can be stored and compared."""
     per_item = {f"{kind}.{name}": values for kind, row in found.scores.items() for name, values in row.items()}
     return Result(
         evaluation="localise",
-        about=about(model, library, found.split, protocol=PROTOCOL, seed=seed),
+        about=about(model, library, found.split, protocol=PROTOCOL, seed=seed, run=run),
         figures=found.figures(),
         items=found.ids,
         per_item=per_item,

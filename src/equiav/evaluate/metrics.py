@@ -10,7 +10,7 @@ of the tied items. Before and after all ties is reported beside it whenever that
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -108,12 +108,17 @@ class RetrievalReport(FrozenResult):
     """Both directions over one split, and what could flatter them."""
 
     split: str
-    clips: int = Field(description="Gallery size of both directions: the pairs of the split.")
+    scoring: Literal["middle", "diagonal"] = Field(description="How clips are scored: `evaluate.retrieval`.")
+    clips: int = Field(description="Gallery size of both directions: the pairs that are ranked.")
+    listed: int | None = Field(description="Ids of the list that chose the clips; None without one.")
+    found: int | None = Field(description="Of them, ids with a clip.")
+    rejected: int = Field(description="Items of the library, of any split, that gave no clip, or not all of theirs.")
     audio_to_visual: RetrievalResult
     visual_to_audio: RetrievalResult
     equal_sounds: int = Field(description="Clips whose log-mel equals an earlier clip's.")
     equal_pictures: int = Field(description="Clips whose frame equals an earlier clip's.")
     shared_sources: int = Field(description="Clips cut from a file that also gave clips to another split.")
+    trained_on: int | None = Field(description="Clips that the model was trained on; None where that was not asked.")
     clip_ids: list[str] = Field(description="The clips, in the order of `ranks`.")
 
     @property
@@ -125,8 +130,14 @@ class RetrievalReport(FrozenResult):
             (self.audio_to_visual.gallery_duplicates, "picture embeddings equal an earlier one"),
             (self.visual_to_audio.gallery_duplicates, "sound embeddings equal an earlier one"),
             (self.shared_sources, "clips come from files that also gave clips to another split"),
+            (self.trained_on or 0, "clips are among those that the model was trained on"),
         ]
-        return [f"{count} of {self.clips} {what}" for count, what in found if count]
+        said = [f"{count} of {self.clips} {what}" for count, what in found if count]
+        if self.listed is not None:
+            said.insert(0, f"{self.found} of {self.listed} listed ids found")
+        if self.rejected:
+            said.append(f"{self.rejected} items of the library gave no clip, or not all of theirs")
+        return said
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -141,7 +152,7 @@ class RetrievalReport(FrozenResult):
             f"sound → picture (of {self.audio_to_visual.gallery_size})",
             f"picture → sound (of {self.visual_to_audio.gallery_size})",
             "chance",
-            title=f"retrieval on split {self.split!r}: {self.clips} clips; value [95 % interval over queries]",
+            title=f"retrieval ({self.scoring}) on split {self.split!r}: {self.clips} clips; value [95 % interval]",
             title_justify="left",
             caption="; ".join(self.warnings) or None,
             caption_justify="left",

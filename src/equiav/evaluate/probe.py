@@ -1,9 +1,13 @@
 """What simple classifiers read off frozen features:  a library, a model → accuracy (one label per clip) or mAP (more).
 
-- linear: logistic regression on standardised embeddings, C = 1, nothing tuned (the field's "linear probe");
+- linear: logistic regression on standardised features, C = 1, nothing tuned;
+- sgd: a linear classifier fitted by SGD, the usual recipe where there are too many clips for the other;
 - knn: votes of the 20 nearest training clips by cosine, weighted by exp(similarity / 0.07) (Wu et al. 2018);
-- attentive: one learned query over the patch tokens (`attentive.py`). CAV-MAE Sync's and TG-DP's "linear probe" has
-  such an attention inside: do not hold it against a linear one.
+- attentive: one learned query over the patch tokens. CAV-MAE Sync's and TG-DP's "linear probe" has such an attention
+  inside: do not hold it against a linear one. The tokens of all clips are held in memory, as float16.
+
+Features are the mean of the encoder's patch tokens behind its final norm (the field's "pooled features"), or the
+embeddings that retrieval and search compare. sgd and attentive are `gradient_probe.py`.
 
 Either one split is learned from and another measured on, or the splits are folds and each in turn is measured on
 (ESC-50's protocol). The split measured on is never chosen on: there is nothing to choose.
@@ -22,21 +26,24 @@ from torch import Tensor
 
 from equiav.augment.visual import normalise
 from equiav.errors import LibraryError
-from equiav.evaluate.attentive import attentive_scores
 from equiav.evaluate.bootstrap import mean_intervals
+from equiav.evaluate.gradient_probe import fitted_scores
 from equiav.evaluate.results import Measured, Result, about
 from equiav.library.loader import ClipLoader
 from equiav.search.embed import check_features
 from equiav.search.encode import embed_batch
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jaxtyping import Bool, Float
     from rich.table import Table
 
     from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
 
-Kind = Literal["linear", "knn", "attentive"]
+Kind = Literal["linear", "sgd", "knn", "attentive"]
+Feature = Literal["pooled", "embedding"]
 Senses = Literal["audio", "visual", "both"]
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 BATCH = 64
@@ -68,12 +75,18 @@ class Probed:
     """
 
     kind: Kind
+    feature: Feature
     senses: Senses
     measure: Literal["accuracy", "mAP"]
     classes: int
     folds: dict[str, float]
     right: dict[str, float]
     clips: int
+
+    @property
+    def described(self) -> str:
+        """The classifier and what it sees."""
+        return f"{self.kind} probe on {'patch tokens' if self.kind == 'attentive' else f'{self.feature} features'}"
 
     @property
     def value(self) -> float:
@@ -93,7 +106,7 @@ class Probed:
         """For people."""
         from rich.table import Table
 
-        title = f"{self.kind} probe, {self.senses}: {self.classes} classes, {self.clips} clips measured on"
+        title = f"{self.described}, {self.senses}: {self.classes} classes, {self.clips} clips measured on"
         table = Table("measured on", f"{self.measure} %", title=title, title_justify="left")
         for name, value in self.folds.items():
             table.add_row(name, f"{100 * value:.1f}")
@@ -107,6 +120,7 @@ def probe(
     model: EquiAV,
     *,
     kind: Kind = "linear",
+    feature: Feature = "pooled",
     senses: Senses = "both",
     train: str = "train",
     test: str = "test",
@@ -117,6 +131,7 @@ def probe(
     """Fit a classifier on frozen features and measure it on clips it has not seen.
 
     Args:
+        feature: what the classifier sees of each sense; `attentive` always sees the patch tokens.
         folds: the library's splits are folds: each in turn is measured on, the others are learned from.
         seed: of the attentive probe.
 
@@ -135,7 +150,7 @@ def probe(
     for split in splits:
         done = sum(len(found.ids) for found in known.values())
         tell = (lambda n, done=done: on_progress(done + n, total)) if on_progress else None
-        known[split] = _features(library, model, split, senses, tokens=kind == "attentive", on_progress=tell)
+        known[split] = _features(library, model, split, senses, "tokens" if kind == "attentive" else feature, tell)
     labels = [own for found in known.values() for own in found.labels]
     if unlabelled := sum(not own for own in labels):
         raise LibraryError(f"{library.path}: {unlabelled} of {len(labels)} clips have no label; a probe needs labels")
@@ -158,10 +173,10 @@ def probe(
         if one_label:
             right |= dict(zip(known[held_out].ids, hits.astype(float).tolist(), strict=True))
     measured = sum(len(known[split].ids) for split in figures)
-    return Probed(kind, senses, "accuracy" if one_label else "mAP", len(classes), figures, right, measured)
+    return Probed(kind, feature, senses, "accuracy" if one_label else "mAP", len(classes), figures, right, measured)
 
 
-def probe_result(found: Probed, library: Library, model: EquiAV, *, seed: int = 0) -> Result:
+def probe_result(found: Probed, library: Library, model: EquiAV, *, seed: int = 0, run: Path | None = None) -> Result:
     """The probe as a result that can be stored and compared."""
     values = np.array(list(found.right.values()))
     low, high = found.value, found.value
@@ -170,7 +185,7 @@ def probe_result(found: Probed, library: Library, model: EquiAV, *, seed: int = 
     name = f"{found.kind}.{found.senses}.{found.measure}"
     return Result(
         evaluation="probe",
-        about=about(model, library, ", ".join(found.folds), protocol=f"{found.kind} on frozen features", seed=seed),
+        about=about(model, library, ", ".join(found.folds), protocol=found.described, seed=seed, run=run),
         figures={name: Measured(value=found.value, low=low, high=high, n=found.clips)},
         items=list(found.right),
         per_item={name: list(found.right.values())} if found.right else {},
@@ -184,8 +199,7 @@ def _features(
     model: EquiAV,
     split: str,
     senses: Senses,
-    *,
-    tokens: bool,
+    what: Feature | Literal["tokens"],
     on_progress: Callable[[int], None] | None,
 ) -> Features:
     loader = ClipLoader(library, split, BATCH, frame="middle", shuffle=False, drop_last=False)
@@ -195,13 +209,14 @@ def _features(
     labels: list[list[str]] = []
     ids: list[str] = []
     for batch in loader.epoch(0):
-        if tokens:
+        if what != "embedding":
             plain = model.visual_space.plain(batch.frames.to(device), batch.sizes.to(device))
             found = {
                 "audio": lambda batch=batch: model.audio_tokens(model.standardise(batch.audio.to(device))),
                 "visual": lambda plain=plain: model.visual_tokens(normalise(plain)),
             }
-            made = [found[sense]().half().cpu() for sense in chosen]
+            tokens = [found[sense]() for sense in chosen]
+            made = [x.half().cpu() if what == "tokens" else x.mean(1).float().cpu() for x in tokens]
         else:
             embedded = embed_batch(model, batch)
             made = [torch.from_numpy(getattr(embedded, sense)) for sense in chosen]
@@ -232,9 +247,9 @@ def _scores(
     seed: int,
 ) -> Float[np.ndarray, "m classes"]:
     """What the classifier says of every clip and class; larger is more likely."""
-    if kind == "attentive":
+    if kind in ("attentive", "sgd"):
         heads, goal = model.config.architecture.heads, torch.from_numpy(targets)
-        return attentive_scores(train.parts, goal, test.parts, heads=heads, one_label=one_label, seed=seed).numpy()
+        return fitted_scores(kind, train.parts, goal, test.parts, heads=heads, one_label=one_label, seed=seed).numpy()
     here, there = (torch.cat(found.parts, dim=1).double().numpy() for found in (train, test))
     return _vote(here, targets, there) if kind == "knn" else _linear(here, targets, there, one_label)
 

@@ -7,6 +7,7 @@ of the items, which is far sharper than holding two intervals against each other
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -47,6 +48,7 @@ class About(FrozenResult):
 
     model: str = Field(description="Fingerprint of weights and config.")
     method: str
+    recipe: str = Field(description="Fingerprint of the run's recipe.yaml; empty where the model came without its run.")
     library: str = Field(description="Fingerprint of features and clips.")
     split: str
     protocol: str = Field(description="How a clip became a vector and how it was scored, in words.")
@@ -96,14 +98,16 @@ class Result(FrozenResult):
             raise ConfigError(f"{path} is no result that this equiav wrote: {str(error).splitlines()[0]}") from None
 
 
-def about(model: EquiAV, library: Library, split: str, *, protocol: str, seed: int) -> About:
-    """Describe what is being measured, here and now."""
+def about(model: EquiAV, library: Library, split: str, *, protocol: str, seed: int, run: Path | None = None) -> About:
+    """Describe what is being measured, here and now; `run` is the folder that the model came from."""
+    recipe = run / "recipe.yaml" if run else None
     parameter = next(model.parameters())
     device = parameter.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return About(
         model=model.fingerprint(),
         method=model.config.architecture.method,
+        recipe=hashlib.sha256(recipe.read_bytes()).hexdigest()[:16] if recipe and recipe.is_file() else "",
         library=library.fingerprint(),
         split=split,
         protocol=protocol,
@@ -153,10 +157,17 @@ class Comparison:
 
     def to_table(self) -> Table:
         """For people."""
-        from rich.table import Table
+        from rich.table import Column, Table
 
         made = "; ".join(f"{name}: {a} → {b}" for name, (a, b) in self.settings.items())
-        table = Table("", "first", "second", "difference [95 % interval]", "beyond chance", caption=made or None)
+        table = Table(
+            Column("", overflow="fold", min_width=20),
+            "first",
+            "second",
+            "difference [95 % interval]",
+            "beyond chance",
+            caption=made or None,
+        )
         for found in self.differences:
             interval = f"{found.second - found.first:+.3g} [{found.low:+.3g}, {found.high:+.3g}]"
             way = "" if found.paired else " (unpaired)"

@@ -1,77 +1,116 @@
 """Cross-modal retrieval on a library: does a sound find its own picture, and a picture its own sound?
 
-A library and a model -> `RetrievalReport`, both directions. The protocol of the field's zero-shot tables (CAV-MAE,
-EquiAV): one vector per clip and sense, from the whole sound and the middle frame; cosine; the whole split as gallery;
-the own partner as the only right answer. The model's embedding is deterministic: the released code embeds with fresh
-random transformation parameters (DESIGN §4, difference 6), so its figures change from run to run.
+A library and a model -> `RetrievalReport`, both directions: cosine, the whole gallery, the own partner as the only
+right answer. Two scoring modes of the field, which are not comparable with each other:
+
+- `middle` (CAV-MAE, EquiAV): one vector per clip and sense, from the whole sound and the middle frame;
+- `diagonal` (CAV-MAE Sync, TG-DP): every stored frame with the sound around it, 13/32 of the clip as their 416 of 1,024
+  spectrogram frames; the score of two clips is the mean of the cosines of frame k and sound k. (They take 16 frames;
+  here it is the library's `frames_per_clip`.)
+
+The model's embedding is deterministic: the released code embeds with fresh random transformation parameters (DESIGN §4,
+difference 6), so its figures change from run to run.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
 
+from equiav.errors import LibraryError
+from equiav.evaluate.gallery import choose, shared_sources, trained_on
 from equiav.evaluate.metrics import RetrievalReport, RetrievalResult, retrieval_metrics
 from equiav.evaluate.results import Measured, Result, about
-from equiav.library.loader import ClipLoader
+from equiav.library.loader import ClipLoader, pictures_of
 from equiav.search.embed import check_features
-from equiav.search.encode import embed_batch
+from equiav.search.encode import embed_batch, embed_log_mels, embed_pictures, stack_pictures
 
 if TYPE_CHECKING:
+    from jaxtyping import Float32
+    from numpy.typing import NDArray
+
     from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
 
-PROTOCOL = "whole sound (one window) and middle frame of each clip; cosine; gallery: all clips of the split"
+Scoring = Literal["middle", "diagonal"]
+PROTOCOLS: dict[Scoring, str] = {
+    "middle": "whole sound (one window) and middle frame of each clip; cosine",
+    "diagonal": "each stored frame with the 13/32 of the sound around it; mean of the cosines of equal places",
+}
 __all__ = ["RetrievalReport", "RetrievalResult", "evaluate_retrieval", "retrieval_metrics"]
 
 
 def evaluate_retrieval(
-    library: Library, model: EquiAV, *, split: str = "test", batch_size: int = 32, resamples: int = 1000, seed: int = 0
+    library: Library,
+    model: EquiAV,
+    *,
+    split: str = "test",
+    scoring: Scoring = "middle",
+    subset: Path | None = None,
+    training: Library | None = None,
+    training_split: str = "train",
+    batch_size: int = 32,
+    resamples: int = 1000,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> RetrievalReport:
-    """Embed every clip of a split, its sound and its middle frame, and rank each sense by the other.
+    """Embed every clip of a split, and rank each sense by the other.
 
     The model embeds each clip by itself: no padding or statistic of a batch reaches an embedding, so `batch_size`
     changes speed alone.
 
+    Args:
+        subset: a list of ids (`gallery.read_ids`): of the split, only those clips.
+        training: library whose `training_split` the model was trained on: its clips in the gallery are counted.
+        on_progress: called with (clips embedded, clips).
+
     Raises:
-        LibraryError: the split has no clips, or the library's features are not the model's.
-        ModelError: an embedding is not finite.
+        LibraryError: no clips, features that are not the model's, or clips without the same number of frames.
+        ConfigError: a wrong list. ModelError: an embedding is not finite.
     """
     check_features(library, model)
-    loader = ClipLoader(library, split, batch_size, seed, frame="middle", shuffle=False, drop_last=False)
-    audio, visual, labels, ids = [], [], [], []
-    sounds, pictures = _Contents(), _Contents()
-    for batch in loader.epoch(0):
-        embedded = embed_batch(model, batch)
-        audio.append(embedded.audio)
-        visual.append(embedded.visual)
-        labels += batch.labels
-        ids += batch.clip_ids
-        for sound, picture, (height, width) in zip(batch.audio, batch.frames, batch.sizes.tolist(), strict=True):
-            sounds.add(sound.numpy())
-            # without the padding, which depends on the batch
-            pictures.add(picture[:, :height, :width].numpy())
-    # equal content gets one vector: computed in two batches, its rounding could break the tie
-    audio_rows, visual_rows = np.concatenate(audio)[sounds.first], np.concatenate(visual)[pictures.first]
+    gallery = choose(library, split, subset)
+    labels, ids = [], []
+    heard, seen = _Contents(), _Contents()
+    embed = _middle if scoring == "middle" else _diagonal
+    for part in embed(library, model, gallery.rows, batch_size):
+        heard.add(part.sounds, part.audio)
+        seen.add(part.pictures, part.visual)
+        labels += part.labels
+        ids += part.ids
+        if on_progress:
+            on_progress(len(ids), len(gallery.rows))
+    audio, visual = heard.vectors(), seen.vectors()
 
-    def measure(queries: np.ndarray, gallery: np.ndarray) -> RetrievalResult:
-        return retrieval_metrics(queries, gallery, labels=labels, resamples=resamples, seed=seed)
+    def measure(queries: np.ndarray, ranked: np.ndarray) -> RetrievalResult:
+        return retrieval_metrics(queries, ranked, labels=labels, resamples=resamples, seed=seed)
 
     return RetrievalReport(
         split=split,
+        scoring=scoring,
         clips=len(labels),
-        audio_to_visual=measure(audio_rows, visual_rows),
-        visual_to_audio=measure(visual_rows, audio_rows),
-        equal_sounds=sounds.repeated,
-        equal_pictures=pictures.repeated,
-        shared_sources=_shared_sources(library, split),
+        listed=gallery.listed,
+        found=gallery.found,
+        rejected=len(library.rejects()),
+        audio_to_visual=measure(audio, visual),
+        visual_to_audio=measure(visual, audio),
+        equal_sounds=heard.repeated,
+        equal_pictures=seen.repeated,
+        shared_sources=shared_sources(library, gallery.rows, split),
+        trained_on=trained_on(library, gallery.rows, training, training_split) if training else None,
         clip_ids=ids,
     )
 
 
-def retrieval_result(report: RetrievalReport, library: Library, model: EquiAV, *, seed: int = 0) -> Result:
+def retrieval_result(
+    report: RetrievalReport, library: Library, model: EquiAV, *, seed: int = 0, run: Path | None = None
+) -> Result:
     """The report as a result that can be stored and compared."""
     directions = {"audio_to_visual": report.audio_to_visual, "visual_to_audio": report.visual_to_audio}
     figures = {
@@ -82,9 +121,11 @@ def retrieval_result(report: RetrievalReport, library: Library, model: EquiAV, *
     per_item = {
         f"{way}.{name}": values for way, found in directions.items() for name, values in found.per_query().items()
     }
+    chosen = "all clips of the split" if report.listed is None else f"{report.found} of {report.listed} listed ids"
+    protocol = f"{PROTOCOLS[report.scoring]}; gallery: {chosen}"
     return Result(
         evaluation="retrieval",
-        about=about(model, library, report.split, protocol=PROTOCOL, seed=seed),
+        about=about(model, library, report.split, protocol=protocol, seed=seed, run=run),
         figures=figures,
         items=report.clip_ids,
         per_item=per_item,
@@ -92,25 +133,76 @@ def retrieval_result(report: RetrievalReport, library: Library, model: EquiAV, *
     )
 
 
+@dataclass(frozen=True)
+class _Embedded:
+    """Some clips: unit vectors of both senses, and the hashes of what they were made from."""
+
+    audio: Float32[np.ndarray, "B E"]
+    visual: Float32[np.ndarray, "B E"]
+    sounds: list[bytes]
+    pictures: list[bytes]
+    labels: list[list[str]]
+    ids: list[str]
+
+
+def _middle(library: Library, model: EquiAV, rows: NDArray[np.int64], batch_size: int) -> Iterator[_Embedded]:
+    loader = ClipLoader(library, None, batch_size, frame="middle", shuffle=False, drop_last=False, rows=rows)
+    for batch in loader.epoch(0):
+        # without the padding, which depends on the batch
+        cut = zip(batch.frames, batch.sizes.tolist(), strict=True)
+        pictures = [_digest(frame[:, :height, :width].numpy()) for frame, (height, width) in cut]
+        sounds = [_digest(sound.numpy()) for sound in batch.audio]
+        yield _Embedded(*embed_batch(model, batch), sounds, pictures, batch.labels, batch.clip_ids)
+
+
+def _diagonal(library: Library, model: EquiAV, rows: NDArray[np.int64], batch_size: int) -> Iterator[_Embedded]:
+    """The vectors of a clip's K places one after the other: the cosine of two such rows is the mean over the places."""
+    patch, frames = model.config.architecture.audio_patch, library.features.time_frames
+    width = max(1, round(frames * 13 / 32 / patch)) * patch
+    for first in range(0, len(rows), batch_size):
+        table = library.take(rows[first : first + batch_size].tolist())
+        counts = [len(found) for found in table["frames"].to_pylist()]
+        places = library.features.frames_per_clip
+        if set(counts) != {places}:
+            raise LibraryError(f"{library.path}: clips with {sorted(set(counts))} frames, expected {places} of each")
+        mels, lengths = library.fbanks(table), table["fbank_frames"].to_pylist()
+        audio, visual = [], []
+        for place in range(places):
+            share = (place + 0.5) / places
+            starts = [round(min(max(share * n - width / 2, 0), max(n - width, 0))) for n in lengths]
+            windows = np.stack([mel[start : start + width] for mel, start in zip(mels, starts, strict=True)])
+            audio.append(embed_log_mels(model, torch.from_numpy(windows)))
+            visual.append(embed_pictures(model, *stack_pictures(pictures_of(table, np.full(len(table), share)))))
+        yield _Embedded(
+            np.concatenate(audio, axis=1),
+            np.concatenate(visual, axis=1),
+            [_digest(mel) for mel in mels],
+            [hashlib.blake2b(b"".join(found)).digest() for found in table["frames"].to_pylist()],
+            table["labels"].to_pylist(),
+            table["clip_id"].to_pylist(),
+        )
+
+
+def _digest(array: np.ndarray) -> bytes:
+    return hashlib.blake2b(f"{array.shape}".encode() + array.tobytes(), digest_size=16).digest()
+
+
 class _Contents:
-    """For each array added, the number of the first one equal to it."""
+    """Vectors of contents. Equal content gets one: computed in two batches, its rounding could break the tie."""
 
     def __init__(self) -> None:
-        self.first: list[int] = []
+        self._rows: list[np.ndarray] = []
+        self._first: list[int] = []
         self._known: dict[bytes, int] = {}
 
-    def add(self, array: np.ndarray) -> None:
-        digest = hashlib.blake2b(f"{array.shape}".encode() + array.tobytes(), digest_size=16).digest()
-        self.first.append(self._known.setdefault(digest, len(self.first)))
+    def add(self, digests: list[bytes], vectors: Float32[np.ndarray, "B E"]) -> None:
+        for digest, vector in zip(digests, vectors, strict=True):
+            self._first.append(self._known.setdefault(digest, len(self._first)))
+            self._rows.append(vector)
+
+    def vectors(self) -> Float32[np.ndarray, "n E"]:
+        return np.stack([self._rows[i] for i in self._first])
 
     @property
     def repeated(self) -> int:
-        return len(self.first) - len(self._known)
-
-
-def _shared_sources(library: Library, split: str) -> int:
-    """Clips of the split that were cut from a file which also gave clips to another split."""
-    table = library.clips(columns=["source", "split"])
-    sources, splits = table["source"].to_pylist(), table["split"].to_pylist()
-    elsewhere = {source for source, name in zip(sources, splits, strict=True) if name != split}
-    return sum(source in elsewhere for source, name in zip(sources, splits, strict=True) if name == split)
+        return len(self._first) - len(self._known)

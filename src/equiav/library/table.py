@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -243,11 +244,13 @@ class Library:
         weight = table["fbank_frames"].to_numpy().astype(np.float64)
         if not weight.sum():
             raise LibraryError(f"{self.path}: split {split!r} has no clips to measure the log-mel on")
-        mean, square = (np.average(table[name].to_numpy(), weights=weight) for name in ("fbank_mean", "fbank_square"))
-        variance = float(square - mean**2)
+        # exact sums: the same clips in another order of rows give the same recipe, to the last bit
+        sums = (math.fsum(table[name].to_numpy() * weight) for name in ("fbank_mean", "fbank_square"))
+        mean, square = (total / float(weight.sum()) for total in sums)
+        variance = square - mean**2
         if variance <= 0:
             raise LibraryError(f"{self.path}: the sound of split {split!r} is all silence, its log-mel is constant")
-        return float(mean), variance**0.5
+        return mean, variance**0.5
 
     def known_items(self) -> dict[str, KnownItem]:
         """Everything that gave clips, by `Item.key`."""

@@ -46,7 +46,7 @@ PICTURE_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM",
 MAX_HELD = 256 * 2**20  # bytes of packets that are held to plan with
 # Decoders that take one packet at a time and can leave out a picture that no other one refers to
 SKIPPING = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})
-STILL = 8  # grey levels of 255: the blocks of a still picture change by less, through compression alone
+STILL = 3  # grey levels of 255: the blocks of a still picture change by less, through compression alone
 
 
 def read_frames(

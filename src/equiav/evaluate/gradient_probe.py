@@ -1,14 +1,15 @@
-"""The attentive probe: one learned query attends over frozen patch tokens, LayerNorm, linear → class scores.
+"""Probes that are fitted by gradient, on features held in memory:  features of each sense → class scores.
 
-    tokens of each sense (n, N, D) → pooled (n, D) each, side by side → (n, classes)
+- attentive: tokens (n, N, D) of each sense, each pooled by a learned query, side by side, LayerNorm, linear; AdamW;
+- sgd: vectors (n, D) of each sense side by side, standardised, linear; SGD with momentum 0.9 and no weight decay, as
+  MAE and MoCo v3 probe.
 
-Trained on tokens held in memory as float16, with AdamW and a cosine over 30 epochs, of few clips over 1,000 steps:
-nothing is chosen.
+Both run a cosine over their epochs, of few clips over 1,000 steps: nothing is chosen.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
-EPOCHS, FEWEST_STEPS, BATCH, LR, WEIGHT_DECAY = 30, 1000, 64, 1e-3, 0.05
+FEWEST_STEPS, BATCH = 1000, 64
+EPOCHS = {"attentive": 30, "sgd": 90}
 
 
 class AttentiveProbe(nn.Module):
@@ -37,22 +39,45 @@ class AttentiveProbe(nn.Module):
         return self.head(self.norm(torch.cat(pooled, dim=1)))
 
 
-def attentive_scores(
-    train: list[Float[Tensor, "n N D"]],
+class LinearProbe(nn.Module):
+    """A plane per class, over features scaled to mean 0 and deviation 1 on the clips that are fitted."""
+
+    def __init__(self, train: list[Float[Tensor, "n D"]], classes: int) -> None:
+        super().__init__()
+        features = torch.cat(train, dim=1)
+        self.mean, self.scale = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
+        self.head = nn.Linear(features.shape[1], classes)
+
+    def forward(self, features: list[Float[Tensor, "B D"]]) -> Float[Tensor, "B classes"]:
+        """Scores before softmax or sigmoid."""
+        return self.head((torch.cat(features, dim=1) - self.mean) / self.scale)
+
+
+def fitted_scores(
+    kind: Literal["attentive", "sgd"],
+    train: list[Tensor],
     targets: Bool[Tensor, "n classes"],
-    test: list[Float[Tensor, "m N D"]],
+    test: list[Tensor],
     *,
     heads: int,
     one_label: bool,
     seed: int = 0,
 ) -> Float[Tensor, "m classes"]:
-    """Train on one set of clips, score another; the seed decides initialisation and order."""
+    """Fit on one set of clips, score another; the seed decides initialisation and order.
+
+    `train` and `test` hold one part per sense: (n, N, D) for attentive, (n, D) for sgd.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        probe = AttentiveProbe(len(train), train[0].shape[2], heads, targets.shape[1])
+        classes = targets.shape[1]
+        if kind == "attentive":
+            probe = AttentiveProbe(len(train), train[0].shape[2], heads, classes)
+            optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-3, weight_decay=0.05)
+        else:
+            probe = LinearProbe(train, classes)
+            optimizer = torch.optim.SGD(probe.parameters(), lr=0.1, momentum=0.9)
         per_epoch = -(-len(targets) // BATCH)
-        epochs = max(EPOCHS, -(-FEWEST_STEPS // per_epoch))
-        optimizer = torch.optim.AdamW(probe.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
+        epochs = max(EPOCHS[kind], -(-FEWEST_STEPS // per_epoch))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * per_epoch)
         for _ in range(epochs):
             for rows in torch.randperm(len(targets)).split(BATCH):

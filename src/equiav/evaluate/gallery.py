@@ -1,0 +1,123 @@
+"""Which clips are ranked:  a split, and of it a list of ids  →  row numbers; and what could flatter the ranking.
+
+The field's retrieval tables use lists of a few clips per class. Such a list names YouTube ids, with a start second or
+without; a clip answers to the name of its file, and to the id and second that downloaders put into that name.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from equiav.errors import ConfigError, LibraryError
+from equiav.library.rows import parse_json, read_text
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from equiav.library.table import Library
+
+SEGMENT = re.compile(r"Y?([A-Za-z0-9_-]{11})[_-](\d+)([._-][\d._-]*)?")
+ID_COLUMNS = ("id", "video_id", "youtube_id", "ytid", "clip_id")
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The clips to rank, by row number; of a list, its ids and how many of them have a clip."""
+
+    rows: NDArray[np.int64]
+    listed: int | None = None
+    found: int | None = None
+
+
+def choose(library: Library, split: str, subset: Path | None = None) -> Gallery:
+    """The clips of a split, or those of it that a list names.
+
+    Raises:
+        LibraryError: there are none.
+        ConfigError: the list cannot be read, or names nothing.
+    """
+    rows = library.positions(split)
+    if not len(rows):
+        there = ", ".join(library.splits()) or "none"
+        raise LibraryError(f"{library.path}: split {split!r} has no clips with sound and picture (splits: {there})")
+    if subset is None:
+        return Gallery(rows)
+    wanted = set(read_ids(subset))
+    table = library.take(rows.tolist(), ["clip_id", "source", "start_s"])
+    columns = (table[name].to_pylist() for name in ("clip_id", "source", "start_s"))
+    asked = [{clip_id, *names_of(source, start_s)} & wanted for clip_id, source, start_s in zip(*columns, strict=True)]
+    found: set[str] = set().union(*asked)
+    if not found:
+        source, first = table["source"][0].as_py(), sorted(wanted)[0]
+        raise LibraryError(
+            f"none of the {len(wanted)} ids of {subset} is in split {split!r} of {library.path}: it names {first!r}, "
+            f"the library holds files such as {PurePath(source).name!r}"
+        )
+    return Gallery(rows[[bool(ids) for ids in asked]], len(wanted), len(found))
+
+
+def read_ids(path: Path) -> list[str]:
+    """Ids of a CSV (a column called id or video_id, or the first one) or of CAV-MAE's JSON (`data[].video_id`).
+
+    Where the second column is a number of seconds, as in AudioSet's and VGGSound's own lists, it is part of the id.
+
+    Raises:
+        ConfigError: no ids in it.
+    """
+    text = read_text(path)
+    if path.suffix.lower() == ".json":
+        try:
+            return [str(entry["video_id"]) for entry in parse_json(text)["data"]]
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
+            raise ConfigError(f"{path}: expected JSON with a list `data` of clips with `video_id`: {error!r}") from None
+    lines = list(csv.reader(io.StringIO(text, newline=""), skipinitialspace=True))
+    rows = [[field.strip() for field in row] for row in lines if row and row[0].strip() and row[0][0] != "#"]
+    names = [field.lower() for field in rows[0]] if rows else []
+    column = next((names.index(name) for name in ID_COLUMNS if name in names), None)
+    if column is None:
+        ids = [f"{row[0]}_{float(row[1]):06.0f}" if _has_second(row) else row[0] for row in rows]
+    else:
+        ids = [row[column] for row in rows[1:] if len(row) > column and row[column]]
+    if not ids:
+        raise ConfigError(f"{path}: no ids; expected one per line, or a column called {', '.join(ID_COLUMNS)}")
+    return ids
+
+
+def names_of(source: str, start_s: float) -> set[str]:
+    """What a list may call the clip of a file from `start_s` on."""
+    place, _, part = source.rpartition("#")
+    if part == "frames":
+        source = place
+    elif place.lower().endswith(".tar"):
+        source = part
+    stem = PurePath(source).stem
+    names = {stem, f"{stem}_{start_s:06.0f}"}
+    segment = SEGMENT.fullmatch(stem)
+    if segment:
+        names |= {segment[1], f"{segment[1]}_{int(segment[2]):06d}"}
+    return names
+
+
+def trained_on(library: Library, rows: NDArray[np.int64], training: Library, split: str) -> int:
+    """Clips of a gallery that are also in the training split of a library: the same content and window, by its hash."""
+    known = set(training.clips(split, ["clip_id"])["clip_id"].to_pylist())
+    return sum(clip_id in known for clip_id in library.take(rows.tolist(), ["clip_id"])["clip_id"].to_pylist())
+
+
+def shared_sources(library: Library, rows: NDArray[np.int64], split: str) -> int:
+    """Clips of a gallery that were cut from a file which also gave clips to another split."""
+    table = library.clips(columns=["source", "split"])
+    sources, splits = table["source"].to_pylist(), table["split"].to_pylist()
+    elsewhere = {source for source, name in zip(sources, splits, strict=True) if name != split}
+    return sum(source in elsewhere for source in library.take(rows.tolist(), ["source"])["source"].to_pylist())
+
+
+def _has_second(row: list[str]) -> bool:
+    return len(row) > 1 and re.fullmatch(r"\d+(\.\d+)?", row[1]) is not None
