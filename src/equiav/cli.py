@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from equiav._version import __version__
+from equiav.cli_finetune import evaluate_classify, finetune_app
 from equiav.cli_library import AsJson, LibraryPath, library_app, print_coverage
 from equiav.errors import ConfigError, EquiAVError
 from equiav.memory import share_heaps
@@ -33,7 +34,9 @@ equiav embed --library L --run R, equiav search --library L --run R --audio dog.
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 evaluate_app = typer.Typer(help="Measure a model on a library.", no_args_is_help=True)
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(finetune_app)
 app.add_typer(library_app)
+evaluate_app.command("classify")(evaluate_classify)
 
 RunPath = Annotated[Path, typer.Option("--run", "-R", help="Run folder, made by `equiav pretrain`.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. optim.lr=1e-4.")]

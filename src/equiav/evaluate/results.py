@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from equiav.library.table import Library
+    from equiav.model.classifier import Classifier
     from equiav.model.equiav import EquiAV
 
 RESAMPLES = 2000
@@ -96,7 +97,7 @@ class Result(FrozenResult):
             raise ConfigError(f"{path} is no result that this equiav wrote: {str(error).splitlines()[0]}") from None
 
 
-def about(model: EquiAV, library: Library, split: str, *, protocol: str, seed: int) -> About:
+def about(model: EquiAV | Classifier, library: Library, split: str, *, protocol: str, seed: int) -> About:
     """Describe what is being measured, here and now."""
     parameter = next(model.parameters())
     device = parameter.device
