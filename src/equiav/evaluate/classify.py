@@ -126,17 +126,20 @@ def _of_classes(found: Scores, seed: int) -> tuple[dict[str, Measured], dict[str
     n = len(found.truth)
     rng = np.random.default_rng(seed)
     counts = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(CLASS_RESAMPLES)])
-    precision, area = ranked(found.truth, found.probabilities, counts.astype(float))
-    auc = mean_auc(found.truth, found.probabilities)
-    areas = np.nanmean(area, axis=1)
-    resampled = {"mAP": np.nanmean(precision, axis=1), "AUC": areas, "d_prime": [d_prime(value) for value in areas]}
-    values = {"mAP": mean_average_precision(found.truth, found.probabilities), "AUC": auc, "d_prime": d_prime(auc)}
-    ends = {name: np.nanpercentile(again, [LOW, HIGH]) for name, again in resampled.items()}
-    return {
-        name: Measured(value=value, low=float(ends[name][0]), high=float(ends[name][1]), n=n)
-        for name, value in values.items()
-        if np.isfinite([value, *ends[name]]).all()  # the d' of an AUC of 1 is not
-    }, {}
+    again = ranked(found.truth, found.probabilities, counts.astype(float))
+    values = mean_average_precision(found.truth, found.probabilities), mean_auc(found.truth, found.probabilities)
+    rows = {name: [v, *_interval(x)] for name, v, x in zip(("mAP", "AUC"), values, again, strict=True)}
+    rows["d_prime"] = [d_prime(value) for value in rows["AUC"]]  # rises with the AUC, so its ends are theirs
+    known = {name: row for name, row in rows.items() if np.isfinite(row).all()}  # the d' of an AUC of 1 is not
+    return {name: Measured(value=v, low=low, high=high, n=n) for name, (v, low, high) in known.items()}, {}
+
+
+def _interval(columns: Float[np.ndarray, "r classes"]) -> tuple[float, float]:
+    """Of the mean over the classes that a resample has."""
+    known = np.isfinite(columns)
+    means = np.where(known, columns, 0.0).sum(1)[known.any(1)] / known.sum(1)[known.any(1)]
+    low, high = np.percentile(means, [LOW, HIGH]) if len(means) else (math.nan, math.nan)
+    return float(low), float(high)
 
 
 def ranked(
