@@ -1,11 +1,14 @@
 """Media files that several tests read, made once."""
 
+import shutil
 import sys
 
 import pytest
 
 from equiav import cli
+from equiav.library.table import Library
 from samples import TINY, pictures, tone, write_bad, write_media
+from train.labelled_library import label, make_labelled_library
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +20,24 @@ def features():
 def good_video(tmp_path_factory):
     """1.4 s, 64x48, a tone: two windows of TINY."""
     return write_media(tmp_path_factory.mktemp("media") / "good.mp4", frames=pictures(14), sound=tone(1.4))
+
+
+@pytest.fixture(scope="session")
+def labelled_template(tmp_path_factory):
+    """A library of eleven short labelled clips, made once; to be copied, not changed."""
+    return make_labelled_library(tmp_path_factory.mktemp("labelled")).path
+
+
+@pytest.fixture(scope="module")
+def library_of(labelled_template, tmp_path_factory):
+    """A copy of it with labels and splits of one's own."""
+
+    def make(*given, **named):
+        folder = tmp_path_factory.mktemp("copy") / "L"
+        shutil.copytree(labelled_template, folder)
+        return label(Library(folder), *given, **named)
+
+    return make
 
 
 @pytest.fixture(scope="session")

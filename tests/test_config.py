@@ -5,13 +5,15 @@ import yaml
 
 from equiav.config import RECIPES, Recipe, load_recipe
 from equiav.errors import ConfigError
+from equiav.train.finetune_recipe import load_finetune_recipe
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
 def test_every_shipped_recipe_is_valid_and_survives_a_round_trip(name, tmp_path):
-    recipe = load_recipe(name)
+    load = load_finetune_recipe if name.startswith("finetune") else load_recipe
+    recipe = load(name)
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
-    assert load_recipe(tmp_path / "again.yaml") == recipe
+    assert load(tmp_path / "again.yaml") == recipe
 
 
 def test_base_is_the_paper():
@@ -78,3 +80,19 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, message):
 def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Recipe().optim.lr = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("task.label=single-label", r"task.label is not a key of Task \(did you mean labels\?\)"),
+        ("task.senses=both", "task.senses: .* found 'both'"),
+        ("optim.head_lr=50", r"optim.head_lr is not a key of FinetuneOptim \(did you mean head_lr_ratio\?\)"),
+        ("data.validation=train", "validation and training split are both 'train'"),
+        ("data.validation=val", "chooses among whole weights of single epochs"),
+        ("train.ema=0.9", "two ways to average"),
+    ],
+)
+def test_a_wrong_setting_of_fine_tuning_says_what_is_wrong(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_finetune_recipe("finetune-audioset2m", [override])

@@ -15,12 +15,14 @@ from equiav.errors import ConfigError, EquiAVError, LibraryError, MediaError, Mo
 if TYPE_CHECKING:
     from equiav.config import Recipe, load_recipe
     from equiav.library.table import Library
+    from equiav.model.classifier import Classifier
     from equiav.model.equiav import EquiAV
 
 # Lance announces every table that it makes as a warning on stderr; whoever wants that sets LANCE_LOG
 os.environ.setdefault("LANCE_LOG", "error")
 
 _LAZY = {
+    "Classifier": "equiav.model.classifier",
     "EquiAV": "equiav.model.equiav",
     "Library": "equiav.library.table",
     "Recipe": "equiav.config",
@@ -28,6 +30,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "Classifier",
     "ConfigError",
     "EquiAV",
     "EquiAVError",

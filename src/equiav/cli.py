@@ -18,11 +18,12 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from equiav._version import __version__
-from equiav.cli_evaluate import RunPath, field_app, load_model
-from equiav.cli_library import AsJson, LibraryPath, library_app, print_coverage
-from equiav.errors import ConfigError, EquiAVError
+from equiav.cli_evaluate import evaluate_app, load_model
+from equiav.cli_library import AsJson, LibraryPath, Overrides, RunPath, library_app, print_coverage
+from equiav.cli_train import train_app
+from equiav.errors import EquiAVError
 from equiav.memory import share_heaps
-from equiav.terminal import IS_MAIN, Bar, err, out, print_json, stop_on_signal
+from equiav.terminal import Bar, err, out, print_json, stop_on_signal
 
 EXIT_PARTIAL = 3
 HELP = """Learn joint sound-and-image embeddings from plain videos with EquiAV, and use them.
@@ -32,12 +33,9 @@ equiav embed --library L --run R, equiav search --library L --run R --audio dog.
 """
 
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-evaluate_app = typer.Typer()
 app.add_typer(evaluate_app, name="evaluate")
-evaluate_app.add_typer(field_app)
 app.add_typer(library_app)
-
-Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. optim.lr=1e-4.")]
+app.add_typer(train_app)
 
 
 def main() -> NoReturn:
@@ -191,214 +189,6 @@ def _print_rejects(rejects: list[Any]) -> None:
     out.print(table)
     if len(rejects) > 20:
         typer.echo(f"… and {len(rejects) - 20} more, all in the library's rejects table")
-
-
-@app.command()
-def pretrain(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe (toy, base) or a YAML file.")],
-    library: LibraryPath,
-    run: RunPath,
-    overrides: Overrides = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would take: parameters, memory, time, negatives, shapes.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Train a model on a library. Run it again to go on where it was.
-
-    Examples: equiav pretrain toy --library L --run runs/toy train.epochs=20
-              equiav pretrain base --library L --run runs/base --dry-run
-              torchrun --nproc-per-node 8 -m equiav pretrain base -L L -R runs/base
-    """
-    from equiav.config import load_recipe
-    from equiav.library.table import Library
-    from equiav.train.pretrain import pretrain as run_pretrain
-    from equiav.train.processes import leave
-
-    if any(text.startswith("features.") for text in overrides or []):
-        raise ConfigError("features are fixed when a library is made: give them to `equiav ingest`")
-    if dry_run:
-        from equiav.train.dry_run import dry_run as estimate
-
-        found = estimate(load_recipe(recipe, overrides or []), Library(library), run)
-        if IS_MAIN:
-            print_json(found.to_dict()) if as_json else out.print(found.to_table())
-        return
-    with stop_on_signal() as should_stop, Bar("training", "steps") as bar:
-        done = run_pretrain(
-            load_recipe(recipe, overrides or []),
-            Library(library),
-            run,
-            on_step=lambda step: bar.update(step.step, step.steps, step.describe()),
-            should_stop=should_stop,
-        )
-    leave()
-    if not IS_MAIN:
-        return
-    if as_json:
-        print_json({"run": run, "step": done.step, "steps": done.steps, "clips": done.clips})
-    elif done.done:
-        typer.echo(
-            f"trained {done.steps} steps on {done.clips} clips: {run / 'model'}\n"
-            f"next: equiav embed --library {library} --run {run}"
-        )
-    else:
-        typer.echo(f"stopped and saved at step {done.step} of {done.steps}; continue with the same command")
-
-
-@app.command()
-def compare(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe (toy, base) or a YAML file.")],
-    library: LibraryPath,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for all runs and the table.")],
-    settings: Annotated[
-        list[str] | None, typer.Argument(help="key=a,b,c makes variants; key=value holds for all.")
-    ] = None,
-    table: Annotated[
-        str | None, typer.Option(help="Rows with several settings each: a shipped table (paper) or a YAML file.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 3,
-    split: Annotated[str, typer.Option(help="Split to measure retrieval on.")] = "test",
-    as_json: AsJson = False,
-) -> None:
-    """Train variants of a recipe with the same budget, and put them into one table. Run it again to go on.
-
-    Examples: equiav compare toy --library L --out methods model.method=equiav,invariant,plain
-              equiav compare toy --library L --out ablations --table paper train.epochs=6
-              equiav compare toy --library L --out k model.centroid_samples=1,4,16 train.epochs=8 --seeds 2
-    """
-    from equiav.compare import compare as run_compare
-    from equiav.compare import load_table, to_table, variants
-    from equiav.library.table import Library
-
-    chosen = variants(recipe, settings or [], seeds, folder, load_table(table) if table else None)
-    with stop_on_signal() as should_stop, Bar("training", "steps") as bar:
-        results = run_compare(
-            Library(library),
-            chosen,
-            folder,
-            split=split,
-            on_step=lambda run, step: bar.update(step.step, step.steps, f"{run}: {step.describe()}"),
-            should_stop=should_stop,
-        )
-    if results is None:
-        err.print("stopped and saved; run the same command again to go on")
-    elif as_json:
-        typer.echo((folder / "compare.json").read_text(encoding="utf-8"))
-    else:
-        out.print(to_table(results))
-        typer.echo(f"{folder / 'compare.json'}, {folder / 'compare.png'}")
-
-
-@evaluate_app.callback(invoke_without_command=True)
-def evaluate_compare(
-    context: typer.Context,
-    compare: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(help="Two results, written by `--out`: what differs, and is it beyond chance?", metavar="A B"),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure a model on a library, or compare two measurements.
-
-    Examples: equiav evaluate retrieval --library L --run runs/toy --out before.json
-              equiav evaluate --compare before.json after.json
-    """
-    if compare is None:
-        if context.invoked_subcommand is None:
-            typer.echo(context.get_help())
-            raise typer.Exit(2)
-        return
-    if context.invoked_subcommand is not None:
-        raise ConfigError(f"--compare stands alone: without {context.invoked_subcommand}")
-    from equiav.evaluate.results import Result, compare_results
-
-    found = compare_results(*(Result.load(path) for path in compare))
-    print_json(found.to_dict()) if as_json else out.print(found.to_table())
-
-
-@evaluate_app.command("retrieval")
-def evaluate_retrieval(
-    library: LibraryPath,
-    run: RunPath,
-    split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
-    scoring: Annotated[
-        Literal["middle", "diagonal"],
-        typer.Option(help="One frame and the whole sound; or each frame with the sound around it (CAV-MAE Sync)."),
-    ] = "middle",
-    subset: Annotated[Path | None, typer.Option(help="Ids of the clips to rank: a CSV, or CAV-MAE's JSON.")] = None,
-    training: Annotated[
-        Path | None, typer.Option("--trained-on", help="Library of the training: its clips in the gallery are counted.")
-    ] = None,
-    result: Annotated[Path | None, typer.Option("--out", help="File for the result, to compare later.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Find the picture by its sound and the sound by its picture, over all clips of a split.
-
-    Examples: equiav evaluate retrieval --library L --run runs/toy --split test --out toy.json
-              equiav evaluate retrieval --library VGG --run runs/base --subset vgg_5_per_class.csv --trained-on AS
-    """
-    from equiav.evaluate.retrieval import evaluate_retrieval as measure
-    from equiav.evaluate.retrieval import retrieval_result
-    from equiav.library.table import Library
-
-    shelf, model = Library(library), load_model(run)
-    with Bar("embedding", "clips") as bar:
-        report = measure(
-            shelf,
-            model,
-            split=split,
-            scoring=scoring,
-            subset=subset,
-            training=Library(training) if training else None,
-            on_progress=bar.update,
-        )
-    if result is not None:
-        retrieval_result(report, shelf, model, run=run).save(result)
-    print_json(report.to_dict()) if as_json else out.print(report.to_table())
-
-
-@evaluate_app.command("probe")
-def evaluate_probe(
-    library: LibraryPath,
-    run: RunPath,
-    kind: Annotated[Literal["linear", "sgd", "knn", "attentive"], typer.Option(help="The classifier.")] = "linear",
-    feature: Annotated[
-        Literal["pooled", "embedding"], typer.Option("--features", help="Mean patch token, or what search compares.")
-    ] = "pooled",
-    senses: Annotated[Literal["audio", "visual", "both"], typer.Option(help="What it looks at.")] = "both",
-    train: Annotated[str, typer.Option(help="Split to learn from.")] = "train",
-    test: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
-    folds: Annotated[bool, typer.Option("--folds", help="The library's splits are folds: measure on each.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the attentive probe.")] = 0,
-    result: Annotated[Path | None, typer.Option("--out", help="File for the result, to compare later.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say how well a simple classifier tells the labels from frozen features.
-
-    Examples: equiav evaluate probe --library L --run runs/toy
-              equiav evaluate probe --library ESC50 --run runs/base --kind attentive --senses audio --folds
-    """
-    from equiav.evaluate.probe import probe, probe_result
-    from equiav.library.table import Library
-
-    shelf, model = Library(library), load_model(run)
-    with Bar("embedding", "clips") as bar:
-        found = probe(
-            shelf,
-            model,
-            kind=kind,
-            feature=feature,
-            senses=senses,
-            train=train,
-            test=test,
-            folds=folds,
-            seed=seed,
-            on_progress=bar.update,
-        )
-    if result is not None:
-        probe_result(found, shelf, model, seed=seed, run=run).save(result)
-    print_json(found.to_dict()) if as_json else out.print(found.to_table())
 
 
 @app.command()

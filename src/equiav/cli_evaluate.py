@@ -1,22 +1,25 @@
-"""The verbs that measure a model on the field's own tasks and maps: parse, one library call, print."""
+"""The verbs that measure a model: parse, one library call, print."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from equiav.cli_library import AsJson, LibraryPath
+from equiav.cli_library import AsJson, LibraryPath, RunPath
 from equiav.errors import ConfigError
-from equiav.terminal import Bar, out, print_json
+from equiav.terminal import IS_MAIN, Bar, out, print_json
 
 if TYPE_CHECKING:
+    from equiav.evaluate.classify import Classified
     from equiav.model.equiav import EquiAV
 
-RunPath = Annotated[Path, typer.Option("--run", "-R", help="Run folder, made by `equiav pretrain`.")]
+Frames = Annotated[
+    int | None, typer.Option(min=1, help="Stored frames whose probabilities are averaged; default all, 1: the middle.")
+]
 
-field_app = typer.Typer()
+evaluate_app = typer.Typer()
 
 
 def load_model(run: Path) -> EquiAV:
@@ -27,7 +30,139 @@ def load_model(run: Path) -> EquiAV:
     return EquiAV.from_pretrained(folder).eval()
 
 
-@field_app.command("mteb")
+@evaluate_app.callback(invoke_without_command=True)
+def evaluate_compare(
+    context: typer.Context,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Two results, written by `--out`: what differs, and is it beyond chance?", metavar="A B"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on a library, or compare two measurements.
+
+    Examples: equiav evaluate retrieval --library L --run runs/toy --out before.json
+              equiav evaluate --compare before.json after.json
+    """
+    if compare is None:
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+            raise typer.Exit(2)
+        return
+    if context.invoked_subcommand is not None:
+        raise ConfigError(f"--compare stands alone: without {context.invoked_subcommand}")
+    from equiav.evaluate.results import Result, compare_results
+
+    found = compare_results(*(Result.load(path) for path in compare))
+    print_json(found.to_dict()) if as_json else out.print(found.to_table())
+
+
+@evaluate_app.command("retrieval")
+def evaluate_retrieval(
+    library: LibraryPath,
+    run: RunPath,
+    split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    scoring: Annotated[
+        Literal["middle", "diagonal"],
+        typer.Option(help="One frame and the whole sound; or each frame with the sound around it (CAV-MAE Sync)."),
+    ] = "middle",
+    subset: Annotated[Path | None, typer.Option(help="Ids of the clips to rank: a CSV, or CAV-MAE's JSON.")] = None,
+    training: Annotated[
+        Path | None, typer.Option("--trained-on", help="Library of the training: its clips in the gallery are counted.")
+    ] = None,
+    result: Annotated[Path | None, typer.Option("--out", help="File for the result, to compare later.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the picture by its sound and the sound by its picture, over all clips of a split.
+
+    Examples: equiav evaluate retrieval --library L --run runs/toy --split test --out toy.json
+              equiav evaluate retrieval --library VGG --run runs/base --subset vgg_5_per_class.csv --trained-on AS
+    """
+    from equiav.evaluate.retrieval import evaluate_retrieval as measure
+    from equiav.evaluate.retrieval import retrieval_result
+    from equiav.library.table import Library
+
+    shelf, model = Library(library), load_model(run)
+    with Bar("embedding", "clips") as bar:
+        report = measure(
+            shelf,
+            model,
+            split=split,
+            scoring=scoring,
+            subset=subset,
+            training=Library(training) if training else None,
+            on_progress=bar.update,
+        )
+    if result is not None:
+        retrieval_result(report, shelf, model, run=run).save(result)
+    print_json(report.to_dict()) if as_json else out.print(report.to_table())
+
+
+@evaluate_app.command("probe")
+def evaluate_probe(
+    library: LibraryPath,
+    run: RunPath,
+    kind: Annotated[Literal["linear", "sgd", "knn", "attentive"], typer.Option(help="The classifier.")] = "linear",
+    feature: Annotated[
+        Literal["pooled", "embedding"], typer.Option("--features", help="Mean patch token, or what search compares.")
+    ] = "pooled",
+    senses: Annotated[Literal["audio", "visual", "both"], typer.Option(help="What it looks at.")] = "both",
+    train: Annotated[str, typer.Option(help="Split to learn from.")] = "train",
+    test: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    folds: Annotated[bool, typer.Option("--folds", help="The library's splits are folds: measure on each.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the attentive probe.")] = 0,
+    result: Annotated[Path | None, typer.Option("--out", help="File for the result, to compare later.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how well a simple classifier tells the labels from frozen features.
+
+    Examples: equiav evaluate probe --library L --run runs/toy
+              equiav evaluate probe --library ESC50 --run runs/base --kind attentive --senses audio --folds
+    """
+    from equiav.evaluate.probe import probe, probe_result
+    from equiav.library.table import Library
+
+    shelf, model = Library(library), load_model(run)
+    with Bar("embedding", "clips") as bar:
+        found = probe(
+            shelf,
+            model,
+            kind=kind,
+            feature=feature,
+            senses=senses,
+            train=train,
+            test=test,
+            folds=folds,
+            seed=seed,
+            on_progress=bar.update,
+        )
+    if result is not None:
+        probe_result(found, shelf, model, seed=seed, run=run).save(result)
+    print_json(found.to_dict()) if as_json else out.print(found.to_table())
+
+
+@evaluate_app.command("classify")
+def evaluate_classify(
+    library: LibraryPath,
+    run: Annotated[Path, typer.Option("--run", "-R", help="Run folder, made by `equiav finetune`.")],
+    split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    frames: Frames = None,
+    result: Annotated[Path | None, typer.Option("--out", help="File for the result, to compare later.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how well a fine-tuned classifier knows the labels of a library's clips.
+
+    Example: equiav evaluate classify --library L --run runs/classes --out classes.json
+    """
+    from equiav.train.processes import leave
+
+    found = measure_classes(library, run, split, frames, result)
+    leave()
+    if IS_MAIN:
+        print_json(found.to_dict()) if as_json else out.print(found.to_table())
+
+
+@evaluate_app.command("mteb")
 def evaluate_mteb(
     run: RunPath,
     tasks: Annotated[str, typer.Option(help="Names of mteb tasks, with commas between them.")],
@@ -57,7 +192,7 @@ def evaluate_mteb(
     print_json([score.to_dict() for score in scores]) if as_json else out.print(to_table(scores))
 
 
-@field_app.command("localise")
+@evaluate_app.command("localise")
 def evaluate_localise(
     library: LibraryPath,
     run: RunPath,
@@ -98,3 +233,17 @@ def evaluate_localise(
     if found.ids:
         out.print(found.to_table())
     typer.echo(str(page))
+
+
+def measure_classes(library: Path, run: Path, split: str, frames: int | None, result: Path | None) -> Classified:
+    """Measure a fine-tuned run; the first process stores the result."""
+    from equiav.evaluate.classify import classify, classify_result
+    from equiav.library.table import Library
+    from equiav.model.classifier import Classifier
+
+    shelf, classifier = Library(library), Classifier.from_pretrained(run / "model" if (run / "model").is_dir() else run)
+    with Bar("measuring", "clips") as bar:
+        found = classify(shelf, classifier, split=split, frames=frames, on_progress=bar.update)
+    if result is not None and IS_MAIN:
+        classify_result(found, shelf, classifier, run=run).save(result)
+    return found

@@ -47,6 +47,14 @@ class Features(Settings):
     )
     jpeg_quality: int = Field(default=92, ge=1, le=100, description="JPEG quality of the stored frames.")
 
+    def differences(self, wanted: Features) -> str:
+        """What makes spectrograms of these settings another kind than those of `wanted`; empty when nothing does."""
+        names = ("sample_rate", "mel_bins", "time_frames", "clip_s")
+        pairs = {name: (getattr(self, name), getattr(wanted, name)) for name in names}
+        return "; ".join(
+            f"{name} is {ours}, the model's {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs
+        )
+
 
 class Augment(Settings):
     """The transformations of both modalities, in order of application; names and ranges in `equiav.augment`.
@@ -141,7 +149,13 @@ class Optim(Settings):
     weight_decay: float = Field(
         default=1e-5, ge=0, description="Decoupled weight decay; norms, biases and positions have none."
     )
-    clip_norm: float = Field(default=0.01, gt=0, description="Gradient norm clip.")
+    clip_norm: float = Field(default=0.01, gt=0, description="Gradient norm clip; .inf for none.")
+    halve_from_epoch: int | None = Field(
+        default=None,
+        gt=0,
+        description="Instead of the cosine: this epoch (the first is 0) and each later one has half the learning rate "
+        "of the one before.",
+    )
 
 
 class Train(Settings):
@@ -169,6 +183,9 @@ class Train(Settings):
     ema: float | None = Field(
         default=None, gt=0, lt=1, description="Decay of a running average of the weights, which is then what is kept."
     )
+    average_last: int | None = Field(
+        default=None, gt=0, description="Last epochs whose final weights are averaged, which is then what is kept."
+    )
     seed: int = Field(default=0, ge=0, description="Seed of initialisation, order and augmentation.")
     roll: bool = Field(default=True, description="Roll the base spectrogram by a random time, as the release does.")
     log_every: int = Field(default=10, gt=0, description="Steps between two lines of metrics.jsonl.")
@@ -176,6 +193,12 @@ class Train(Settings):
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         default=("tensorboard",), description="Where metrics go besides metrics.jsonl; wandb and trackio: pip install."
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.ema and self.average_last:
+            raise ValueError("ema and average_last are two ways to average the weights: leave out one")
+        return self
 
 
 class Data(Settings):
@@ -255,6 +278,14 @@ def load_recipe(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     Raises:
         ConfigError: no such recipe, broken YAML, an unknown key, a value out of range.
     """
+    return read_settings(Recipe, name, overrides)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def read_settings(kind: type[S], name: str | Path, overrides: Iterable[str] = ()) -> S:
+    """`load_recipe` for any kind of recipe."""
     path = Path(name)
     if not path.is_file():
         path = RECIPES / f"{name}.yaml"
@@ -269,10 +300,7 @@ def load_recipe(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         raise ConfigError(f"{path}: a recipe is a mapping of sections, found {type(tree).__name__}")
     for override in overrides:
         _apply_override(tree, override)
-    return parse_settings(Recipe, tree, where=str(path))
-
-
-S = TypeVar("S", bound=Settings)
+    return parse_settings(kind, tree, where=str(path))
 
 
 def parse_settings(kind: type[S], tree: dict[str, Any], *, where: str) -> S:

@@ -8,9 +8,10 @@ from sklearn.metrics import average_precision_score
 from equiav.config import load_recipe
 from equiav.errors import LibraryError
 from equiav.evaluate.gradient_probe import fitted_scores
-from equiav.evaluate.probe import _features, _linear, _mean_average_precision, _targets, _vote, probe, probe_result
+from equiav.evaluate.probe import _features, _linear, _targets, _vote, probe, probe_result
 from equiav.model.equiav import EquiAV
 from equiav.train.pretrain import model_config, resolve
+from equiav.train.scoring import mean_average_precision
 from train.small_library import SMALL, make_library
 
 
@@ -142,4 +143,4 @@ def test_mean_average_precision_leaves_out_classes_that_do_not_occur():
     scores = rng.normal(size=(20, 4))
     targets = _targets([[f"c{i % 3}", "c0"] for i in range(20)], ["c0", "c1", "c2", "c3"])
     expected = np.mean([average_precision_score(targets[:, c], scores[:, c]) for c in range(3)])
-    assert _mean_average_precision(targets, scores) == pytest.approx(expected)
+    assert mean_average_precision(targets, scores) == pytest.approx(expected)

@@ -42,7 +42,7 @@ def test_every_parameter_gets_a_gradient(settings):
 def test_overfits_a_few_clips():
     classifier = Classifier(small_config(), CLASSES)
     given, target = inputs("audio-visual"), torch.tensor([0, 1, 2, 1])
-    optimizer = torch.optim.AdamW(classifier.parameter_groups(1e-3, 10))
+    optimizer = torch.optim.AdamW(classifier.parameters(), 3e-3)
     for _ in range(30):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(classifier(**given), target)
@@ -51,13 +51,25 @@ def test_overfits_a_few_clips():
     assert float(loss.detach()) < 0.05
 
 
-def test_head_learns_at_its_own_rate():
+def test_what_no_pretrained_model_has_is_new():
     classifier = Classifier(small_config(), CLASSES)
-    encoders, head = classifier.parameter_groups(1e-4, 50)
-    assert (encoders["lr"], head["lr"]) == (1e-4, 5e-3)
-    grouped = [id(p) for group in (encoders, head) for p in group["params"]]
-    assert sorted(grouped) == sorted(id(p) for p in classifier.parameters())
-    assert {id(p) for p in classifier.head.parameters()} < {id(p) for p in head["params"]}
+    new = {name.split(".")[0] for name, _ in classifier.named_parameters() if classifier.is_new(name)}
+    assert new == {"projections", "head"}
+
+
+def test_probabilities_of_one_label_add_up_to_one_and_of_many_are_each_their_own():
+    logits = torch.tensor([[0.0, 0.0, 1.0]])
+    one, many = (Classifier(small_config(), CLASSES, labels=kind) for kind in ("single-label", "multi-label"))
+    assert float(one.probabilities(logits).sum()) == pytest.approx(1)
+    assert many.probabilities(logits)[0, :2].tolist() == [0.5, 0.5]
+
+
+def test_a_fingerprint_changes_with_weights_classes_and_labels():
+    made = [Classifier(small_config(), CLASSES, seed=seed) for seed in (0, 0, 1)]
+    made += [Classifier(small_config(), ["a", "b", "c"]), Classifier(small_config(), CLASSES, labels="single-label")]
+    prints = [classifier.fingerprint() for classifier in made]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 4
 
 
 def test_drop_path_grows_from_nothing_at_the_first_block():
@@ -80,10 +92,11 @@ def test_unknown_senses_and_no_classes_are_errors():
 
 @pytest.mark.parametrize("senses", SENSES)
 def test_a_saved_classifier_comes_back_the_same(senses, tmp_path):
-    classifier = Classifier(small_config(), CLASSES, senses, drop_path=0.1, seed=3)
+    classifier = Classifier(small_config(), CLASSES, senses, "single-label", drop_path=0.1, seed=3)
     classifier.save_pretrained(tmp_path)
     loaded = Classifier.from_pretrained(tmp_path)
-    assert (loaded.classes, loaded.senses) == (CLASSES, senses)
+    assert (loaded.classes, loaded.senses, loaded.labels) == (CLASSES, senses, "single-label")
+    assert "bark, rain, horn" in (tmp_path / "README.md").read_text()
     given = inputs(senses)
     assert torch.equal(loaded(**given), classifier.eval()(**given))
 

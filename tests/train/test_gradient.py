@@ -38,7 +38,7 @@ class AsTheyAre:
     def inputs(self, batch: Rows, epoch: int) -> tuple[Tensor, ...]:
         return tuple(batch.tensors)
 
-    def losses(self, output: Any) -> dict[str, Tensor]:
+    def losses(self, output: Any, batch: Rows) -> dict[str, Tensor]:
         return equiav_loss(output, Loss())
 
     def health(self, batch: Rows, epoch: int) -> dict[str, float]:
@@ -160,7 +160,7 @@ def test_the_second_pass_drops_what_the_first_dropped():
             return super().__new__(cls, columns)
 
     class Squares(AsTheyAre):
-        def losses(self, output: Any) -> dict[str, Tensor]:
+        def losses(self, output: Any, batch: Rows) -> dict[str, Tensor]:
             return {"loss": output[0].square().sum()}
 
     batch = Rows([torch.randn(8, 3, generator=torch.Generator().manual_seed(0))])

@@ -33,7 +33,7 @@ def one_batch(library, recipe):
 
 def losses(model, batch, recipe, epoch=0):
     objective = Pretraining(model, recipe)
-    return objective.losses(model(*objective.inputs(batch, epoch)))
+    return objective.losses(model(*objective.inputs(batch, epoch)), batch)
 
 
 def rows(batch, index):

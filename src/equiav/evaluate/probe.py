@@ -32,6 +32,7 @@ from equiav.evaluate.results import Measured, Result, about
 from equiav.library.loader import ClipLoader
 from equiav.search.embed import check_features
 from equiav.search.encode import embed_batch
+from equiav.train.scoring import mean_average_precision
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,7 +170,7 @@ def probe(
         goal = _targets(known[held_out].labels, classes)
         scores = _scores(kind, model, fitted, _targets(fitted.labels, classes), known[held_out], one_label, seed)
         hits = goal[np.arange(len(goal)), scores.argmax(1)]
-        figures[held_out] = float(hits.mean()) if one_label else _mean_average_precision(goal, scores)
+        figures[held_out] = float(hits.mean()) if one_label else mean_average_precision(goal, scores)
         if one_label:
             right |= dict(zip(known[held_out].ids, hits.astype(float).tolist(), strict=True))
     measured = sum(len(known[split].ids) for split in figures)
@@ -285,11 +286,3 @@ def _linear(
         model = LogisticRegression(max_iter=1000).fit(train, targets[:, column])
         scores[:, column] = model.decision_function(test)
     return scores
-
-
-def _mean_average_precision(targets: Bool[np.ndarray, "m classes"], scores: Float[np.ndarray, "m classes"]) -> float:
-    """Macro mean over the classes that occur, as the field takes it (scikit-learn's average precision)."""
-    from sklearn.metrics import average_precision_score
-
-    present = targets.any(0)
-    return float(average_precision_score(targets[:, present], scores[:, present], average="macro"))

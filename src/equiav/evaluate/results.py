@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from equiav.library.table import Library
+    from equiav.model.classifier import Classifier
     from equiav.model.equiav import EquiAV
 
 RESAMPLES = 2000
@@ -98,7 +99,9 @@ class Result(FrozenResult):
             raise ConfigError(f"{path} is no result that this equiav wrote: {str(error).splitlines()[0]}") from None
 
 
-def about(model: EquiAV, library: Library, split: str, *, protocol: str, seed: int, run: Path | None = None) -> About:
+def about(
+    model: EquiAV | Classifier, library: Library, split: str, *, protocol: str, seed: int, run: Path | None = None
+) -> About:
     """Describe what is being measured, here and now; `run` is the folder that the model came from."""
     recipe = run / "recipe.yaml" if run else None
     parameter = next(model.parameters())

@@ -5,7 +5,7 @@
 
 As released for fine-tuning (README): predictor and heads are dropped, there are no fusion
 layers. Deliberate differences: a single modality classifies its own E numbers (the released audio_only feeds 512 into
-a layer of 768), and the head's learning rate is a group of its own (the released scheduler overwrites it).
+a layer of 768).
 
 B batch · T time frames · M mel bins · H, W image · D width · E embedding width
 """
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from equiav.config import ModelConfig, nearest, parse_settings
 from equiav.errors import ModelError
 from equiav.model.equiav import EquiAV, as_image, make_encoder, stored_config
-from equiav.model.hub import CONFIG, WEIGHTS, fetch, read_json, read_weights
+from equiav.model.hub import CONFIG, WEIGHTS, classifier_card, fetch, fingerprint, read_json, read_weights
 from equiav.model.initialise import initialise, load_strictly
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 Senses = Literal["audio", "visual", "audio-visual"]
+Labels = Literal["multi-label", "single-label"]
 
 
 class Classifier(nn.Module):
@@ -41,6 +42,7 @@ class Classifier(nn.Module):
         config: of the model whose encoders are fine-tuned.
         classes: names of the labels, in the order of the logits.
         senses: which modalities it looks at.
+        labels: how many of the classes a clip may have.
         drop_path: chance that a sequence skips a block's branch in training, growing linearly from 0 at the first
             block to this at the last; drawn from torch's global generator.
         seed: of the fresh weights; None leaves them NaN for a loader to fill.
@@ -54,6 +56,7 @@ class Classifier(nn.Module):
         config: ModelConfig,
         classes: Sequence[str],
         senses: Senses = "audio-visual",
+        labels: Labels = "multi-label",
         *,
         drop_path: float = 0.0,
         seed: int | None = 0,
@@ -63,7 +66,9 @@ class Classifier(nn.Module):
             raise ModelError(f"no senses {senses!r}{nearest(senses, get_args(Senses))}")
         if not classes:
             raise ModelError("a classifier needs at least one class: none were given")
-        self.config, self.classes, self.senses = config, list(classes), senses
+        self.config, self.classes = config, list(classes)
+        self.senses: Senses = senses
+        self.labels: Labels = labels
         settings = config.architecture
         device = torch.get_default_device()
         with torch.device("meta"):
@@ -85,53 +90,77 @@ class Classifier(nn.Module):
         model: EquiAV,
         classes: Sequence[str],
         senses: Senses = "audio-visual",
+        labels: Labels = "multi-label",
         *,
         drop_path: float = 0.0,
         seed: int = 0,
     ) -> Classifier:
         """A classifier that starts from a pretrained model's encoders."""
-        classifier = cls(model.config, classes, senses, drop_path=drop_path, seed=seed)
-        for modality, encoder in classifier.encoders.items():
+        classifier = cls(model.config, classes, senses, labels, drop_path=drop_path, seed=seed)
+        classifier.start_from(model)
+        return classifier
+
+    def start_from(self, model: EquiAV) -> None:
+        """Take a pretrained model's encoders.
+
+        Raises:
+            ModelError: they are of other sizes.
+        """
+        for modality, encoder in self.encoders.items():
             trained = model.get_submodule(f"{modality}_tower.encoder").state_dict()
             kept = {name: tensor for name, tensor in trained.items() if not name.startswith("view_norm.")}
             load_strictly(encoder, kept, where=f"the {modality} encoder")
-        return classifier
 
     def forward(
         self,
         audio: Float[Tensor, "B T M"] | None = None,
         visual: Float[Tensor, "B 3 H W"] | None = None,
     ) -> Float[Tensor, "B classes"]:
-        """Logits; sigmoid for many labels per clip, softmax for one.
+        """Logits.
 
         Raises:
             ModelError: a modality that the classifier looks at is missing or has the wrong size.
         """
         given = {"audio": audio, "visual": visual}
-        parts = []
-        for modality, encoder in self.encoders.items():
-            x = given[modality]
-            if x is None:
-                raise ModelError(f"this classifier looks at {self.senses}: {modality} was not given")
-            tokens, _ = encoder(as_image(x, self.config.features.mel_bins) if modality == "audio" else x)
-            parts.append(self.projections[modality](tokens.mean(dim=1)))
+        if missing := [name for name in self.encoders if given[name] is None]:
+            raise ModelError(f"this classifier looks at {self.senses}: {missing[0]} was not given")
+        parts = [self.project(name, given[name]) for name in self.encoders]  # type: ignore[arg-type]
         return self.head(torch.cat(parts, dim=1))
 
-    def parameter_groups(self, lr: float, head_lr_ratio: float) -> list[dict[str, Any]]:
-        """Optimizer groups: the encoders at `lr`, projections and head at `head_lr_ratio` times it (released: 50)."""
-        head = [*self.projections.parameters(), *self.head.parameters()]
-        return [
-            {"params": list(self.encoders.parameters()), "lr": lr, "lr_ratio": 1.0},
-            {"params": head, "lr": lr * head_lr_ratio, "lr_ratio": head_lr_ratio},
-        ]
+    def project(self, modality: str, x: Tensor) -> Float[Tensor, "B E"]:
+        """What one modality gives to the head."""
+        image = as_image(x, self.config.features.mel_bins) if modality == "audio" else x
+        tokens, _ = self.encoders[modality](image)
+        return self.projections[modality](tokens.mean(dim=1))
+
+    def probabilities(self, logits: Float[Tensor, "B classes"]) -> Float[Tensor, "B classes"]:
+        """Of the classes: each on its own (multi-label), or of exactly one (single-label)."""
+        return logits.float().sigmoid() if self.labels == "multi-label" else logits.float().softmax(dim=1)
+
+    def standardise(self, log_mel: Float[Tensor, "B T M"]) -> Float[Tensor, "B T M"]:
+        """Log-mel to what the encoder sees, as the pretrained model does."""
+        return (log_mel - self.config.audio_mean) / self.config.audio_std
+
+    @staticmethod
+    def is_new(name: str) -> bool:
+        """Whether a parameter is no pretrained model's (projections and head), and may learn faster."""
+        return not name.startswith("encoders.")
+
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change with any weight and with any setting that changes a logit."""
+        return fingerprint(self, self._stored_config())
+
+    def _stored_config(self) -> dict[str, Any]:
+        about = {"classes": self.classes, "senses": self.senses, "labels": self.labels}
+        return about | {"model": stored_config(self.config)}
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json (with classes and senses) and model.safetensors."""
+        """Write config.json (with classes, senses and labels), model.safetensors and README.md."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tree = {"classes": self.classes, "senses": self.senses, "model": stored_config(self.config)}
-        (folder / CONFIG).write_text(json.dumps(tree, indent=2), encoding="utf-8")
+        (folder / CONFIG).write_text(json.dumps(self._stored_config(), indent=2), encoding="utf-8")
         save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / WEIGHTS)
+        classifier_card(self.config, self.classes, self.labels, self.senses).save(folder / "README.md")
 
     @classmethod
     def from_pretrained(
@@ -144,10 +173,10 @@ class Classifier(nn.Module):
         """
         paths = [fetch(name, file, revision=revision, local_files_only=local_files_only) for file in (CONFIG, WEIGHTS)]
         tree = read_json(paths[0])
-        if not tree.keys() >= {"classes", "senses", "model"}:
-            raise ModelError(f"{paths[0]}: not a classifier's config.json: it needs classes, senses and model")
+        if not tree.keys() >= {"classes", "senses", "labels", "model"}:
+            raise ModelError(f"{paths[0]}: not a classifier's config.json: it needs classes, senses, labels and model")
         config = parse_settings(ModelConfig, tree["model"], where=str(paths[0]))
-        classifier = cls(config, tree["classes"], tree["senses"], seed=None)
+        classifier = cls(config, tree["classes"], tree["senses"], tree["labels"], seed=None)
         load_strictly(classifier, read_weights(paths[1]), where=str(paths[1]))
         return classifier.eval()
 

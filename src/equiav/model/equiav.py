@@ -14,8 +14,6 @@ P parameter slots
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -28,7 +26,7 @@ from equiav.augment.visual import visual_space as make_visual_space
 from equiav.config import Architecture, ModelConfig, parse_settings
 from equiav.errors import ModelError
 from equiav.model.heads import Head
-from equiav.model.hub import CONFIG, WEIGHTS, fetch, model_card, read_config, read_weights
+from equiav.model.hub import CONFIG, WEIGHTS, fetch, fingerprint, model_card, read_config, read_weights
 from equiav.model.initialise import initialise, load_strictly
 from equiav.model.predictor import ParameterEncoder, Predictor, make_predictor
 from equiav.model.vit import Encoder
@@ -327,11 +325,7 @@ class EquiAV(
 
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with any weight and with any setting that changes an embedding."""
-        digest = hashlib.sha256(json.dumps(self._hub_mixin_config, sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-        return digest.hexdigest()[:12]
+        return fingerprint(self, stored_config(self.config))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  (fewer options than the mixin's: what this library supports)

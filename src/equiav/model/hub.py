@@ -1,14 +1,16 @@
 """A model's folder and its twin on the Hugging Face Hub: config.json, model.safetensors and README.md, no pickles.
 
-folder or Hub id -> (config, weights);   model -> README.md (the model card)
+folder or Hub id -> (config, weights);   model -> README.md (the model card), fingerprint
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -18,7 +20,7 @@ from equiav.config import ModelConfig, parse_settings
 from equiav.errors import ModelError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -88,6 +90,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path}: not a readable safetensors file: {error}") from None
 
 
+def fingerprint(model: nn.Module, config: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits that change with any weight and with any entry of `config`."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:12]
+
+
 def model_card(
     config: ModelConfig,
     parameters: int,
@@ -152,4 +163,34 @@ image = model.encode(image=["dog.jpg"])  # cosine = audio @ image.T
 ## Licence
 
 {license}
+""")
+
+
+def classifier_card(config: ModelConfig, classes: list[str], labels: str, senses: str) -> ModelCard:
+    """README.md of a fine-tuned classifier.
+
+    Args:
+        labels: `single-label` or `multi-label`.
+        senses: what it looks at.
+    """
+    front = ModelCardData(library_name="equiav", license="apache-2.0", tags=["audio-visual", "classification"])
+    shown = ", ".join(classes[:20]) + (" …" if len(classes) > 20 else "")
+    return ModelCard(f"""---
+{front.to_yaml()}
+---
+
+# A classifier of {config.features.clip_s:g}-second clips
+
+{labels.capitalize()}, {senses}, {len(classes)} classes: {shown}. The encoders are those of an EquiAV model (Kim et al.,
+ICML 2024, arXiv 2403.09502), fine-tuned with labels.
+
+```python
+from equiav import Classifier
+
+classifier = Classifier.from_pretrained("this folder or Hub id")
+logits = classifier(audio, visual)  # standardised log-mel (B, T, M), normalised image (B, 3, H, W)
+```
+
+`equiav evaluate classify --library L --run THIS` measures it on the labelled clips of a library. It knows these classes
+alone: every clip gets probabilities of them, whatever it shows.
 """)

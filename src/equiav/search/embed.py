@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from equiav.augment.visual import stack_pictures
 from equiav.errors import LibraryError
 from equiav.library.loader import ClipLoader, pictures_of
-from equiav.search.encode import embed_batch, embed_log_mels, embed_pictures, encode, stack_pictures
+from equiav.search.encode import embed_batch, embed_log_mels, embed_pictures, encode
 from equiav.search.index import EmbeddedClips, EmbeddingsTable
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from equiav.library.table import Library
+    from equiav.model.classifier import Classifier
     from equiav.model.equiav import EquiAV
 
 __all__ = ["EmbeddingsTable", "check_features", "embed_library", "encode"]
@@ -106,19 +108,15 @@ def _parts(rows: NDArray[np.int64], size: int) -> Iterator[list[int]]:
         yield rows[first : first + size].tolist()
 
 
-def check_features(library: Library, model: EquiAV) -> None:
+def check_features(library: Library, model: EquiAV | Classifier) -> None:
     """The library's spectrograms must be of the kind that the model was trained on.
 
     Raises:
         LibraryError: sample rate, mel bins, frames or window length differ.
     """
-    found, wanted = library.features, model.config.features
-    names = ("sample_rate", "mel_bins", "time_frames", "clip_s")
-    differ = [f"{k} is {getattr(found, k)}, the model's {getattr(wanted, k)}" for k in names]
-    differ = [text for k, text in zip(names, differ, strict=True) if getattr(found, k) != getattr(wanted, k)]
-    if differ:
+    if differ := library.features.differences(model.config.features):
         raise LibraryError(
-            f"{library.path} was ingested with features that the model does not know: {'; '.join(differ)}. "
+            f"{library.path} was ingested with features that the model does not know: {differ}. "
             "Ingest the videos into a new library with the recipe of the model"
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from equiav.augment.visual import normalise
+from equiav.augment.visual import normalise, stack_pictures
 from equiav.config import Features
 from equiav.errors import ConfigError, MediaError, ModelError
 from equiav.library.ingest import plan_windows
@@ -117,15 +117,6 @@ def embed_pictures(
     """Frames, zero-padded to one size, with their true sizes, to unit vectors."""
     with _inference(model) as device:
         return _checked(model.embed_visual(normalise(model.visual_space.plain(frames.to(device), sizes.to(device)))))
-
-
-def stack_pictures(pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> tuple[Tensor, Tensor]:
-    """Pictures of any sizes as one zero-padded batch (B, 3, H, W), and their sizes (B, 2)."""
-    sizes = np.array([picture.shape[:2] for picture in pictures])
-    padded = np.zeros((len(pictures), *sizes.max(axis=0), 3), dtype=np.uint8)
-    for target, picture in zip(padded, pictures, strict=True):
-        target[: picture.shape[0], : picture.shape[1]] = picture
-    return torch.from_numpy(padded).permute(0, 3, 1, 2), torch.from_numpy(sizes)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class Progress:
     skipped: int = 0  # such steps so far
     epoch_loss: float = 0.0  # sum over the epoch's finished steps
     epoch_steps: int = 0
-    best_loss: float | None = None  # lowest mean loss of an epoch
+    best_loss: float | None = None  # lowest mean loss of an epoch, or its lowest error on other clips
     best_step: int = 0  # its last step
     scaler: dict[str, Any] = field(default_factory=dict)  # of the gradients, in fp16
 
@@ -106,6 +106,11 @@ def load_state(run: Path, trained: Trained) -> Progress:
     found = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     del found["version"]
     return Progress(**found)
+
+
+def best_weights(run: Path, progress: Progress) -> dict[str, Tensor]:
+    """The weights after the best epoch of `run`."""
+    return load_file(run / "state" / f"step-{progress.best_step:08d}" / "model.safetensors")
 
 
 def _restore(into: dict[str, Tensor], stored: dict[str, Tensor], folder: Path) -> None:

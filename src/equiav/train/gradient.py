@@ -40,8 +40,8 @@ class Objective(Protocol):
         """The model's arguments for a batch: the same for the same clips, epoch and seed."""
         ...
 
-    def losses(self, output: Any) -> dict[str, Tensor]:
-        """From the model's output: the scalar to minimise under "loss", and anything else worth a line in a log."""
+    def losses(self, output: Any, batch: Any) -> dict[str, Tensor]:
+        """Of the model's output for a batch: the scalar to minimise under "loss", and what else is worth a line."""
         ...
 
     def health(self, batch: Any, epoch: int) -> dict[str, float]:
@@ -55,7 +55,7 @@ def backward(
     """Add the gradient of the loss over the batch to the weights' `grad`; returns the losses, detached.
 
     Args:
-        model: gives a named tuple of tensors (n, …), or None in their place.
+        model: gives a tensor (n, …), or a named tuple of such tensors, or None in their place.
         objective: makes its inputs and judges its outputs.
         batch: this process's share.
         epoch: decides what is drawn.
@@ -69,7 +69,7 @@ def backward(
             return model(*inputs)
 
     if len(batch.clip_ids) <= micro_batch:
-        losses = objective.losses(run(batch))
+        losses = objective.losses(run(batch), batch)
         accelerator.backward(losses["loss"])
         return _detached(losses)
     parts = batch.split(micro_batch)
@@ -78,21 +78,28 @@ def backward(
     torch.manual_seed(seed)
     with torch.no_grad():
         outputs = [run(part) for part in parts]
-    joined = type(outputs[0])(*(_joined(column) for column in zip(*outputs, strict=True)))
-    losses = objective.losses(joined)
+    joined = [_joined(column) for column in zip(*map(_columns, outputs), strict=True)]
+    single = isinstance(outputs[0], Tensor)
+    losses = objective.losses(joined[0] if single else type(outputs[0])(*joined), batch)
     accelerator.backward(losses["loss"])
     torch.manual_seed(seed)
     gradients = _parted([None if x is None else x.grad for x in joined], micro_batch)
     for number, (part, wanted) in enumerate(zip(parts, gradients, strict=True)):
         last = number == len(parts) - 1
         with nullcontext() if last else accelerator.no_sync(model):
-            pairs = [(x, g) for x, g in zip(run(part), wanted, strict=True) if x is not None and g is not None]
+            pairs = [
+                (x, g) for x, g in zip(_columns(run(part)), wanted, strict=True) if x is not None and g is not None
+            ]
             torch.autograd.backward([x for x, _ in pairs], [g.to(x.dtype) for x, g in pairs])
     return _detached(losses)
 
 
 def _detached(losses: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in losses.items()}
+
+
+def _columns(output: Any) -> tuple[Tensor | None, ...]:
+    return (output,) if isinstance(output, Tensor) else output
 
 
 def _joined(column: Sequence[Tensor | None]) -> Tensor | None:

@@ -23,7 +23,7 @@ from equiav.errors import TrainingError
 from equiav.train.checkpoint import Progress, Trained, load_state, save_state
 from equiav.train.gradient import Clips, Objective, backward
 from equiav.train.health import ringing
-from equiav.train.optim import follow, learning_rate, make_optimizer
+from equiav.train.optim import follow, learning_rate, make_optimizer, share_of_epoch, share_of_step
 from equiav.train.processes import agreed, is_sharded, make_accelerator, spread, whole
 from equiav.train.report import JsonLines, Step
 from equiav.train.throughput import matmul_rate, memory_gb
@@ -54,6 +54,8 @@ def train(
     settings: Train,
     optim: Optim,
     accelerator: Accelerator | None = None,
+    lr_ratio: Callable[[str], float] = lambda _: 1.0,
+    judge: Callable[[], float] | None = None,
     flops_per_clip: float | None = None,
     on_step: Callable[[Step], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -68,18 +70,20 @@ def train(
         settings: how long, how wide.
         optim: AdamW and its schedule.
         accelerator: the processes to train on; by default this one alone.
+        lr_ratio: of a parameter, by its name: its learning rate over that of the schedule.
+        judge: asked after every epoch, on all processes: the error to keep the best state by, instead of the mean loss.
         flops_per_clip: of forward and backward, for the model FLOP utilisation.
         on_step: told of every step, on the main process.
         should_stop: asked after every step; True on any process makes all save and stop.
 
     Returns:
-        Where the run is, and the running average of the weights by name (empty without `settings.ema`).
+        Where the run is, and the average of the weights by name (empty without `settings.ema` or `average_last`).
 
     Raises:
         TrainingError: the loss or its gradient was not finite three steps in a row; names step and clips.
     """
     accelerator = accelerator or make_accelerator(settings.precision)
-    loop = _Loop(model, objective, run, settings, optim, accelerator, len(loader))
+    loop = _Loop(model, objective, run, settings, optim, accelerator, len(loader), lr_ratio)
     notes = _Notes(loop, flops_per_clip, on_step) if accelerator.is_main_process else None
     loop.called.train()
     stop = agreed(accelerator, should_stop())
@@ -93,10 +97,12 @@ def train(
             stop = agreed(accelerator, should_stop())
             ended = loop.progress.step % loop.per_epoch == 0
             if ended:
-                loop.end_epoch()
+                error = judge() if judge else None
+                loop.end_epoch(epoch, error)
                 # weights in shards can't be asked outside of a training step
                 if notes and not is_sharded(model):
-                    notes.health(objective.health(batch, epoch))
+                    judged = {} if error is None else {"validation_error": error}
+                    notes.health(objective.health(batch, epoch) | judged)
             if ended or stop or loop.progress.step % settings.save_every == 0:
                 loop.save()
             if stop:
@@ -116,14 +122,15 @@ class _Loop:
         optim: Optim,
         accelerator: Accelerator,
         per_epoch: int,
+        lr_ratio: Callable[[str], float],
     ) -> None:
         self.model, self.objective, self.run = model, objective, run
         self.settings, self.optim, self.accelerator = settings, optim, accelerator
         self.per_epoch, self.total = per_epoch, per_epoch * settings.epochs
         self.called = spread(model, accelerator, settings.parallel)
-        optimizer = make_optimizer(model, optim)
+        optimizer = make_optimizer(model, optim, lr_ratio)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
-        weights = {} if settings.ema is None else dict(model.named_parameters())
+        weights = dict(model.named_parameters()) if settings.ema or settings.average_last else {}
         average = {name: weight.detach().clone() for name, weight in weights.items()}
         self.trained = Trained(model, optimizer, average)
         self.progress = load_state(run, self.trained)
@@ -140,8 +147,10 @@ class _Loop:
     def step(self, batch: Clips, epoch: int) -> tuple[dict[str, Tensor], float]:
         """Losses and gradient norm of a batch; the weights have moved, unless one of them is not finite."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
-        torch.manual_seed(self.settings.seed * 1_000_003 + self.progress.step)  # drop path; all else has keys
+            group["lr"] = self.lr * group["lr_ratio"]
+        seed = self.settings.seed * 1_000_003 + self.progress.step
+        # drop path, other clips on every process; all else has keys
+        torch.manual_seed(seed * self.accelerator.num_processes + self.accelerator.process_index)
         micro_batch = self.settings.micro_batch or len(batch.clip_ids)
         losses = backward(self.called, self.objective, batch, epoch, self.accelerator, micro_batch=micro_batch)
         self.accelerator.unscale_gradients()
@@ -152,7 +161,8 @@ class _Loop:
         if finite or scaler is not None:
             self.optimizer.step()  # fp16: the scaler leaves out what overflowed, and lowers its scale
         if finite:
-            follow(self.trained.average, self.model, self.settings.ema, self.progress.step)
+            if self.settings.ema:
+                follow(self.trained.average, self.model, share_of_step(self.settings.ema, self.progress.step))
             self.progress.bad = 0
             self.progress.epoch_loss += float(losses["loss"])
             self.progress.epoch_steps += 1
@@ -162,11 +172,14 @@ class _Loop:
         self.progress.step += 1
         return losses, norm
 
-    def end_epoch(self) -> None:
-        """Remember the epoch if its mean loss was the lowest so far."""
+    def end_epoch(self, epoch: int, error: float | None) -> None:
+        """Average, and remember the epoch if its error, or without one its mean loss, was the lowest so far."""
         progress = self.progress
+        if self.settings.average_last:
+            share = share_of_epoch(self.settings.average_last, epoch, self.settings.epochs)
+            follow(self.trained.average, self.model, share)
         if progress.epoch_steps:
-            mean = progress.epoch_loss / progress.epoch_steps
+            mean = progress.epoch_loss / progress.epoch_steps if error is None else error
             if progress.best_loss is None or mean < progress.best_loss:
                 progress.best_loss, progress.best_step = mean, progress.step
         progress.epoch_loss, progress.epoch_steps = 0.0, 0

@@ -69,8 +69,9 @@ class Pretraining:
             *(space.encode(s).view(len(keys), samples, -1).to(device) for space, s in zip(spaces, sets, strict=True)),
         )
 
-    def losses(self, output: EquiAVOutput) -> dict[str, Tensor]:
-        """Weighted sum and parts."""
+    def losses(self, output: EquiAVOutput, batch: Batch) -> dict[str, Tensor]:
+        """Weighted sum and parts; the other clips of the batch are all the target there is."""
+        del batch
         return equiav_loss(output, self.recipe.loss)
 
     @torch.no_grad()

@@ -5,18 +5,15 @@ Run again with the same recipe it goes on where it was; another recipe in the sa
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
 from accelerate import Accelerator
 
 from equiav.config import ModelConfig, Recipe
-from equiav.errors import ConfigError, TrainingError
+from equiav.errors import TrainingError
 from equiav.library.loader import ClipLoader
 from equiav.library.table import Library
 from equiav.model.convert import start_encoders
@@ -26,7 +23,8 @@ from equiav.train.loop import train
 from equiav.train.objective import Pretraining
 from equiav.train.processes import from_main, make_accelerator, whole
 from equiav.train.report import Step
-from equiav.train.throughput import choose_precision, step_flops
+from equiav.train.run_folder import check_trackers, claim_run, fit_here, flat
+from equiav.train.throughput import step_flops
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +74,7 @@ def pretrain(
         load_strictly(model, EquiAV.from_pretrained(recipe.init.model).state_dict(), where=recipe.init.model)
     start_encoders(model, recipe.init)
     model.to(accelerator.device)
-    accelerator.init_trackers("equiav", config=_flat(recipe.model_dump(mode="json")))
+    accelerator.init_trackers("equiav", config=flat(recipe.model_dump(mode="json")))
     progress, average = train(
         model,
         plan.loader,
@@ -112,7 +110,7 @@ class Plan:
 
 def make_plan(recipe: Recipe, library: Library, run: Path) -> Plan:
     """Resolve the recipe and open the loader; writes nothing."""
-    _check_trackers(recipe)
+    check_trackers(recipe.train)
     # what is measured here must be the same everywhere
     joined = make_accelerator()
     recipe = from_main(joined, lambda: resolve(recipe, library, joined.num_processes))
@@ -127,20 +125,6 @@ def make_plan(recipe: Recipe, library: Library, run: Path) -> Plan:
     return Plan(recipe, model_config(recipe), accelerator, loader)
 
 
-def _check_trackers(recipe: Recipe) -> None:
-    for tracker in recipe.train.trackers:
-        if importlib.util.find_spec(tracker) is None:
-            raise ConfigError(f"train.trackers: {tracker} is not installed: pip install {tracker}, or leave it out")
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
-        flat.update(inner)
-    return flat
-
-
 def resolve(recipe: Recipe, library: Library, processes: int = 1) -> Recipe:
     """Fill in what the library and the machine decide: features, normalisation, precision, a batch that fits."""
     clips = library.count(recipe.data.split)
@@ -149,21 +133,14 @@ def resolve(recipe: Recipe, library: Library, processes: int = 1) -> Recipe:
             f"{library.path}: split {recipe.data.split!r} has {clips} clips with both sound and picture; "
             "contrastive training needs at least 2: ingest more videos"
         )
-    batch = recipe.train.global_batch
-    if batch > clips:
-        batch = clips - clips % processes
-        if not batch:
-            raise TrainingError(f"{library.path}: {clips} clips are too few for {processes} processes: start fewer")
-        log.warning("batch reduced from %d to %d: the split has %d clips", recipe.train.global_batch, batch, clips)
     mean, std = recipe.data.audio_mean, recipe.data.audio_std
     if mean is None or std is None:
         mean, std = library.log_mel_stats(recipe.data.split)
-    precision = choose_precision(recipe.train.precision)
     return recipe.model_copy(
         update={
             "features": library.features,
             "data": recipe.data.model_copy(update={"audio_mean": mean, "audio_std": std}),
-            "train": recipe.train.model_copy(update={"global_batch": batch, "precision": precision}),
+            "train": fit_here(recipe.train, clips, processes),
         }
     )
 
@@ -181,29 +158,3 @@ def model_config(recipe: Recipe) -> ModelConfig:
         audio_mean=recipe.data.audio_mean,
         audio_std=recipe.data.audio_std,
     )
-
-
-def claim_run(run: Path, recipe: Recipe) -> None:
-    """Write recipe.yaml, or check that the run found there is the same one."""
-    run.mkdir(parents=True, exist_ok=True)
-    file = run / "recipe.yaml"
-    wanted = recipe.model_dump(mode="json")
-    if file.exists():
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-        differing = sorted(_differences(found, wanted))
-        if differing:
-            raise TrainingError(
-                f"{run} holds a run of another recipe: {'; '.join(differing)}. "
-                "Use another --run folder, or the same recipe to go on with this one"
-            )
-        return
-    beside = file.with_suffix(".part")
-    beside.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
-    beside.replace(file)
-
-
-def _differences(found: object, wanted: object, key: str = "") -> list[str]:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = found.keys() | wanted.keys()
-        return [d for k in keys for d in _differences(found.get(k), wanted.get(k), f"{key}.{k}" if key else str(k))]
-    return [] if found == wanted else [f"{key} was {found!r}, now {wanted!r}"]

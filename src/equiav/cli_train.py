@@ -1,0 +1,179 @@
+"""The verbs that train: parse, one library call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from equiav.cli_evaluate import Frames, measure_classes
+from equiav.cli_library import AsJson, LibraryPath, Overrides, RunPath
+from equiav.errors import ConfigError
+from equiav.terminal import IS_MAIN, Bar, err, out, print_json, stop_on_signal
+
+train_app = typer.Typer()
+
+
+@train_app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (toy, base) or a YAML file.")],
+    library: LibraryPath,
+    run: RunPath,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take: parameters, memory, time, negatives, shapes.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model on a library. Run it again to go on where it was.
+
+    Examples: equiav pretrain toy --library L --run runs/toy train.epochs=20
+              equiav pretrain base --library L --run runs/base --dry-run
+              torchrun --nproc-per-node 8 -m equiav pretrain base -L L -R runs/base
+    """
+    from equiav.config import load_recipe
+    from equiav.library.table import Library
+    from equiav.train.pretrain import pretrain as run_pretrain
+    from equiav.train.processes import leave
+
+    if any(text.startswith("features.") for text in overrides or []):
+        raise ConfigError("features are fixed when a library is made: give them to `equiav ingest`")
+    if dry_run:
+        from equiav.train.dry_run import dry_run as estimate
+
+        found = estimate(load_recipe(recipe, overrides or []), Library(library), run)
+        if IS_MAIN:
+            print_json(found.to_dict()) if as_json else out.print(found.to_table())
+        return
+    with stop_on_signal() as should_stop, Bar("training", "steps") as bar:
+        done = run_pretrain(
+            load_recipe(recipe, overrides or []),
+            Library(library),
+            run,
+            on_step=lambda step: bar.update(step.step, step.steps, step.describe()),
+            should_stop=should_stop,
+        )
+    leave()
+    if not IS_MAIN:
+        return
+    if as_json:
+        print_json({"run": run, "step": done.step, "steps": done.steps, "clips": done.clips})
+    elif done.done:
+        typer.echo(
+            f"trained {done.steps} steps on {done.clips} clips: {run / 'model'}\n"
+            f"next: equiav embed --library {library} --run {run}"
+        )
+    else:
+        typer.echo(f"stopped and saved at step {done.step} of {done.steps}; continue with the same command")
+
+
+@train_app.command()
+def compare(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (toy, base) or a YAML file.")],
+    library: LibraryPath,
+    folder: Annotated[Path, typer.Option("--out", help="Folder for all runs and the table.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="key=a,b,c makes variants; key=value holds for all.")
+    ] = None,
+    table: Annotated[
+        str | None, typer.Option(help="Rows with several settings each: a shipped table (paper) or a YAML file.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 3,
+    split: Annotated[str, typer.Option(help="Split to measure retrieval on.")] = "test",
+    as_json: AsJson = False,
+) -> None:
+    """Train variants of a recipe with the same budget, and put them into one table. Run it again to go on.
+
+    Examples: equiav compare toy --library L --out methods model.method=equiav,invariant,plain
+              equiav compare toy --library L --out ablations --table paper train.epochs=6
+              equiav compare toy --library L --out k model.centroid_samples=1,4,16 train.epochs=8 --seeds 2
+    """
+    from equiav.compare import compare as run_compare
+    from equiav.compare import load_table, to_table, variants
+    from equiav.library.table import Library
+
+    chosen = variants(recipe, settings or [], seeds, folder, load_table(table) if table else None)
+    with stop_on_signal() as should_stop, Bar("training", "steps") as bar:
+        results = run_compare(
+            Library(library),
+            chosen,
+            folder,
+            split=split,
+            on_step=lambda run, step: bar.update(step.step, step.steps, f"{run}: {step.describe()}"),
+            should_stop=should_stop,
+        )
+    if results is None:
+        err.print("stopped and saved; run the same command again to go on")
+    elif as_json:
+        typer.echo((folder / "compare.json").read_text(encoding="utf-8"))
+    else:
+        out.print(to_table(results))
+        typer.echo(f"{folder / 'compare.json'}, {folder / 'compare.png'}")
+
+
+@train_app.command()
+def finetune(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (finetune-toy, …) or a YAML file.")],
+    library: LibraryPath,
+    run: Annotated[Path, typer.Option("--run", "-R", help="Run folder to make.")],
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="R0", help="Pretrained run, model folder or Hub id; without it from scratch."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. task.senses=audio.")
+    ] = None,
+    test: Annotated[str, typer.Option(help="Split to measure on in the end; nothing is chosen on it.")] = "test",
+    frames: Frames = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a classifier with a library's labels, on a pretrained model. Run it again to go on where it was.
+
+    Examples: equiav finetune finetune-toy --library L --run runs/classes --from runs/toy
+              equiav finetune finetune-vggsound --library L --run runs/vgg --from runs/base task.senses=audio
+              torchrun --nproc-per-node 8 -m equiav finetune finetune-audioset20k -L L -R runs/as --from runs/base
+    """
+    from equiav.library.table import Library
+    from equiav.train.finetune import finetune as run_finetune
+    from equiav.train.finetune_recipe import load_finetune_recipe
+    from equiav.train.processes import leave
+
+    _check_overrides(overrides or [], source)
+    settings, shelf = load_finetune_recipe(recipe, overrides or [], source=source), Library(library)
+    if test in (settings.data.split, settings.data.validation):
+        raise ConfigError(f"split {test!r} is trained or chosen on: name another with --test")
+    with stop_on_signal() as should_stop, Bar("training", "steps") as bar:
+        done = run_finetune(
+            settings,
+            shelf,
+            run,
+            on_step=lambda step: bar.update(step.step, step.steps, step.describe()),
+            should_stop=should_stop,
+        )
+    measures = done.done and shelf.count(test) > 0
+    found = measure_classes(library, run, test, frames, run / "result.json") if measures else None
+    leave()
+    if not IS_MAIN:
+        return
+    if as_json:
+        figures = found.to_dict() if found else None
+        print_json({**vars(done), "result": run / "result.json" if found else None, "test": figures})
+    elif not done.done:
+        typer.echo(f"stopped and saved at step {done.step} of {done.steps}; continue with the same command")
+    else:
+        typer.echo(f"trained {done.steps} steps on {done.clips} clips of {done.classes} classes: {run / 'model'}")
+        if found:
+            out.print(found.to_table())
+            typer.echo(f"{run / 'result.json'}: equiav evaluate --compare takes it")
+        else:
+            err.print(f"split {test!r} has no clips: nothing was measured")
+
+
+def _check_overrides(overrides: list[str], source: str | None) -> None:
+    for text in overrides:
+        key = text.partition("=")[0]
+        if key.startswith("features."):
+            raise ConfigError("features are fixed when a library is made: give them to `equiav ingest`")
+        if source and key.startswith(("model", "init")) and key not in ("model.checkpointing", "model.compile"):
+            raise ConfigError(f"{key}: with --from the pretrained model decides its sizes and weights: leave it out")

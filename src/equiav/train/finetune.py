@@ -1,0 +1,179 @@
+"""Fine-tune encoders with labels:  (recipe, library) → run folder (recipe.yaml, metrics.jsonl, state/, model/).
+
+A classifier on the encoders of a pretrained model, or on fresh ones, is trained in the loop that pretraining uses: run
+again with the same recipe it goes on where it was. Only the training split, and a validation split where one is named,
+is looked at: whatever else the library holds has no influence on the weights.
+
+EquiAV's release (ft_main.py, ft_trainer.py, datasets/AudioVisual.py). Deliberate differences: the head really learns
+at `head_lr_ratio` (the released scheduler writes one rate to all groups), SpecAugment is really applied (the released
+guard tests another option), masks take the mean of the standardised spectrogram, sounds are mixed in power
+(`mix_sounds`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from equiav.config import ModelConfig
+from equiav.errors import TrainingError
+from equiav.library.table import Library
+from equiav.model.classifier import Classifier
+from equiav.model.convert import start_encoders
+from equiav.model.equiav import EquiAV
+from equiav.model.hub import CONFIG, fetch, read_config
+from equiav.train.checkpoint import best_weights
+from equiav.train.classification import Classification, check_labels
+from equiav.train.finetune_recipe import FinetuneRecipe
+from equiav.train.loop import train
+from equiav.train.mixing import MixingLoader
+from equiav.train.processes import from_main, make_accelerator, whole
+from equiav.train.report import Step
+from equiav.train.run_folder import check_trackers, claim_run, fit_here, flat
+from equiav.train.scoring import error, score_split
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """Where a fine-tuning ended."""
+
+    run: Path
+    step: int
+    steps: int
+    clips: int
+    classes: int
+
+    @property
+    def done(self) -> bool:
+        """False when the run was told to stop before its last step."""
+        return self.step == self.steps
+
+
+def finetune(
+    recipe: FinetuneRecipe,
+    library: Library,
+    run: Path,
+    *,
+    on_step: Callable[[Step], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Finetuned:
+    """Train, or go on training, a classifier on the labelled clips of `library` into the folder `run`.
+
+    Started by `torchrun` or `accelerate launch`, all processes call this; the run folder must be one that they share.
+
+    Raises:
+        TrainingError: `run` belongs to another recipe or library, features that the pretrained model does not know, or
+            the loss is not finite.
+        LibraryError: the split has no clips, or labels that the task cannot use.
+        ConfigError: a tracker that is not installed.
+    """
+    check_trackers(recipe.train)
+    joined = make_accelerator()
+    recipe, config = from_main(joined, lambda: resolve(recipe, library, joined.num_processes))
+    accelerator = make_accelerator(recipe.train.precision, recipe.train.trackers, run)
+    from_main(accelerator, lambda: claim_run(run, recipe))
+    loader = MixingLoader(library, recipe, (accelerator.process_index, accelerator.num_processes))
+    model = _first_classifier(recipe, config).to(accelerator.device)
+    accelerator.init_trackers("equiav", config=flat(recipe.model_dump(mode="json")))
+    progress, average = train(
+        model,
+        loader,
+        Classification(model, recipe),
+        run,
+        settings=recipe.train,
+        optim=recipe.optim,
+        accelerator=accelerator,
+        lr_ratio=lambda name: recipe.optim.head_lr_ratio if model.is_new(name) else 1.0,
+        judge=_judge(model, library, recipe, accelerator),
+        on_step=on_step,
+        should_stop=should_stop,
+    )
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    weights = {name: whole(tensor.detach()) for name, tensor in (model.state_dict() | average).items()}
+    if accelerator.is_main_process:
+        if recipe.data.validation and progress.best_step:
+            weights = best_weights(run, progress)
+        kept = Classifier(config, model.classes, model.senses, model.labels, seed=None)
+        kept.load_state_dict(weights)
+        kept.save_pretrained(run / "model")
+    accelerator.wait_for_everyone()
+    steps = len(loader) * recipe.train.epochs
+    return Finetuned(run, progress.step, steps, len(loader.rows), len(model.classes))
+
+
+def resolve(recipe: FinetuneRecipe, library: Library, processes: int = 1) -> tuple[FinetuneRecipe, ModelConfig]:
+    """Fill in what the pretrained model, the library and the machine decide; the config of the encoders.
+
+    Raises:
+        TrainingError: features that the pretrained model does not know, or more processes than clips.
+        LibraryError: no clips, or labels that the task cannot use.
+    """
+    classes = _classes(recipe, library)
+    if recipe.init.model:
+        config = read_config(fetch(recipe.init.model, CONFIG))
+        if differ := library.features.differences(config.features):
+            raise TrainingError(
+                f"{library.path} was ingested with features that {recipe.init.model} does not know: {differ}. Ingest "
+                "the videos into a new library with the recipe of the model"
+            )
+        # how a run spends memory and time is its own affair
+        ours = {name: getattr(recipe.model, name) for name in ("checkpointing", "compile")}
+        config = config.model_copy(update={"architecture": config.architecture.model_copy(update=ours)})
+    else:
+        mean, std = recipe.data.audio_mean, recipe.data.audio_std
+        if mean is None or std is None:
+            mean, std = library.log_mel_stats(recipe.data.split)
+        config = ModelConfig(architecture=recipe.model, features=library.features, audio_mean=mean, audio_std=std)
+    known = {"audio_mean": config.audio_mean, "audio_std": config.audio_std}
+    made = {
+        "features": library.features,
+        "model": config.architecture,
+        "data": recipe.data.model_copy(update=known),
+        "task": recipe.task.model_copy(update={"classes": classes}),
+        "train": fit_here(recipe.train, library.count(recipe.data.split), processes),
+    }
+    return recipe.model_copy(update=made), config
+
+
+def _classes(recipe: FinetuneRecipe, library: Library) -> tuple[str, ...]:
+    """The classes, once the labels of all clips that are looked at are known to be among them."""
+    splits = [name for name in (recipe.data.split, recipe.data.validation) if name is not None]
+    labels = {split: library.clips(split, ["labels"])["labels"].to_pylist() for split in splits}
+    for split, own in labels.items():
+        if len(own) < 2:
+            raise TrainingError(
+                f"{library.path}: split {split!r} has {len(own)} clips with both sound and picture; it has the splits "
+                f"{', '.join(library.splits()) or 'none'}"
+            )
+    classes = list(recipe.task.classes or sorted({name for own in labels[recipe.data.split] for name in own}))
+    for split, own in labels.items():
+        check_labels(own, recipe.task.labels, classes, f"{library.path}, split {split!r}")
+    if len(classes) < 2:
+        raise TrainingError(f"{library.path}: all clips have the label {classes[0]!r}; a classifier needs two classes")
+    return tuple(classes)
+
+
+def _first_classifier(recipe: FinetuneRecipe, config: ModelConfig) -> Classifier:
+    task, seed = recipe.task, recipe.train.seed
+    classes = task.classes or ()
+    classifier = Classifier(config, classes, task.senses, task.labels, drop_path=task.drop_path, seed=seed)
+    if recipe.init.model:
+        classifier.start_from(EquiAV.from_pretrained(recipe.init.model))
+    elif recipe.init.audio or recipe.init.visual:
+        model = EquiAV(config, seed=seed)
+        start_encoders(model, recipe.init)
+        classifier.start_from(model)
+    return classifier
+
+
+def _judge(
+    model: Classifier, library: Library, recipe: FinetuneRecipe, accelerator: Accelerator
+) -> Callable[[], float] | None:
+    split = recipe.data.validation
+    if split is None:
+        return None
+    return lambda: error(score_split(model, library, split, accelerator), model.labels)

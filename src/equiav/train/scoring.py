@@ -1,0 +1,156 @@
+"""What a classifier says of every clip of a split, and how right that is.
+
+    library, split, classifier -> `Scores`: probabilities and truth (n, classes) -> mAP, AUC, d', top-1, top-5
+
+With several processes each scores a part, and all get the whole: every clip once, none twice. Pictures: the
+probabilities of several of the stored frames are averaged, as CAV-MAE does; one frame is the middle one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from equiav.augment.visual import normalise, stack_pictures, visual_space
+from equiav.errors import LibraryError, ModelError
+from equiav.library.loader import pictures_of
+from equiav.train.classification import check_labels, targets
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from accelerate import Accelerator
+    from jaxtyping import Bool, Float
+
+    from equiav.library.table import Library
+    from equiav.model.classifier import Classifier
+
+BATCH = 64  # clips scored at once
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of n clips, in the table's order."""
+
+    clip_ids: list[str]
+    probabilities: Float[np.ndarray, "n classes"]
+    truth: Bool[np.ndarray, "n classes"]
+
+
+def score_split(
+    classifier: Classifier,
+    library: Library,
+    split: str,
+    accelerator: Accelerator,
+    *,
+    frames: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Score every clip of a split; all processes call this and get the same.
+
+    Args:
+        frames: stored frames, evenly spread, whose probabilities are averaged.
+
+    Raises:
+        LibraryError: the split is empty, or a clip's labels are none of the classifier's.
+        ModelError: probabilities that are not finite.
+    """
+    labels = library.clips(split, ["labels"])["labels"].to_pylist()
+    where = f"{library.path}, split {split!r}"
+    if not labels:
+        raise LibraryError(
+            f"{where}: no clips to measure on; it has the splits {', '.join(library.splits()) or 'none'}"
+        )
+    check_labels(labels, classifier.labels, classifier.classes, where)
+    rows = library.positions(split)
+    mine = rows[accelerator.process_index :: accelerator.num_processes]
+    found: list[tuple[int, str, np.ndarray]] = []
+    with _judging(classifier):
+        for start in range(0, len(mine), BATCH):
+            part = mine[start : start + BATCH].tolist()
+            table = library.take(part, ["clip_id", "fbank", "frames"])
+            with accelerator.autocast():
+                probabilities = _probabilities(classifier, library, table, frames)
+            found += zip(part, table["clip_id"].to_pylist(), probabilities.cpu().numpy(), strict=True)
+            if on_progress:
+                on_progress(min((start + BATCH) * accelerator.num_processes, len(rows)), len(rows))
+    gathered = sorted(gather_object(found), key=lambda one: one[0])
+    scores = np.stack([one[2] for one in gathered])
+    if not np.isfinite(scores).all():
+        raise ModelError("the classifier gave NaN or infinite probabilities: its weights are broken")
+    truth = targets(labels, classifier.classes).bool().numpy()
+    return Scores([one[1] for one in gathered], scores, truth)
+
+
+@contextmanager
+def _judging(classifier: Classifier) -> Iterator[None]:
+    training = classifier.training
+    classifier.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        classifier.train(training)
+
+
+def _probabilities(
+    classifier: Classifier, library: Library, table: pa.Table, frames: int
+) -> Float[Tensor, "B classes"]:
+    device = classifier.head.weight.device
+    heard: list[Tensor] = []
+    if "audio" in classifier.senses:
+        audio = torch.from_numpy(library.fbanks(table)).to(device)
+        heard.append(classifier.project("audio", classifier.standardise(audio)))
+    if "visual" not in classifier.senses:
+        return classifier.probabilities(classifier.head(heard[0]))
+    settings = classifier.config
+    plain = visual_space(settings.augment, settings.architecture.image_side).plain
+    total = torch.zeros(())
+    for frame in range(frames):
+        pictures, sizes = stack_pictures(pictures_of(table, np.full(len(table), (frame + 0.5) / frames)))
+        seen = classifier.project("visual", normalise(plain(pictures.to(device), sizes.to(device))))
+        total = total.to(device) + classifier.probabilities(classifier.head(torch.cat([*heard, seen], dim=1)))
+    return total / frames
+
+
+def mean_average_precision(truth: Bool[np.ndarray, "n classes"], scores: Float[np.ndarray, "n classes"]) -> float:
+    """Macro mean over the classes that occur, as the field takes it (scikit-learn's average precision)."""
+    from sklearn.metrics import average_precision_score
+
+    present = truth.any(0)
+    return float(average_precision_score(truth[:, present], scores[:, present], average="macro"))
+
+
+def mean_auc(truth: Bool[np.ndarray, "n classes"], scores: Float[np.ndarray, "n classes"]) -> float:
+    """Macro mean of the area under the ROC curve over the classes that some clips have and some have not."""
+    from sklearn.metrics import roc_auc_score
+
+    mixed = truth.any(0) & ~truth.all(0)
+    return float(roc_auc_score(truth[:, mixed], scores[:, mixed], average="macro")) if mixed.any() else math.nan
+
+
+def d_prime(auc: float) -> float:
+    """Distance, in standard deviations, of two normal distributions with this AUC: √2 Φ⁻¹(AUC)."""
+    from scipy.stats import norm
+
+    return float(math.sqrt(2) * norm.ppf(auc))
+
+
+def top_hits(truth: Bool[np.ndarray, "n classes"], scores: Float[np.ndarray, "n classes"], k: int) -> np.ndarray:
+    """1 for every clip whose class is among the k most probable, else 0; ties in the order of the columns."""
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(truth, best, axis=1).any(1).astype(float)
+
+
+def error(scores: Scores, labels: str) -> float:
+    """What validation lowers: 1 - mAP (multi-label) or 1 - top-1."""
+    if labels == "multi-label":
+        return 1 - mean_average_precision(scores.truth, scores.probabilities)
+    return 1 - float(top_hits(scores.truth, scores.probabilities, 1).mean())
