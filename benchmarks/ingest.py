@@ -113,7 +113,7 @@ def read_all(paths: list[Path], features: Features) -> tuple[list[float], list[R
         start, task = time.process_time(), Task(Item(path), features)
         examined = work(task)
         assert isinstance(examined, Examined)
-        read = work(Task(task.item, features, examined, examined.windows))
+        read = work(Task(task.item, features, examined))
         assert isinstance(read, Read)
         assert read.error is None, read.error
         spent.append(time.process_time() - start)
