@@ -120,7 +120,10 @@ def ingest(
     ],
     library: LibraryPath,
     overrides: Overrides = None,
-    recipe: Annotated[str, typer.Option(help="Recipe whose `features` to use for a new library.")] = "base",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Recipe whose `features` to use; default those of the library, of a new one `base`'s."),
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default one per core.")] = None,
     media: Annotated[Path | None, typer.Option(help="Folder of the files that a dataset's list names.")] = None,
     labels: Annotated[Path | None, typer.Option(help="class_labels_indices.csv; default the one by the list.")] = None,
@@ -143,8 +146,12 @@ def ingest(
     from equiav.config import load_recipe
     from equiav.library.ingest import ingest as run_ingest
     from equiav.library.manifests import read_source
+    from equiav.library.table import Library
 
-    features = load_recipe(recipe, overrides or []).features
+    if (library / "clips.lance").exists() and not recipe and not overrides:
+        features = Library(library).features
+    else:
+        features = load_recipe(recipe or "base", overrides or []).features
     listing = read_source(source, media=media, label_map=labels, split=split)
 
     def say(clips: int, files: int) -> None:
@@ -182,7 +189,7 @@ def _print_rejects(rejects: list[Any]) -> None:
         Column("file", overflow="fold"),
         "reason",
         "detail",
-        title=f"{len(rejects)} files gave no clip",
+        title=f"{len(rejects)} files could not be read, wholly or in part",
         title_justify="left",
     )
     for reject in rejects[:20]:
