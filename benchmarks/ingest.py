@@ -20,7 +20,7 @@ import os
 import resource
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -65,7 +65,7 @@ class Stages:
     """Processor time by stage while in the `with` block."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._inner = [0.0]  # of each call under way, what its callees took
         self._patches = ExitStack()
 
@@ -156,7 +156,8 @@ def measure_speed(place: Path, originals: list[Path], clips: int) -> dict[str, A
     with patch.object(frames, "_pick", decode_all):
         full, found_full = read_all(few, features)
     start = ingest_cpu_s(place / "one", place / "L one", features)
-    writer, worker = (ingest_cpu_s(place / "all", place / "L all", features) - start) / (clips - 1)
+    spent_all = ingest_cpu_s(place / "all", place / "L all", features)
+    writer, worker = ((spent_all - start) / (clips - 1)).tolist()
     spent = {name: stages.seconds[name] / sum(timed) * best(plain) for name in STAGES}
     spent |= {"other work on a clip": best(plain) - sum(spent.values()), "writer: take in, table": writer}
     bits = sum(path.stat().st_size for path in originals) * 8 / CLIP_S / len(originals)
@@ -214,7 +215,7 @@ def measure_rate(place: Path, files: int) -> dict[str, Any]:
     return {
         "files": files,
         "files_per_core_s_by_quarter": [round(float(rate), 1) for rate in rates],
-        "writer_ms_per_file_by_quarter": [round(float(ms), 2) for ms in 1000 * steps[:, 0] / (files // 4)],
+        "writer_ms_per_file_by_quarter": [round(ms, 2) for ms in (1000 * steps[:, 0] / (files // 4)).tolist()],
         "files_per_s_by_quarter": [round(float(files // 4 / s), 1) for s in steps[:, 2]],
         "ratio_last_to_first": round(float(rates[-1] / rates[0]), 3),
         "bar_ratio": 0.9,
