@@ -210,7 +210,7 @@ def measure_rate(place: Path, files: int) -> dict[str, Any]:
             spent.append((time.process_time(), workers, time.perf_counter()))
 
     ingest(place / "small", place / "L small", Features(**SMALL), workers=2, on_progress=sample)
-    steps = np.diff(np.array(spent), axis=0)
+    steps: NDArray[np.float64] = np.diff(np.array(spent, np.float64), axis=0)
     rates = (files // 4) / steps[:, :2].sum(1)
     return {
         "files": files,
