@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.markup import escape
@@ -19,13 +18,12 @@ from rich.table import Column, Table
 
 from equiav._version import __version__
 from equiav.cli_evaluate import evaluate_app, load_model
-from equiav.cli_library import AsJson, LibraryPath, Overrides, RunPath, library_app, print_coverage
+from equiav.cli_library import AsJson, LibraryPath, RunPath, library_app
 from equiav.cli_train import train_app
 from equiav.errors import EquiAVError
 from equiav.memory import share_heaps
 from equiav.terminal import Bar, err, out, print_json, stop_on_signal
 
-EXIT_PARTIAL = 3
 HELP = """Learn joint sound-and-image embeddings from plain videos with EquiAV, and use them.
 
 A folder of videos to ranked hits: equiav ingest VIDEOS --library L, equiav pretrain toy --library L --run R,
@@ -110,85 +108,6 @@ def toyworld(
         done = iter(range(1, clips + 1))
         make_world(folder, clips, seed, test=test, on_clip=lambda: bar.update(next(done), clips))
     typer.echo(f"{clips} videos in {folder}; next: equiav ingest {folder / 'labels.csv'} --library L --recipe toy")
-
-
-@app.command()
-def ingest(
-    source: Annotated[
-        Path, typer.Argument(help="A folder of videos or tars, one video, or a list (CSV, JSONL, JSON): docs/data.md.")
-    ],
-    library: LibraryPath,
-    overrides: Overrides = None,
-    recipe: Annotated[str, typer.Option(help="Recipe whose `features` to use for a new library.")] = "base",
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default one per core.")] = None,
-    media: Annotated[Path | None, typer.Option(help="Folder of the files that a dataset's list names.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="class_labels_indices.csv; default the one by the list.")] = None,
-    split: Annotated[str, typer.Option(help="Split of what the source gives no split.")] = "train",
-    prune: Annotated[bool, typer.Option("--prune", help="Drop the clips of this source whose files are gone.")] = False,
-    ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Read on a Ray cluster: its address, or local for one here.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Read media files into a library. Run it again to add new files; nothing is added twice.
-
-    Videos, sounds and pictures: what has no sound or no picture can be searched, but is not trained on.
-
-    Examples: equiav ingest videos --library L --prune
-              equiav ingest labels.csv --library L --recipe toy features.clip_s=2.5
-              equiav ingest vggsound.csv --library L --media vggsound/videos
-              equiav ingest eval_segments.csv --library L --media audioset --split test
-    """
-    from equiav.config import load_recipe
-    from equiav.library.ingest import ingest as run_ingest
-    from equiav.library.manifests import read_source
-
-    features = load_recipe(recipe, overrides or []).features
-    listing = read_source(source, media=media, label_map=labels, split=split)
-
-    def say(clips: int, files: int) -> None:
-        err.print(f"dropping {clips} clips of {files} files that are gone", highlight=False)
-
-    with Bar("ingesting", "files") as bar:
-        report = run_ingest(
-            listing,
-            library,
-            features,
-            workers=workers,
-            ray=ray,
-            prune=prune,
-            on_prune=say,
-            on_progress=bar.update,
-        )
-    if as_json:
-        print_json(asdict(report))
-    else:
-        kinds = ", ".join(f"{count} {status}" for status, count in report.statuses.items())
-        typer.echo(
-            f"{report.files} files: {report.clips_added} clips added{kinds and f' ({kinds})'}, "
-            f"{report.clips_present} already there"
-        )
-        _print_rejects(report.rejects)
-        print_coverage(report.coverage)
-    if report.rejects:
-        raise typer.Exit(EXIT_PARTIAL)
-
-
-def _print_rejects(rejects: list[Any]) -> None:
-    if not rejects:
-        return
-    table = Table(
-        Column("file", overflow="fold"),
-        "reason",
-        "detail",
-        title=f"{len(rejects)} files gave no clip",
-        title_justify="left",
-    )
-    for reject in rejects[:20]:
-        table.add_row(*(escape(str(part)) for part in (reject.path, reject.reason, reject.detail)))
-    out.print(table)
-    if len(rejects) > 20:
-        typer.echo(f"… and {len(rejects) - 20} more, all in the library's rejects table")
 
 
 @app.command()

@@ -1,11 +1,11 @@
-"""The verbs that look at a library and at the machine: parse, one library call, print. `equiav.cli` takes them in."""
+"""The verbs that make a library, look at it and at the machine: parse, one library call, print."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -26,6 +26,92 @@ EXIT_PARTIAL = 3
 MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "broken": "[bold red]broken[/]"}
 
 library_app = typer.Typer()
+
+
+@library_app.command()
+def ingest(
+    source: Annotated[
+        Path, typer.Argument(help="A folder of videos or tars, one video, or a list (CSV, JSONL, JSON): docs/data.md.")
+    ],
+    library: LibraryPath,
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Recipe whose `features` to use; default those of the library, of a new one `base`'s."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default one per core.")] = None,
+    media: Annotated[Path | None, typer.Option(help="Folder of the files that a dataset's list names.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="class_labels_indices.csv; default the one by the list.")] = None,
+    split: Annotated[str, typer.Option(help="Split of what the source gives no split.")] = "train",
+    prune: Annotated[bool, typer.Option("--prune", help="Drop the clips of this source whose files are gone.")] = False,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Read on a Ray cluster: its address, or local for one here.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read media files into a library. Run it again to add new files; nothing is added twice.
+
+    Videos, sounds and pictures: what has no sound or no picture can be searched, but is not trained on.
+
+    Examples: equiav ingest videos --library L --prune
+              equiav ingest labels.csv --library L --recipe toy features.clip_s=2.5
+              equiav ingest vggsound.csv --library L --media vggsound/videos
+              equiav ingest eval_segments.csv --library L --media audioset --split test
+    """
+    from equiav.config import load_recipe
+    from equiav.library.ingest import ingest as run_ingest
+    from equiav.library.manifests import read_source
+    from equiav.library.table import Library
+
+    if (library / "clips.lance").exists() and not recipe and not overrides:
+        features = Library(library).features
+    else:
+        features = load_recipe(recipe or "base", overrides or []).features
+    listing = read_source(source, media=media, label_map=labels, split=split)
+
+    def say(clips: int, files: int) -> None:
+        err.print(f"dropping {clips} clips of {files} files that are gone", highlight=False)
+
+    with Bar("ingesting", "files") as bar:
+        report = run_ingest(
+            listing,
+            library,
+            features,
+            workers=workers,
+            ray=ray,
+            prune=prune,
+            on_prune=say,
+            on_progress=bar.update,
+        )
+    if as_json:
+        print_json(asdict(report))
+    else:
+        kinds = ", ".join(f"{count} {status}" for status, count in report.statuses.items())
+        typer.echo(
+            f"{report.files} files: {report.clips_added} clips added{kinds and f' ({kinds})'}, "
+            f"{report.clips_present} already there"
+        )
+        _print_rejects(report.rejects)
+        print_coverage(report.coverage)
+    if report.rejects:
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+def _print_rejects(rejects: list[Any]) -> None:
+    if not rejects:
+        return
+    table = Table(
+        Column("file", overflow="fold"),
+        "reason",
+        "detail",
+        title=f"{len(rejects)} files could not be read, wholly or in part",
+        title_justify="left",
+    )
+    for reject in rejects[:20]:
+        table.add_row(*(escape(str(part)) for part in (reject.path, reject.reason, reject.detail)))
+    out.print(table)
+    if len(rejects) > 20:
+        typer.echo(f"… and {len(rejects) - 20} more, all in the library's rejects table")
 
 
 @library_app.command()

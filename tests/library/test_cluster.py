@@ -1,7 +1,9 @@
 """On a Ray cluster an ingest does the same work: the same rows, the same rejects, the same fate of poisonous files."""
 
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +21,70 @@ def rows(library):
     return sorted(map(str, Library(library)._clips.to_table().to_pylist()))
 
 
+class Lost:
+    """A task that loses its machine so many times."""
+
+    def __init__(self, name, times):
+        self.name, self.times = name, times
+
+
+class Actor:
+    def __init__(self):
+        self.perform = SimpleNamespace(remote=lambda task: (task, object()))
+
+
+class LosingRay:
+    """What we use of Ray, with one machine of two cores."""
+
+    exceptions = SimpleNamespace(RayError=ConnectionResetError)
+
+    def __init__(self):
+        self.actors = []
+
+    def is_initialized(self):
+        return True
+
+    def cluster_resources(self):
+        return {"CPU": 2.0}
+
+    def remote(self, **_):
+        return lambda _worker: SimpleNamespace(remote=self.start)
+
+    def start(self, *_):
+        self.actors.append(Actor())
+        return self.actors[-1]
+
+    def wait(self, references, **_):
+        return references[:1], []
+
+    def get(self, reference):
+        task = reference[0]
+        if task.times:
+            task.times -= 1
+            raise self.exceptions.RayError("node died")
+        return f"{task.name} done"
+
+    def kill(self, actor):
+        pass
+
+
+def test_tasks_lost_with_their_machine_are_tried_once_more_on_no_more_actors_than_cores(monkeypatch):
+    losing = LosingRay()
+    monkeypatch.setitem(sys.modules, "ray", losing)
+    once, twice, fine = (Lost(name, times) for name, times in (("once", 1), ("twice", 2), ("fine", 0)))
+    done = {}
+    with RayPool(str, 100, 60.0, "auto") as pool:
+        for task in (once, twice, fine):
+            assert pool.has_room()
+            pool.submit(task)
+        while pool.busy:
+            done |= {task.name: result for task, result in pool.wait()}
+    assert len(losing.actors) == 2
+    assert (done["once"], done["fine"]) == ("once done", "fine done")
+    assert done["twice"].reason == "crashed"
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of Ray's own
 def test_a_local_ray_gives_the_library_that_local_processes_give(tmp_path, bad_videos, monkeypatch):
     """One Ray for both halves of the test: it takes its time to start."""

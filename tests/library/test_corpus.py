@@ -1,9 +1,11 @@
 """Every kind of broken or odd media ends as its stated status; no made-up row, no crash, no hang."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from corpus import CORPUS, found_in, make_corpus
+from corpus import CORPUS, as_table, found_in, make_corpus
 from equiav.library.table import STATUSES
 from equiav.media.probe import REASONS
 
@@ -18,6 +20,11 @@ def became(tmp_path_factory):
 @pytest.mark.parametrize("name", CORPUS, ids=lambda name: name[:40])
 def test_every_kind_of_media_ends_as_stated(became, name):
     assert became[0].get(name) == CORPUS[name][0]
+
+
+def test_the_table_in_the_docs_is_this_corpus():
+    page = (Path(__file__).parents[2] / "docs" / "media.md").read_text(encoding="utf-8")
+    assert as_table({name: stated for name, (stated, _) in CORPUS.items()}) in page
 
 
 def test_nothing_else_is_in_the_library_and_every_status_is_known(became):

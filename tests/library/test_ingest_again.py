@@ -1,21 +1,23 @@
 """Run again, after whatever happened in between, an ingest ends where an undisturbed one ends."""
 
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import lance
 import numpy as np
 import pytest
 
 from equiav.errors import ConfigError, LibraryError
 from equiav.library import ingest as ingest_module
-from equiav.library.ingest import ingest
+from equiav.library.ingest import IngestReport, ingest
 from equiav.library.loader import ClipLoader
 from equiav.library.manifests import Item, read_source
-from equiav.library.table import Library
-from equiav.library.windows import Task, examine, plan_windows, work
+from equiav.library.table import FRAGMENTS, Library, Reject
+from equiav.library.windows import Examined, Task, Window, examine, plan_windows, work
 from equiav.media.probe import MediaInfo
 from samples import TINY, pictures, tone, write_media
 
@@ -42,8 +44,9 @@ def rows(library):
     return sorted(table.to_pylist(), key=lambda row: row["clip_id"])
 
 
-def interrupted(*_):
-    raise KeyboardInterrupt
+def interrupted(_library, rejects):
+    if rejects:
+        raise KeyboardInterrupt
 
 
 def test_an_interrupted_ingest_keeps_what_it_read_and_goes_on(tmp_path, film, monkeypatch):
@@ -194,6 +197,53 @@ def test_a_copy_gives_the_clips_when_the_first_file_changes(tmp_path, good_video
     assert {Path(row["source"]).name for row in rows(tmp_path / "L")} == {"a.mp4"}
 
 
+def test_a_copy_that_is_being_read_gives_the_window_whose_first_owner_changes(tmp_path, good_video):
+    """In one run: `y` is examined while `x` owns one of its windows, then `x` turns out to be another file."""
+    x, y, table = tmp_path / "x.mp4", tmp_path / "y.mp4", tmp_path / "list.csv"
+    for path in (x, y):
+        path.write_bytes(good_video.read_bytes())
+    table.write_text("path,start_s,end_s\nx.mp4,0,0.655\n")
+    ingest(table, tmp_path / "L", TINY, workers=1)
+    write_media(x, frames=pictures(14, seed=5), sound=tone(1.4, 880))
+    table.write_text("path,start_s,end_s\ny.mp4,,\nx.mp4,0,0.655\n")
+    report = ingest(table, tmp_path / "L", TINY, workers=1)
+    assert (report.clips_added, report.duplicates) == (3, 0)
+    found = sorted((Path(row["source"]).name, row["start_s"]) for row in rows(tmp_path / "L"))
+    assert found == [("x.mp4", 0.0), ("y.mp4", 0.0), ("y.mp4", 0.655)]
+
+
+def test_a_copy_of_a_damaged_file_is_recorded_at_once(tmp_path, damaged):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.mp4").write_bytes(damaged.read_bytes())
+    first = ingest(folder, tmp_path / "L", TINY, workers=1)
+    assert [reject.reason for reject in first.rejects] == ["truncated", "truncated"]
+    before = rows(tmp_path / "L")
+    assert ingest(folder, tmp_path / "L", TINY, workers=1).rejects == first.rejects
+    assert rows(tmp_path / "L") == before
+
+
+def test_a_task_is_small_however_many_windows_its_file_has(tmp_path):
+    """A large one blocks the pipe to a worker that is itself handing in a result: both would wait for ever."""
+    windows = tuple(Window(float(i), i + 1.0, f"{i:024x}") for i in range(10_000))
+    found = Examined((1, 1), MediaInfo(10_000.0, 10_000.0, None, 16_000, 1, None, None, None), windows, len(windows))
+    run = ingest_module._Run(Library.create(tmp_path / "L", TINY), IngestReport(), 1, "", False, None)
+    tasks = run._examined(Task(Item(tmp_path / "long.wav"), TINY), found)
+    assert sum(len(task.examined.windows) for task in tasks) == len(windows)
+    assert max(len(pickle.dumps(task)) for task in tasks) < 8192
+
+
+def test_tables_of_many_small_commits_are_joined(tmp_path):
+    library = Library.create(tmp_path / "L", TINY)
+    for i in range(FRAGMENTS + 1):
+        library.reject([Reject(f"{i}", f"{i}.mp4", "probe", "corrupt", "", 1, 1)])
+    before = library.rejects()
+    library.tidy()
+    assert len(lance.dataset(library.path / "rejects.lance").get_fragments()) == 1
+    assert library.rejects() == before
+
+
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path, film):
     """A limit on the size of files stands for the disk: the append fails, the next run goes on."""
     code = (
@@ -251,7 +301,7 @@ def test_a_file_that_changes_under_the_reader_is_not_mixed(tmp_path, good_video)
     task = Task(Item(video), TINY)
     found = examine(task.item, TINY)
     os.utime(video, ns=(1, 1))
-    result = work(replace(task, examined=found, windows=found.windows))
+    result = work(replace(task, examined=found))
     assert result.clips == ()
     assert result.error.reason == "changed"
 

@@ -26,7 +26,7 @@ ID = "-a_b-c_d-e_"  # YouTube ids may begin with a dash and hold underscores
 def only_clips(item):
     """The clips of an item, read in this process."""
     examined = examine(item, TINY)
-    read = work(Task(item, TINY, examined, examined.windows))
+    read = work(Task(item, TINY, examined))
     assert read.error is None
     return read.clips
 

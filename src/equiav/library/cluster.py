@@ -30,7 +30,7 @@ class RayPool(Generic[T, R]):
 
     Args:
         function: importable by name on every machine of the cluster; MediaErrors it raises come back as results.
-        workers: actors of one core each; None takes every core of the cluster.
+        workers: actors of one core each, at most as many as the cluster has cores; None takes every core.
         limit_s: a task that takes longer than this, in seconds, is given up.
         address: a cluster's, "auto" for the one this machine belongs to, "local" for one inside this process.
 
@@ -62,7 +62,8 @@ class RayPool(Generic[T, R]):
             except (ConnectionError, ValueError) as error:
                 raise ConfigError(f"no Ray cluster at {self._address!r}: {error}") from None
         actor = ray.remote(num_cpus=1, max_restarts=-1)(_Worker)
-        size = self._size or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        size = min(self._size or cores, cores)  # an actor without a core would never take up its tasks
         self._actors = [actor.remote(self._function, self._limit_s) for _ in range(size)]
         return self
 
@@ -105,8 +106,8 @@ class RayPool(Generic[T, R]):
         self._load[actor] -= 1
         try:
             return [(task, self._ray.get(reference))]
-        except self._ray.exceptions.RayActorError as error:
-            # the machine or the actor is gone; Ray starts it again elsewhere
+        except self._ray.exceptions.RayError as error:
+            # the machine or the actor is gone, or with it the result; Ray starts it again elsewhere
             if tries < TRIES:
                 self._give(task, tries + 1)
                 return []

@@ -95,7 +95,7 @@ def ingest(
         finally:
             # also when interrupted: what is read is kept
             run.commit()
-        library.tidy()
+        library.forget_old_versions()
     report.rejects.sort(key=lambda reject: reject.path)
     report.coverage = cover(listing.items, report.rejects) if listing.labelled else []
     kept = asdict(report) | {"rejects": len(report.rejects)}  # they are in their own table
@@ -121,8 +121,10 @@ class _Open:
 
     item: Item
     examined: Examined
-    tasks: int = 0  # still to come back
+    wanted: list[str]  # clips to come
+    tasks: int  # still to come back
     reject: Reject | None = None
+    again: bool = False  # what it was a copy of is gone meanwhile
 
 
 class _Run:
@@ -168,17 +170,17 @@ class _Run:
             for key, known in self.known.items()
             if known.origin == self.origin and key not in there and not known.source.startswith(shut)
         ]
-        clips = [clip_id for key in gone for clip_id in self.clips_of[key]]
+        clips = sum(len(self.clips_of[key]) for key in gone)
         if clips and on_prune:
-            on_prune(len(clips), len(gone))
+            on_prune(clips, len(gone))
         listed = {item.key for item in items}
         unlisted = [key for key, reject in self.rejected.items() if reject.origin == self.origin and key not in listed]
-        self._drop(clips)
         for key in gone:
-            del self.known[key], self.clips_of[key]
+            self._drop(key, self.clips_of[key])
+            del self.known[key]
         self.commit()
         self.library.forgive(unlisted)
-        self.report.clips_dropped = len(clips)
+        self.report.clips_dropped = clips
 
     def sort_out(self, items: list[Item]) -> list[Item]:
         """The items that are new, changed or unfinished; the rest goes into the report."""
@@ -243,62 +245,84 @@ class _Run:
         if isinstance(found, MediaError):
             self._unusable(item, found)
             return []
+        if item.key in self.open:  # it was handed in twice
+            self.open[item.key].again, self.done = True, self.done + 1
+            return []
         ids = {window.clip_id for window in found.windows}
-        self._drop([clip for clip in self.clips_of[item.key] if clip not in ids])  # of the file before it changed
+        self._drop(item.key, [clip for clip in self.clips_of[item.key] if clip not in ids])  # of another content
         for window in found.windows:
             owner = self.owner.setdefault(window.clip_id, item.key)
             if owner != item.key:
-                self.report.duplicates += 1
+                self.report.duplicates += item not in self.copies[window.clip_id]
                 self.copies[window.clip_id].append(item)
             elif window.clip_id in self.clips_of[item.key]:
                 self.report.clips_present += 1
                 present.append(window.clip_id)
             else:
                 wanted.append(window)
-        if present:
+        if item.key in self.known:
             self._renew(item, self.known[item.key], present)
         if not wanted:
             self._finish(item, None)
             return []
         parts = [tuple(wanted[i : i + TASK_WINDOWS]) for i in range(0, len(wanted), TASK_WINDOWS)]
-        self.open[item.key] = _Open(item, found, len(parts))
-        return [replace(task, examined=found, windows=part) for part in parts]
+        self.open[item.key] = _Open(item, found, [window.clip_id for window in wanted], len(parts))
+        return [replace(task, examined=replace(found, windows=part)) for part in parts]
 
     def _windows_read(self, task: Task, result: Read | MediaError) -> list[Task]:
         """Take in the clips of a task; one that killed its process is tried window by window."""
-        entry = self.open[task.item.key]
-        if isinstance(result, MediaError) and len(task.windows) > 1:
-            entry.tasks += len(task.windows) - 1
-            return [replace(task, windows=(window,)) for window in task.windows]
+        entry, examined = self.open[task.item.key], cast("Examined", task.examined)
+        if isinstance(result, MediaError) and len(examined.windows) > 1:
+            entry.tasks += len(examined.windows) - 1
+            return [replace(task, examined=replace(examined, windows=(window,))) for window in examined.windows]
         error, where = (result, "decode") if isinstance(result, MediaError) else (result.error, result.where)
         if error is not None and entry.reject is None:
-            entry.reject = self._reject(task.item, where, error, entry.examined.stamp)
-        self.clips.extend(() if isinstance(result, MediaError) else result.clips)
+            entry.reject = self._reject(task.item, where, error, examined.stamp)
+        clips = () if isinstance(result, MediaError) else result.clips
+        self.clips.extend(clips)
+        self.clips_of[task.item.key].extend(clip.clip_id for clip in clips)
         entry.tasks -= 1
         if not entry.tasks:
-            del self.open[task.item.key]
-            self._finish(task.item, entry.reject)
+            self._all_read(self.open.pop(task.item.key))
         return []
+
+    def _all_read(self, entry: _Open) -> None:
+        item, got = entry.item, set(self.clips_of[entry.item.key])
+        self._finish(item, entry.reject)
+        # a copy of what could not be read is as bad, and is to be recorded too
+        self._release([clip_id for clip_id in entry.wanted if clip_id not in got])
+        if entry.again:
+            self._read_again(item)
 
     def _unusable(self, item: Item, error: MediaError) -> None:
         """An item that gives nothing. Its old clips go if the file is another one now, not if it cannot be reached."""
         if error.reason not in TRANSIENT:
-            self._drop(self.clips_of[item.key])
+            self._drop(item.key, self.clips_of[item.key])
         self._finish(item, self._reject(item, "probe", error, stamp_of(*item.files)))
 
     def _reject(self, item: Item, stage: str, error: MediaError, stamp: Stamp) -> Reject:
         return Reject(item.key, item.source, stage, error.reason, error.detail, *stamp, origin=self.origin)
 
-    def _drop(self, clip_ids: list[str]) -> None:
+    def _drop(self, key: str, clip_ids: list[str]) -> None:
+        gone = set(clip_ids)
+        self.clips_of[key] = [clip_id for clip_id in self.clips_of[key] if clip_id not in gone]
+        self.stale.extend(clip_ids)
+        self._release(clip_ids)
+
+    def _release(self, clip_ids: list[str]) -> None:
+        """These clips are nobody's: a copy, taken for a duplicate before, now gives them."""
         for clip_id in clip_ids:
             del self.owner[clip_id]
-            # a copy, taken for a duplicate before, now gives the clip
             for item in self.copies.pop(clip_id, []):
                 self.report.duplicates -= 1
-                if item not in self.todo and item.key not in self.open:
-                    self.done -= 1
-                    self.todo.append(item)
-        self.stale.extend(clip_ids)
+                if item.key in self.open:
+                    self.open[item.key].again = True
+                elif item not in self.todo:
+                    self._read_again(item)
+
+    def _read_again(self, item: Item) -> None:
+        self.done -= 1
+        self.todo.append(item)
 
     def _finish(self, item: Item, reject: Reject | None) -> None:
         self.finished.append((item.key, reject))
@@ -322,4 +346,5 @@ class _Run:
         self.report.statuses = {status: added[status] for status in STATUSES if added[status]}
         self.library.reject([reject for _, reject in finished if reject])
         self.library.forgive([key for key, reject in finished if reject is None and key in self.rejected])
+        self.library.tidy()
         self.committed_at = time.monotonic()

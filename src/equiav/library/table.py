@@ -31,7 +31,7 @@ VERSION_KEY, FEATURES_KEY = b"equiav.library", b"equiav.features"
 # What a clip may be: whole; or both senses, of which one says nothing; or one sense, the other empty in its row
 STATUSES = ("ok", "silent", "still", "no_audio", "no_video")
 TRAINABLE = "status = 'ok'"
-FRAGMENTS = 64  # more of them than this are joined when an ingest ends
+FRAGMENTS = 64  # more small ones than this are joined
 FRAGMENT_ROWS = 4096  # larger ones are left alone: a gigabyte or two
 
 
@@ -105,7 +105,10 @@ class Library:
         version = metadata.get(VERSION_KEY, b"").decode()
         if version != str(SCHEMA_VERSION):
             found = f"has schema {version}" if version else "was not made by equiav"
-            raise LibraryError(f"{self._clips_path} {found}; this equiav reads schema {SCHEMA_VERSION}")
+            raise LibraryError(
+                f"{self._clips_path} {found}; this equiav reads schema {SCHEMA_VERSION}: ingest into a new folder, or "
+                "use the equiav that it was made with"
+            )
         try:
             self.features = Features.model_validate_json(metadata.get(FEATURES_KEY, b"{}"))
         except ValidationError as error:
@@ -161,7 +164,8 @@ class Library:
     def remove(self, clip_ids: Sequence[str]) -> None:
         """Drop clips."""
         if clip_ids:
-            self._clips.delete(f"clip_id IN ({_quoted(clip_ids)})")
+            with _writing(self.path):
+                self._clips.delete(f"clip_id IN ({_quoted(clip_ids)})")
 
     def update(self, new: Mapping[str, tuple[Sequence[str], str, int]]) -> None:
         """Give clips other labels, another split, another time of their file: clip_id → (labels, split, mtime_ns)."""
@@ -173,7 +177,9 @@ class Library:
                 "file_mtime_ns": [mtime_ns for _, _, mtime_ns in new.values()],
             }
             schema = pa.schema([self._clips.schema.field(name) for name in columns])
-            self._clips.merge_insert("clip_id").when_matched_update_all().execute(pa.table(columns, schema=schema))
+            rows = pa.table(columns, schema=schema)
+            with _writing(self.path):
+                self._clips.merge_insert("clip_id").when_matched_update_all().execute(rows)
             self._clips = _open(self._clips_path)
 
     def reject(self, rejects: Sequence[Reject]) -> None:
@@ -187,7 +193,8 @@ class Library:
     def forgive(self, items: Sequence[str]) -> None:
         """Drop the reject records of items that gave clips after all."""
         if items:
-            _open(self._rejects_path).delete(f"item IN ({_quoted(items)})")
+            with _writing(self.path):
+                _open(self._rejects_path).delete(f"item IN ({_quoted(items)})")
 
     def rejects(self) -> list[Reject]:
         """All reject records."""
@@ -283,14 +290,19 @@ class Library:
         return digest.hexdigest()[:16]
 
     def tidy(self) -> None:
-        """Join the small fragments that many appends leave: random access stays fast.
+        """Join the small fragments that many appends leave: access and commits stay fast, however many there were."""
+        for path in (self._clips_path, self._rejects_path):
+            table = _open(path)
+            if table.stats.dataset_stats(FRAGMENT_ROWS)["num_small_files"] > FRAGMENTS:
+                with _writing(self.path):
+                    table.optimize.compact_files(target_rows_per_fragment=FRAGMENT_ROWS)
+        self._clips = _open(self._clips_path)
 
-        Who reads an older version of the table goes on reading it for a day.
-        """
-        if len(self._clips.get_fragments()) > FRAGMENTS:
-            self._clips.optimize.compact_files(target_rows_per_fragment=FRAGMENT_ROWS)
-            self._clips = _open(self._clips_path)
-            self._clips.cleanup_old_versions(older_than=timedelta(days=1))
+    def forget_old_versions(self) -> None:
+        """Free what only versions older than a day need: who opened one goes on reading it for a day."""
+        with _writing(self.path):
+            for path in (self._clips_path, self._rejects_path):
+                _open(path).cleanup_old_versions(older_than=timedelta(days=1))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -299,7 +311,9 @@ class Library:
         Raises:
             LibraryError: another process holds it.
         """
-        with (self.path / ".lock").open("w") as file:
+        with _writing(self.path):
+            lock = (self.path / ".lock").open("w")
+        with lock as file:
             if sys.platform != "win32":
                 import fcntl
 

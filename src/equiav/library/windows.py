@@ -41,17 +41,20 @@ class Examined:
 
     stamp: Stamp
     info: MediaInfo
-    windows: tuple[Window, ...]
+    windows: tuple[Window, ...]  # all of them, or those that a task is to read
+    count: int  # of all
 
 
 @dataclass(frozen=True)
 class Task:
-    """Examine an item, or, once it is examined, read some of its windows."""
+    """Examine an item, or, once it is examined, read some of its windows.
+
+    It must stay small: whoever hands it to a worker that is itself handing in a result waits until it fits the pipe.
+    """
 
     item: Item
     features: Features
     examined: Examined | None = None
-    windows: tuple[Window, ...] = ()
     origin: str = ""
 
 
@@ -84,7 +87,8 @@ def examine(item: Item, features: Features) -> Examined:
         info = probe_picture(path) or probe(path)
         planned = plan_windows(item.within(info.duration_s), info, features)
         content = _content_hash(*files)
-    return Examined(stamp, info, tuple(Window(*window, _clip_id(content, *window)) for window in planned))
+    windows = tuple(Window(*window, _clip_id(content, *window)) for window in planned)
+    return Examined(stamp, info, windows, len(windows))
 
 
 def plan_windows(item: Item, info: MediaInfo, features: Features) -> list[tuple[float, float]]:
@@ -134,7 +138,7 @@ def stamp_of(*files: Path) -> Stamp:
 def _read(task: Task, examined: Examined) -> Read:
     clips, error, where = [], None, ""
     with as_one_file(task.item) as (path, _):
-        for window in task.windows:
+        for window in examined.windows:
             try:
                 clips.append(_read_clip(task, examined, window, path))
             except MediaError as fault:
@@ -162,7 +166,7 @@ def _read_clip(task: Task, examined: Examined, window: Window, path: Path) -> Cl
     return Clip(
         clip_id=window.clip_id,
         item=item.key,
-        item_windows=len(examined.windows),
+        item_windows=examined.count,
         source=item.source,
         start_s=window.start_s,
         end_s=window.end_s if sound is None else window.start_s + sound.seconds,
