@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from equiav.compare import compare, load_table, to_table, variants
+from equiav.compare import compare, load_table, to_tables, variants
 from equiav.errors import ConfigError
 from train.small_library import SMALL, make_library
 
@@ -85,7 +85,7 @@ def test_a_comparison_trains_measures_resumes_and_tabulates(tmp_path):
     for row in rows:
         values = [seed["recall_at_10"] for seed in row["seeds"]]
         assert row["recall_at_10"]["mean"] == pytest.approx(sum(values) / 2)
-    assert to_table(results).row_count == 2
+    assert [table.row_count for table in to_tables(results)] == [2, 2, 2, 2]
     assert (tmp_path / "out" / "compare.png").stat().st_size > 10_000
     assert compare(library, chosen, tmp_path / "out", split="train", on_step=tell) == results
     assert len(told) == 8

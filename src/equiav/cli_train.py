@@ -90,7 +90,7 @@ def compare(
               equiav compare toy --library L --out k model.centroid_samples=1,4,16 train.epochs=8 --seeds 2
     """
     from equiav.compare import compare as run_compare
-    from equiav.compare import load_table, to_table, variants
+    from equiav.compare import load_table, to_tables, variants
     from equiav.library.table import Library
 
     chosen = variants(recipe, settings or [], seeds, folder, load_table(table) if table else None)
@@ -108,7 +108,7 @@ def compare(
     elif as_json:
         typer.echo((folder / "compare.json").read_text(encoding="utf-8"))
     else:
-        out.print(to_table(results))
+        out.print(*to_tables(results), sep="\n")
         typer.echo(f"{folder / 'compare.json'}, {folder / 'compare.png'}")
 
 

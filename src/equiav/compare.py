@@ -11,7 +11,6 @@ import itertools
 import json
 import re
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,22 +31,32 @@ if TYPE_CHECKING:
 
 TABLES = RECIPES / "tables"
 # of every variant: in the table with how many times and how many digits
-FIGURES = {
-    "recall_at_1": ("R@1 %", 100, 1),
-    "recall_at_10": ("R@10 %", 100, 1),
-    "class_precision_at_1": ("class P@1 %", 100, 1),
-    "probe": ("probe %", 100, 1),
-    "audio_cosine": ("displacement cosine, sound", 1, 2),
-    "visual_cosine": ("picture", 1, 2),
-    "audio_h1": ("H@1, sound", 1, 2),
-    "visual_h1": ("picture", 1, 2),
-    "audio_similarity": ("similarity, sound", 1, 2),
-    "visual_similarity": ("picture", 1, 2),
-    "parameters": ("M parameters", 1e-6, 2),
-    "gflops_per_clip": ("GFLOP/clip", 1, 2),
-    "saved_mb": ("MB kept", 1, 0),
-    "train_s": ("train s", 1, 0),
+# The tables that people see: figure → heading, scale, digits
+TABLES_SHOWN = {
+    "retrieval and probe": {
+        "recall_at_1": ("R@1 %", 100, 1),
+        "recall_at_10": ("R@10 %", 100, 1),
+        "class_precision_at_1": ("class P@1 %", 100, 1),
+        "probe": ("probe %", 100, 1),
+    },
+    "what is predicted for sound: displacement, its view found among 8, similarity": {
+        "audio_cosine": ("cosine", 1, 2),
+        "audio_h1": ("H@1", 1, 2),
+        "audio_similarity": ("similarity", 1, 2),
+    },
+    "for picture": {
+        "visual_cosine": ("cosine", 1, 2),
+        "visual_h1": ("H@1", 1, 2),
+        "visual_similarity": ("similarity", 1, 2),
+    },
+    "cost": {
+        "parameters": ("M parameters", 1e-6, 2),
+        "gflops_per_clip": ("GFLOP/clip", 1, 2),
+        "saved_mb": ("MB kept", 1, 0),
+        "clips_per_s": ("clips/s", 1, 0),
+    },
 }
+FIGURES = {figure: shown for table in TABLES_SHOWN.values() for figure, shown in table.items()}
 PAIRED = ("recall_at_1", "recall_at_10")  # figures whose difference to the first variant is taken seed by seed
 DIAGNOSED, VIEWS = 100, 8  # clips, and views of each, for the displacement
 CURVES = ("loss_inter", "accuracy_inter", "accuracy_intra_audio", "accuracy_intra_visual")
@@ -178,13 +187,13 @@ def _result(
 
     file = variant.run / "result.json"
     if not file.exists():
-        start = time.monotonic()
         if not pretrain(variant.recipe, library, variant.run, on_step=on_step, should_stop=should_stop).done:
             return None
-        seconds = time.monotonic() - start
         model = EquiAV.from_pretrained(variant.run / "model")
         report = evaluate_retrieval(library, model, split=split)
-        figures = _figures(library, model, report, variant.recipe.data.split, split) | {"train_s": seconds}
+        figures = _figures(library, model, report, variant.recipe.data.split, split) | {
+            "clips_per_s": _rate(variant.run)
+        }
         beside = file.with_suffix(".part")
         beside.write_text(json.dumps({"figures": figures, **report.to_dict()}, indent=2), encoding="utf-8")
         beside.replace(file)
@@ -261,23 +270,31 @@ def _summary(results: list[Result]) -> list[dict[str, Any]]:
     return rows
 
 
-def to_table(results: list[Result]) -> Table:
+def to_tables(results: list[Result]) -> list[Table]:
     """For people: mean ± standard deviation over seeds, both directions averaged; figures that none has left out."""
-    rows = _summary(results)
-    shown = {figure: about for figure, about in FIGURES.items() if any(figure in row for row in rows)}
-    table = Table("variant", "seeds", *(title for title, _, _ in shown.values()))
-    for row in rows:
-        cells = []
-        for figure, (_, scale, digits) in shown.items():
-            spread = row.get(figure)
-            if spread is None:
-                cells.append("–")
-            elif spread["std"]:
-                cells.append(f"{scale * spread['mean']:.{digits}f} ± {scale * spread['std']:.{digits}f}")
-            else:
-                cells.append(f"{scale * spread['mean']:.{digits}f}")
-        table.add_row(row["variant"], str(len(row["seeds"])), *cells)
-    return table
+    rows, tables = _summary(results), []
+    for title, figures in TABLES_SHOWN.items():
+        shown = {figure: about for figure, about in figures.items() if any(figure in row for row in rows)}
+        if not shown:
+            continue
+        table = Table("variant", *(name for name, _, _ in shown.values()), title=title, title_justify="left")
+        for row in rows:
+            table.add_row(row["variant"], *(_cell(row.get(figure), *about[1:]) for figure, about in shown.items()))
+        tables.append(table)
+    return tables
+
+
+def _cell(spread: dict[str, float] | None, scale: float, digits: int) -> str:
+    if spread is None:
+        return "–"
+    mean = f"{scale * spread['mean']:.{digits}f}"
+    return f"{mean} ± {scale * spread['std']:.{digits}f}" if spread["std"] else mean
+
+
+def _rate(run: Path) -> float:
+    """Clips per second of training, the median over what was logged."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return statistics.median(json.loads(line)["clips_per_s"] for line in lines)
 
 
 def draw_curves(chosen: list[Variant], file: Path) -> None:
