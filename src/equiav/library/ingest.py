@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IngestReport", "ingest", "plan_windows"]
 
-COMMIT_CLIPS = 128
+COMMIT_CLIPS = 64  # as Arrow and as Lance they take twice their size once more
 COMMIT_S = 15.0
 TASK_WINDOWS = 8  # a long film is read in parts: they fit into memory, and all workers share them
 TASK_LIMIT_S = 1800.0

@@ -295,7 +295,10 @@ class Library:
             table = _open(path)
             if table.stats.dataset_stats(FRAGMENT_ROWS)["num_small_files"] > FRAGMENTS:
                 with _writing(self.path):
-                    table.optimize.compact_files(target_rows_per_fragment=FRAGMENT_ROWS)
+                    # by bytes where nothing was deleted: faster, and it does not hold thousands of clips in memory
+                    table.optimize.compact_files(
+                        target_rows_per_fragment=FRAGMENT_ROWS, compaction_mode="try_binary_copy"
+                    )
         self._clips = _open(self._clips_path)
 
     def forget_old_versions(self) -> None:
