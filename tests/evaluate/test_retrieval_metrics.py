@@ -11,14 +11,9 @@ from sklearn.metrics import average_precision_score, ndcg_score
 
 from equiav.errors import ConfigError, ModelError
 from equiav.evaluate.bootstrap import mean_intervals, median_interval
+from equiav.evaluate.class_level import expected_average_precision
 from equiav.evaluate.metrics import RetrievalResult, retrieval_metrics
-from equiav.evaluate.ranking import (
-    class_scores,
-    expected_average_precision,
-    merge_equal_rows,
-    partner_ranks,
-    unit_rows,
-)
+from equiav.evaluate.ranking import merge_equal_rows, rank, unit_rows
 
 # Sign patterns of length 4 have norm 2: their cosines (0, ±½, ±1) are exact in float32, so ties are exact too
 PATTERN = st.lists(st.sampled_from([-1.0, 1.0]), min_size=4, max_size=4)
@@ -79,7 +74,7 @@ def brute_precision(scores, relevant, k):
 @settings(max_examples=60, deadline=None)
 def test_class_level_average_precision_equals_scikit_learn_with_ties(case, own):
     queries, gallery, labels = case
-    levels = class_scores(unit_rows(queries, name="q"), merge_equal_rows(unit_rows(gallery, name="g")), labels, ks=(1,))
+    _, levels = rank(unit_rows(queries, name="q"), merge_equal_rows(unit_rows(gallery, name="g")), labels, ks=(1,))
     found = levels.with_own if own else levels.others
     expected = []
     for i, query in enumerate(queries):
@@ -99,7 +94,7 @@ def test_class_level_precision_is_the_mean_over_all_orders_of_the_ties(own, k):
     rng = np.random.default_rng(3)
     queries, gallery = rng.choice([-1.0, 1.0], size=(2, 7, 4))
     labels = [list(names) for names in ("a", "b", "a", "ab", "", "b", "a")]
-    levels = class_scores(unit_rows(queries, name="q"), merge_equal_rows(unit_rows(gallery, name="g")), labels, ks=(k,))
+    _, levels = rank(unit_rows(queries, name="q"), merge_equal_rows(unit_rows(gallery, name="g")), labels, ks=(k,))
     found = levels.with_own if own else levels.others
     expected = []
     for i, query in enumerate(queries):
@@ -119,12 +114,18 @@ def test_ndcg_equals_scikit_learn_on_untied_scores():
     assert result.ndcg_at_10.value == pytest.approx(ndcg_score(np.eye(40), scores, k=10), rel=1e-9)
 
 
-def test_chunks_do_not_change_the_ranks(monkeypatch):
+def test_chunks_do_not_change_the_figures(monkeypatch):
     rng = np.random.default_rng(1)
     queries, gallery = unit_rows(rng.normal(size=(50, 16)), name="q"), unit_rows(rng.normal(size=(50, 16)), name="g")
-    whole = partner_ranks(queries, merge_equal_rows(gallery))
-    monkeypatch.setattr("equiav.evaluate.ranking.CHUNK_ENTRIES", 7 * 50)
-    np.testing.assert_array_equal(partner_ranks(queries, merge_equal_rows(gallery)).mean, whole.mean)
+    labels = [[], *([str(i % 4)] for i in range(48)), ["alone"]]
+    ranks, levels = rank(queries, merge_equal_rows(gallery), labels)
+    monkeypatch.setattr("equiav.evaluate.ranking.CLASS_CHUNK_ENTRIES", 7 * 50)
+    ranks_of_parts, levels_of_parts = rank(queries, merge_equal_rows(gallery), labels)
+    np.testing.assert_array_equal(ranks_of_parts.mean, ranks.mean)
+    np.testing.assert_array_equal(rank(queries, merge_equal_rows(gallery))[0].mean, ranks.mean)
+    for part, whole in zip(levels_of_parts, levels, strict=True):
+        np.testing.assert_allclose(part.average_precision, whole.average_precision, rtol=1e-12)
+        np.testing.assert_allclose(part.precision_at[10], whole.precision_at[10], rtol=1e-12)
 
 
 def test_equal_embeddings_tie_exactly_wherever_they_stand():

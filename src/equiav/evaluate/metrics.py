@@ -18,15 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from equiav.errors import ConfigError
 from equiav.evaluate.bootstrap import mean_intervals, median_interval
-from equiav.evaluate.ranking import (
-    ClassLevels,
-    ClassScores,
-    class_scores,
-    harmonic_number,
-    merge_equal_rows,
-    partner_ranks,
-    unit_rows,
-)
+from equiav.evaluate.class_level import ClassScores, harmonic_number
+from equiav.evaluate.ranking import merge_equal_rows, rank, unit_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
@@ -196,14 +189,13 @@ def retrieval_metrics(
         raise ConfigError(f"resamples must be at least 1, found {resamples}")
 
     merged = merge_equal_rows(gallery_rows)
-    ranks = partner_ranks(query_rows, merged)
+    ranks, levels = rank(query_rows, merged, labels)
     tied = int(np.count_nonzero(ranks.pessimistic > ranks.optimistic))
     ties = None
     if tied:
         ties = Ties(
             queries=tied, optimistic=_point_values(ranks.optimistic), pessimistic=_point_values(ranks.pessimistic)
         )
-    levels = class_scores(query_rows, merged, labels, ks=(1, 10)) if labels else ClassLevels(None, None)
     return RetrievalResult(
         gallery_size=len(query_rows),
         gallery_duplicates=merged.duplicates,
