@@ -121,6 +121,14 @@ def test_an_error_is_one_line_that_says_what_is_wrong(equiav, tmp_path, monkeypa
     assert "Traceback" not in err
 
 
+def test_what_the_system_refuses_is_one_line_too(equiav, videos, tmp_path):
+    equiav("ingest", videos, "--library", tmp_path / "L", "--recipe", "toy")
+    (tmp_path / "R").write_text("a file")
+    code, _, err = equiav("pretrain", "toy", "--library", tmp_path / "L", "--run", tmp_path / "R")
+    assert (code, "Traceback" in err) == (1, False)
+    assert err.replace("\n", "").endswith("R: File exists")
+
+
 def test_wrong_usage_is_exit_code_2(equiav):
     assert equiav("pretrain", "toy")[0] == 2
     assert equiav("toyworld", "W", "--clips", "one")[0] == 2

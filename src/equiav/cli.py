@@ -51,6 +51,12 @@ def main() -> NoReturn:
     except BrokenPipeError:  # `equiav … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:  # a full disk, a folder that may not be written
+        where = f"{error.filename}: " if error.filename else ""
+        err.print(
+            f"[bold red]error:[/] {escape(where + (error.strerror or str(error)))}", highlight=False, soft_wrap=True
+        )
+        sys.exit(1)
     sys.exit(0)
 
 

@@ -153,6 +153,8 @@ def test_a_flat_map_points_everywhere_at_once():
         (["a.mp4", 0, 0.1, 0.1, "nan", 0.4], "expected shares"),
         (["a.mp4", 0, 0.1, "up", 0.2, 0.4], "line 3: expected five numbers"),
         (["a.mp4", 0, 0.1], "line 3: expected five numbers"),
+        (["", 0, 0.1, 0.1, 0.2, 0.2], "line 3: no path"),
+        (["a" * 200_000, 0, 0.1, 0.1, 0.2, 0.2], "cannot be read: field larger than field limit"),
     ],
 )
 def test_a_box_that_is_none_is_an_error_that_names_its_line(tmp_path, row, says):

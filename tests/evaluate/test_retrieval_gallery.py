@@ -22,7 +22,9 @@ def test_a_list_gives_its_ids_in_every_form(tmp_path, name, text, ids):
     assert read_ids(tmp_path / name) == ids
 
 
-@pytest.mark.parametrize(("name", "text"), [("a.csv", ""), ("a.csv", "id\n"), ("a.json", "[1]"), ("a.json", "{")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.csv", ""), ("a.csv", "id\n"), ("a.csv", "x" * 200_000), ("a.json", "[1]"), ("a.json", "{")]
+)
 def test_a_list_without_ids_is_an_error_that_names_it(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=name):

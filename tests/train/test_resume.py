@@ -9,7 +9,10 @@ import time
 
 import pytest
 
-from train.small_library import SMALL, make_library
+from equiav.errors import ModelError, TrainingError
+from equiav.model.hub import write_weights
+from equiav.train.pretrain import pretrain
+from train.small_library import SMALL, make_library, small_recipe
 
 KILLS = 20
 
@@ -79,3 +82,34 @@ def test_two_processes_train_as_one_and_their_run_can_be_finished_by_one(tmp_pat
     again = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in again] == [1, 2, 3, 4, 5, 6]
     assert again[-1]["loss"] == pytest.approx(lines["one"][-1]["loss"], rel=1e-4)
+
+
+def test_a_full_disk_ends_a_run_with_a_word_and_it_can_go_on(tmp_path, monkeypatch):
+    library, recipe = make_library(tmp_path), small_recipe("train.epochs=3", "train.save_every=1")
+    resource, written = pytest.importorskip("resource"), []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def write(tensors, path):
+        written.append(path)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]) if len(written) == 4 else limits)
+        try:
+            write_weights(tensors, path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    pretrain(recipe, library, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr("equiav.train.checkpoint.write_weights", write)
+        with pytest.raises(TrainingError, match=r"cannot be written: .*File too large.* make room"):
+            pretrain(recipe, library, tmp_path / "full")
+    assert [path.name for path in (tmp_path / "full" / "state").iterdir()] == ["step-00000001"]
+    pretrain(recipe, library, tmp_path / "full")
+    assert finished(tmp_path / "full") == finished(tmp_path / "whole")
+
+
+def test_a_damaged_state_is_an_error_that_names_its_file(tmp_path):
+    library = make_library(tmp_path)
+    pretrain(small_recipe("train.epochs=2"), library, tmp_path / "run")
+    (max((tmp_path / "run" / "state").iterdir()) / "optimizer.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"optimizer\.safetensors: not a readable safetensors file"):
+        pretrain(small_recipe("train.epochs=2"), library, tmp_path / "run")

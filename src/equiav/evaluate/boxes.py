@@ -42,7 +42,7 @@ class Boxes:
                     source, time_s, box = _read(row, f"{path}, line {rows.line_num}")
                     times = self._known.setdefault((path.parent / source).resolve(), {})
                     times.setdefault(time_s, []).append(box)
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from None
 
     def at(self, source: str, time_s: float) -> list[Box]:
@@ -59,6 +59,8 @@ def _read(row: dict[str, str], where: str) -> tuple[str, float, Box]:
         time_s, x0, y0, x1, y1 = (float(row[name]) for name in COLUMNS[1:])
     except (TypeError, ValueError):
         raise ConfigError(f"{where}: expected five numbers {', '.join(COLUMNS[1:])}, found {row}") from None
+    if not row["path"]:
+        raise ConfigError(f"{where}: no path, found {row}")
     if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1 and np.isfinite(time_s)):
         raise ConfigError(
             f"{where}: found a box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}); expected shares of the frame, "

@@ -77,7 +77,10 @@ def read_ids(path: Path) -> list[str]:
             return [str(entry["video_id"]) for entry in parse_json(text)["data"]]
         except (ValueError, RecursionError, KeyError, TypeError) as error:
             raise ConfigError(f"{path}: expected JSON with a list `data` of clips with `video_id`: {error!r}") from None
-    lines = list(csv.reader(io.StringIO(text, newline=""), skipinitialspace=True))
+    try:
+        lines = list(csv.reader(io.StringIO(text, newline=""), skipinitialspace=True))
+    except csv.Error as error:
+        raise ConfigError(f"{path}: no CSV: {error}") from None
     rows = [[field.strip() for field in row] for row in lines if row and row[0].strip() and row[0][0] != "#"]
     names = [field.lower() for field in rows[0]] if rows else []
     column = next((names.index(name) for name in ID_COLUMNS if name in names), None)

@@ -17,13 +17,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from equiav.config import ModelConfig, nearest, parse_settings
 from equiav.errors import ModelError
 from equiav.model.equiav import EquiAV, as_image, make_encoder, stored_config
-from equiav.model.hub import CONFIG, WEIGHTS, classifier_card, fetch, fingerprint, read_json, read_weights
+from equiav.model.hub import (
+    CONFIG,
+    WEIGHTS,
+    classifier_card,
+    fetch,
+    fingerprint,
+    read_json,
+    read_weights,
+    write_weights,
+)
 from equiav.model.initialise import initialise, load_strictly
 
 if TYPE_CHECKING:
@@ -159,7 +167,7 @@ class Classifier(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(json.dumps(self._stored_config(), indent=2), encoding="utf-8")
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / WEIGHTS)
+        write_weights({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / WEIGHTS)
         classifier_card(self.config, self.classes, self.labels, self.senses).save(folder / "README.md")
 
     @classmethod

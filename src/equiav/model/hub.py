@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from equiav.config import ModelConfig, parse_settings
 from equiav.errors import ModelError
@@ -88,6 +88,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def write_weights(tensors: dict[str, Tensor], path: Path) -> None:
+    """Tensors as a safetensors file.
+
+    Raises:
+        ModelError: it cannot be written: the disk is full, say.
+    """
+    try:
+        save_file(tensors, path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be written: {error}") from None
 
 
 def fingerprint(model: nn.Module, config: dict[str, Any]) -> str:

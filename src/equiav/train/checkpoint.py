@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from equiav.errors import TrainingError
+from equiav.errors import ModelError, TrainingError
+from equiav.model.hub import read_json, read_weights, write_weights
 from equiav.train.processes import spread_like, whole
 
 KEEP = 2
@@ -57,6 +57,9 @@ def save_state(run: Path, trained: Trained, progress: Progress, *, write: bool =
         trained: whose tensors.
         progress: its numbers.
         write: True on one process; the others must call too, to give their shards.
+
+    Raises:
+        TrainingError: it cannot be written: the disk is full, say. What was written before stays.
     """
     tensors = {
         "model": _gathered(trained.model.state_dict()),
@@ -68,13 +71,13 @@ def save_state(run: Path, trained: Trained, progress: Progress, *, write: bool =
     folder = run / "state" / f"step-{progress.step:08d}"
     beside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    for name, content in tensors.items():
-        if content or name != "average":
-            save_file(content, beside / f"{name}.safetensors")
-    (beside / "state.json").write_text(json.dumps({"version": 1, **asdict(progress)}), encoding="utf-8")
-    for file in beside.iterdir():
-        _flush(file)
+    try:
+        _write(tensors, progress, beside)
+    except (OSError, ModelError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise TrainingError(
+            f"{error}; the states before it are whole: make room, then run the same command again"
+        ) from None
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
     _flush(folder.parent)
@@ -84,33 +87,43 @@ def save_state(run: Path, trained: Trained, progress: Progress, *, write: bool =
             shutil.rmtree(old)
 
 
+def _write(tensors: dict[str, dict[str, Tensor]], progress: Progress, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name, content in tensors.items():
+        if content or name != "average":
+            write_weights(content, folder / f"{name}.safetensors")
+    (folder / "state.json").write_text(json.dumps({"version": 1, **asdict(progress)}), encoding="utf-8")
+    for file in folder.iterdir():
+        _flush(file)
+
+
 def load_state(run: Path, trained: Trained) -> Progress:
     """Restore the newest state of `run` in place; a fresh `Progress` when there is none.
 
     Raises:
-        TrainingError: the state belongs to another model.
+        TrainingError: the state belongs to another model. ModelError: a file of it is damaged.
     """
     states = _states(run)
     if not states:
         return Progress()
     folder = states[-1]
-    _restore(trained.model.state_dict(), load_file(folder / "model.safetensors"), folder)
-    stored = load_file(folder / "optimizer.safetensors")
+    _restore(trained.model.state_dict(), read_weights(folder / "model.safetensors"), folder)
+    stored = read_weights(folder / "optimizer.safetensors")
     for name, parameter in trained.model.named_parameters():
         if f"{name}.exp_avg" in stored:
             moments = {key: spread_like(stored[f"{name}.{key}"], parameter) for key in ("exp_avg", "exp_avg_sq")}
             step = stored[f"{name}.step"].to(parameter.device)
             trained.optimizer.state[parameter] = {"step": step, **moments}
     if trained.average:
-        _restore(trained.average, load_file(folder / "average.safetensors"), folder)
-    found = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        _restore(trained.average, read_weights(folder / "average.safetensors"), folder)
+    found = read_json(folder / "state.json")
     del found["version"]
     return Progress(**found)
 
 
 def best_weights(run: Path, progress: Progress) -> dict[str, Tensor]:
     """The weights after the best epoch of `run`."""
-    return load_file(run / "state" / f"step-{progress.best_step:08d}" / "model.safetensors")
+    return read_weights(run / "state" / f"step-{progress.best_step:08d}" / "model.safetensors")
 
 
 def _restore(into: dict[str, Tensor], stored: dict[str, Tensor], folder: Path) -> None:
