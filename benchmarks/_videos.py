@@ -14,11 +14,30 @@ from PIL import Image
 RATE = 44_100
 
 
-def write_video(path: Path, seed: int, *, seconds: float, size: tuple[int, int], fps: int) -> None:
-    """H.264 (FFmpeg's defaults: CRF 23, a key frame after at most 250) and stereo AAC of 128 kbit/s."""
+# x264's options, as different makers of videos set them
+ENCODINGS: dict[str, dict[str, str]] = {
+    "x264's defaults: CRF 23, key frames up to 250 apart": {},
+    "a site: 2.5 Mbit/s, a key frame every 2 s": {"b": "2500k", "maxrate": "3500k", "bufsize": "5000k", "g": "60"},
+    "a phone: 12 Mbit/s, a key frame every second, no B": {"b": "12000k", "g": "30", "bf": "0"},
+}
+
+
+def write_video(
+    path: Path,
+    seed: int,
+    *,
+    seconds: float,
+    size: tuple[int, int],
+    fps: int,
+    options: dict[str, str] | None = None,
+) -> None:
+    """H.264 with x264's `options`, and stereo AAC of 128 kbit/s."""
     rng = np.random.default_rng(seed)
     with av.open(str(path), "w") as out:
-        video, audio = out.add_stream("libx264", rate=fps), out.add_stream("aac", rate=RATE, layout="stereo")
+        video, audio = (
+            out.add_stream("libx264", rate=fps, options=options),
+            out.add_stream("aac", rate=RATE, layout="stereo"),
+        )
         video.width, video.height, video.pix_fmt = *size, "yuv420p"
         audio.bit_rate = 128_000
         for picture in _pictures(rng, round(seconds * fps), size):
