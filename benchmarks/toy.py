@@ -1,5 +1,7 @@
 """How well does the toy recipe learn the toy world?  python benchmarks/toy.py [--seeds 0 1 2] [--methods equiav plain]
 
+`--clips 550 train.epochs=64`: a quarter of the training clips, and the same number of steps.
+
 For each seed: a world, a library, a training run of each method, retrieval over 200 held-out clips and a linear probe;
 the yardsticks are chance and a linear model from mean spectrum to mean colour (canonical correlation) on the same
 clips. DIR/seedN/METHOD.json holds each result, for `equiav evaluate --compare`. Goes on where it was.
@@ -44,9 +46,9 @@ def linear_recall(library: Library) -> float:
     return float(np.mean([((m > np.diag(m)[:, None]).sum(1) < 10).mean() for m in (s, s.T)]))
 
 
-def measure(out: Path, seed: int, method: str) -> dict[str, object]:
-    recipe = load_recipe("toy", [f"train.seed={seed}", f"model.method={method}"])
-    make_world(out / "videos", CLIPS, seed, test=TEST)
+def measure(out: Path, seed: int, method: str, clips: int, overrides: list[str]) -> dict[str, object]:
+    recipe = load_recipe("toy", [f"train.seed={seed}", f"model.method={method}", *overrides])
+    make_world(out / "videos", clips, seed, test=TEST)
     ingest(out / "videos" / "labels.csv", out / "library", recipe.features)
     library = Library(out / "library")
     start = time.monotonic()
@@ -76,13 +78,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=["equiav", "invariant", "plain"], default=["equiav"])
+    parser.add_argument("--clips", type=int, default=CLIPS, help=f"of a world; {TEST} of them are the test split")
+    parser.add_argument("overrides", nargs="*", help="of the toy recipe, e.g. train.epochs=64")
     parser.add_argument("--out", type=Path, default=Path("build/toy"))
     arguments = parser.parse_args()
     machine = environment()  # before the run: its load is then our own
     results = [
-        measure(arguments.out / f"seed{seed}", seed, method) for seed in arguments.seeds for method in arguments.methods
+        measure(arguments.out / f"seed{seed}", seed, method, arguments.clips, arguments.overrides)
+        for seed in arguments.seeds
+        for method in arguments.methods
     ]
-    print(json.dumps({"benchmark": "toy", **machine, "results": results}, indent=2))
+    about = {"clips": arguments.clips, "overrides": arguments.overrides}
+    print(json.dumps({"benchmark": "toy", **machine, **about, "results": results}, indent=2))
 
 
 if __name__ == "__main__":
