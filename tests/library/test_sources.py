@@ -103,6 +103,9 @@ def test_audiosets_list_has_several_labels_by_name_and_its_split_is_what_we_say(
     names.write_text("mid,name\n/m/09x0r,Speech\n")
     with pytest.raises(ConfigError, match="expected index,mid,display_name"):
         read_source(tmp_path / "eval.csv")
+    names.write_text(f"index,mid,display_name\n0,/m/09x0r,{'x' * 200_000}\n")
+    with pytest.raises(ConfigError, match="line 2: field larger than field limit"):
+        read_source(tmp_path / "eval.csv")
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,12 @@ def read_label_map(path: Path) -> dict[str, str]:
         ConfigError: another header, or a line without one of them.
     """
     rows = csv.DictReader(io.StringIO(read_text(path), newline=""), skipinitialspace=True)
-    if not {"mid", "display_name"} <= set(rows.fieldnames or ()):
-        raise ConfigError(f"{path}: header is {rows.fieldnames}; expected index,mid,display_name")
-    names = {row["mid"]: row["display_name"] for row in rows}
+    try:
+        if not {"mid", "display_name"} <= set(rows.fieldnames or ()):
+            raise ConfigError(f"{path}: header is {rows.fieldnames}; expected index,mid,display_name")
+        names = {row["mid"]: row["display_name"] for row in rows}
+    except csv.Error as error:
+        raise ConfigError(f"{path}, line {rows.line_num}: {error}") from None
     if not names or not all(key and name for key, name in names.items()):
         raise ConfigError(f"{path}: a line without mid or display_name, or none at all")
     return names
