@@ -104,7 +104,7 @@ def test_audiosets_list_has_several_labels_by_name_and_its_split_is_what_we_say(
     with pytest.raises(ConfigError, match="expected index,mid,display_name"):
         read_source(tmp_path / "eval.csv")
     names.write_text(f"index,mid,display_name\n0,/m/09x0r,{'x' * 200_000}\n")
-    with pytest.raises(ConfigError, match="line 2: field larger than field limit"):
+    with pytest.raises(ConfigError, match="line 1: field larger than field limit"):
         read_source(tmp_path / "eval.csv")
 
 
