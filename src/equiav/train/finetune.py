@@ -13,7 +13,6 @@ guard tests another option), masks take the mean of the standardised spectrogram
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -32,24 +31,8 @@ from equiav.train.loop import train
 from equiav.train.mixing import MixingLoader
 from equiav.train.processes import from_main, make_accelerator, whole
 from equiav.train.report import Step
-from equiav.train.run_folder import check_trackers, claim_run, fit_here, flat
+from equiav.train.run_folder import Outcome, check_trackers, claim_run, fit_here, flat
 from equiav.train.scoring import error, score_split
-
-
-@dataclass(frozen=True)
-class Finetuned:
-    """Where a fine-tuning ended."""
-
-    run: Path
-    step: int
-    steps: int
-    clips: int
-    classes: int
-
-    @property
-    def done(self) -> bool:
-        """False when the run was told to stop before its last step."""
-        return self.step == self.steps
 
 
 def finetune(
@@ -59,7 +42,7 @@ def finetune(
     *,
     on_step: Callable[[Step], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Finetuned:
+) -> Outcome:
     """Train, or go on training, a classifier on the labelled clips of `library` into the folder `run`.
 
     Started by `torchrun` or `accelerate launch`, all processes call this; the run folder must be one that they share.
@@ -102,7 +85,7 @@ def finetune(
         kept.save_pretrained(run / "model")
     accelerator.wait_for_everyone()
     steps = len(loader) * recipe.train.epochs
-    return Finetuned(run, progress.step, steps, len(loader.rows), len(model.classes))
+    return Outcome(run, progress.step, steps, len(loader.rows), len(model.classes))
 
 
 def resolve(recipe: FinetuneRecipe, library: Library, processes: int = 1) -> tuple[FinetuneRecipe, ModelConfig]:

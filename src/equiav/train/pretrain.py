@@ -23,27 +23,12 @@ from equiav.train.loop import train
 from equiav.train.objective import Pretraining
 from equiav.train.processes import from_main, make_accelerator, whole
 from equiav.train.report import Step
-from equiav.train.run_folder import check_trackers, claim_run, fit_here, flat
+from equiav.train.run_folder import Outcome, check_trackers, claim_run, fit_here, flat
 from equiav.train.throughput import step_flops
 
 log = logging.getLogger(__name__)
 
 FEW_STEPS = 200  # a run of fewer hardly leaves its first weights
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """Where a pretraining ended."""
-
-    run: Path
-    step: int
-    steps: int
-    clips: int
-
-    @property
-    def done(self) -> bool:
-        """False when the run was told to stop before its last step."""
-        return self.step == self.steps
 
 
 def pretrain(
@@ -53,7 +38,7 @@ def pretrain(
     *,
     on_step: Callable[[Step], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Pretrained:
+) -> Outcome:
     """Train, or go on training, the model of `recipe` on `library` into the folder `run`.
 
     Started by `torchrun` or `accelerate launch`, all processes call this; the run folder must be one that they share.
@@ -95,7 +80,7 @@ def pretrain(
         kept.load_state_dict(weights)
         kept.eval().save_pretrained(run / "model")
     accelerator.wait_for_everyone()
-    return Pretrained(run, progress.step, steps, library.count(recipe.data.split))
+    return Outcome(run, progress.step, steps, library.count(recipe.data.split))
 
 
 @dataclass(frozen=True)

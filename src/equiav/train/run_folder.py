@@ -1,9 +1,10 @@
-"""What every training run does before its first step: its recipe made to fit this machine, its folder claimed."""
+"""What every training run has around its steps: a recipe made to fit this machine, a folder claimed, an outcome."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,22 @@ from equiav.errors import ConfigError, TrainingError
 from equiav.train.throughput import choose_precision
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a training ended."""
+
+    run: Path
+    step: int
+    steps: int
+    clips: int
+    classes: int = 0  # of a classifier
+
+    @property
+    def done(self) -> bool:
+        """False when the run was told to stop before its last step."""
+        return self.step == self.steps
 
 
 def fit_here(settings: Train, clips: int, processes: int) -> Train:
