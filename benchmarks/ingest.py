@@ -39,9 +39,9 @@ from equiav.library import windows
 from equiav.library.ingest import ingest
 from equiav.library.items import Item
 from equiav.library.windows import Examined, Read, Task, work
+from equiav.machine import share_heaps
 from equiav.media import frames
 from equiav.media.probe import Damage
-from equiav.memory import share_heaps
 
 PARTS = ("speed", "memory", "rate")
 CLIP_S = 10.0

@@ -25,7 +25,7 @@ from _common import environment
 from equiav.config import load_recipe
 from equiav.library.loader import ClipLoader
 from equiav.library.table import Library
-from equiav.memory import share_heaps
+from equiav.machine import share_heaps
 
 
 def ceiling(library: Library, clips: int) -> float:

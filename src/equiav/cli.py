@@ -21,7 +21,7 @@ from equiav.cli_evaluate import evaluate_app, load_model
 from equiav.cli_library import AsJson, LibraryPath, RunPath, library_app
 from equiav.cli_train import train_app
 from equiav.errors import EquiAVError
-from equiav.memory import share_heaps
+from equiav.machine import share_heaps
 from equiav.terminal import Bar, err, out, print_json, stop_on_signal
 
 HELP = """Learn joint sound-and-image embeddings from plain videos with EquiAV, and use them.

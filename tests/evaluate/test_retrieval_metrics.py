@@ -119,7 +119,8 @@ def test_chunks_do_not_change_the_figures(monkeypatch):
     queries, gallery = unit_rows(rng.normal(size=(50, 16)), name="q"), unit_rows(rng.normal(size=(50, 16)), name="g")
     labels = [[], *([str(i % 4)] for i in range(48)), ["alone"]]
     ranks, levels = rank(queries, merge_equal_rows(gallery), labels)
-    monkeypatch.setattr("equiav.evaluate.ranking.CLASS_CHUNK_ENTRIES", 7 * 50)
+    monkeypatch.setattr("equiav.evaluate.ranking.CHUNK_ENTRIES", 21 * 50)
+    monkeypatch.setattr("equiav.evaluate.ranking.PART_ENTRIES", 4 * 50)
     ranks_of_parts, levels_of_parts = rank(queries, merge_equal_rows(gallery), labels)
     np.testing.assert_array_equal(ranks_of_parts.mean, ranks.mean)
     np.testing.assert_array_equal(rank(queries, merge_equal_rows(gallery))[0].mean, ranks.mean)
@@ -142,9 +143,12 @@ def test_equal_embeddings_tie_exactly_wherever_they_stand():
 
 
 def test_a_single_pair_is_found_at_rank_one():
-    result = retrieval_metrics([[3.0, 4.0]], [[-1.0, 0.0]])
+    result = retrieval_metrics([[3.0, 4.0]], [[-1.0, 0.0]], labels=[["a"]])
     assert result.mean_rank.value == result.recall_at_1.value == result.recall_at_1.chance == 1
     assert result.gallery_size == 1
+    assert result.class_level is not None
+    assert result.class_level.mean_average_precision.value == 1
+    assert result.class_level_others is None
 
 
 def test_one_label_everywhere_makes_every_class_figure_one_and_chance_too():

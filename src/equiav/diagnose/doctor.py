@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
 import shutil
@@ -17,6 +16,7 @@ import torch
 
 from equiav._version import __version__
 from equiav.errors import EquiAVError
+from equiav.machine import usable_cores
 from equiav.media.codecs import decode_a_made_clip, ffmpeg_version, missing_decoders
 from equiav.train.throughput import matmul_rate
 
@@ -115,7 +115,7 @@ def _made_clip() -> Check:
 
 def _compute() -> list[Check]:
     """Threads, and how fast matrices are multiplied on what training would take."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     threads = torch.get_num_threads()
     wasted = threads < cores and not torch.cuda.is_available()
     advice = f"torch uses {threads} of {cores} cores; OMP_NUM_THREADS={cores} uses all" if wasted else ""

@@ -13,42 +13,38 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Float64
+    from jaxtyping import Float64, Int64
 
 LOW, HIGH = 2.5, 97.5
-# Counts held at once while resampling: 32 MB of float64
-CHUNK_ENTRIES = 4_000_000
+# Draws held at once while resampling: 8 MB
+CHUNK_ENTRIES = 1_000_000
 
 
 def mean_intervals(
     values: Float64[np.ndarray, "n m"], *, resamples: int, seed: int
 ) -> tuple[Float64[np.ndarray, " m"], Float64[np.ndarray, " m"]]:
     """Interval of the mean of each column; all columns see the same resamples."""
-    means = np.concatenate([counts @ values for counts in _resample_counts(len(values), resamples, seed)]) / len(values)
-    low, high = np.percentile(means, [LOW, HIGH], axis=0)
+    n = len(values)
+    means = []
+    for drawn in _draws(n, resamples, seed):
+        drawn += n * np.arange(len(drawn))[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)  # of each item in each resample
+        means.append(counts.astype(np.float64) @ values / n)
+    low, high = np.percentile(np.concatenate(means), [LOW, HIGH], axis=0)
     return low, high
 
 
 def median_interval(values: Float64[np.ndarray, " n"], *, resamples: int, seed: int) -> tuple[float, float]:
     """Interval of the median (the mean of the two middle values when n is even)."""
-    n = len(values)
-    order = np.argsort(values)
-    ascending = values[order]
-    middle = ((n - 1) // 2, n // 2)
-    medians = []
-    for counts in _resample_counts(n, resamples, seed):
-        reached = np.cumsum(counts[:, order], axis=1)
-        # the item at sorted position p is the first one whose running count exceeds p
-        medians.append(sum(ascending[np.argmax(reached > position, axis=1)] for position in middle) / 2)
+    draws = _draws(len(values), resamples, seed)
+    medians = [np.median(values[drawn], axis=1, overwrite_input=True) for drawn in draws]
     low, high = np.percentile(np.concatenate(medians), [LOW, HIGH])
     return float(low), float(high)
 
 
-def _resample_counts(n: int, resamples: int, seed: int) -> Iterator[Float64[np.ndarray, "r n"]]:
-    """How often each of n items is drawn, a block of resamples at a time: (r, n), every row sums to n."""
+def _draws(n: int, resamples: int, seed: int) -> Iterator[Int64[np.ndarray, "r n"]]:
+    """Which of n items each resample holds, a block of resamples at a time."""
     generator = np.random.default_rng(seed)
-    block = max(1, min(resamples, CHUNK_ENTRIES // n))
+    block = max(1, CHUNK_ENTRIES // n)
     for start in range(0, resamples, block):
-        rows = min(block, resamples - start)
-        drawn = generator.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+        yield generator.integers(0, n, size=(min(block, resamples - start), n))

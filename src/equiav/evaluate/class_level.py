@@ -37,8 +37,27 @@ class ClassLevels(NamedTuple):
     others: ClassScores | None
 
 
-class ClassTally:
-    """Gathers the scores of all queries, a chunk at a time.
+class Found(NamedTuple):
+    """Per query: how many items are relevant, and its figures."""
+
+    relevant: Int64[np.ndarray, " q"]
+    average_precision: Float64[np.ndarray, " q"]
+    precision_at: Float64[np.ndarray, "q k"]
+
+    def of(self, queries: Bool[np.ndarray, " q"]) -> Found:
+        """Of some of the queries."""
+        return Found(*(column[queries] for column in self))
+
+
+class FoundPart(NamedTuple):
+    """The figures of some queries: with the own partner, and without it for those that have other relevant items."""
+
+    with_own: Found
+    others: Found | None
+
+
+class ClassScorer:
+    """Scores queries a part at a time, in any order and in several threads.
 
     Args:
         labels: of each of the n pairs; a pair without any is no query.
@@ -52,92 +71,85 @@ class ClassTally:
             for name in set(names):
                 members.setdefault(name, []).append(i)
         self._members = {name: np.array(items) for name, items in members.items()}
-        self._with_own: list[_Found] = []
-        self._others: list[_Found] = []
 
-    def add(self, chunk: slice, scores: Float32[np.ndarray, "c n"]) -> None:
-        """Take in the queries `chunk` with their scores of all items; the rows of `scores` may be sorted in place."""
-        queries = np.array([i for i in range(chunk.start, chunk.stop) if self._labels[i]], dtype=np.int64)
+    def score(self, part: slice, scores: Float32[np.ndarray, "p n"]) -> FoundPart | None:
+        """The queries `part` with their scores of all items; the rows of `scores` may be sorted in place."""
+        queries = np.array([i for i in range(part.start, part.stop) if self._labels[i]], dtype=np.int64)
         if not len(queries):
-            return
+            return None
         if len(queries) < len(scores):
-            scores = scores[queries - chunk.start]
+            scores = scores[queries - part.start]
         ranked = _Ranked(scores, queries, [self._relevant(i) for i in queries])
-        self._with_own.append(ranked.found(self._ks, own=True))
         several = ranked.counts > 1
-        if several.any():
-            self._others.append(ranked.found(self._ks, own=False).of(several))
+        others = ranked.found(self._ks, own=False).of(several) if several.any() else None
+        return FoundPart(ranked.found(self._ks, own=True), others)
 
-    def levels(self) -> ClassLevels:
-        """Of all queries that were added."""
-        n = len(self._labels)
-        return ClassLevels(_collect(self._with_own, self._ks, n), _collect(self._others, self._ks, n - 1))
+    def levels(self, parts: Sequence[FoundPart | None]) -> ClassLevels:
+        """Of the scores of all queries."""
+        found, n = [part for part in parts if part], len(self._labels)
+        with_own, others = [part.with_own for part in found], [part.others for part in found if part.others]
+        return ClassLevels(_collect(with_own, self._ks, n), _collect(others, self._ks, n - 1))
 
     def _relevant(self, query: int) -> Int64[np.ndarray, " r"]:
         first, *more = (self._members[name] for name in self._labels[query])
-        return np.unique(np.concatenate([first, *more])) if more else first
-
-
-class _Found(NamedTuple):
-    """Per query: how many items are relevant, and its figures."""
-
-    relevant: Int64[np.ndarray, " q"]
-    average_precision: Float64[np.ndarray, " q"]
-    precision_at: Float64[np.ndarray, "q k"]
-
-    def of(self, queries: Bool[np.ndarray, " q"]) -> _Found:
-        return _Found(*(column[queries] for column in self))
+        if not more:
+            return first
+        shared = np.zeros(len(self._labels), dtype=bool)
+        for items in (first, *more):
+            shared[items] = True
+        return np.flatnonzero(shared)
 
 
 class _Ranked:
-    """The scores of some queries in ascending order, and those of their relevant items, one query after the other."""
+    """The scores of some queries in ascending order, and those of their r or fewer relevant items, -inf before them."""
 
     def __init__(
         self, scores: Float32[np.ndarray, "q n"], queries: Int64[np.ndarray, " q"], relevant: list[np.ndarray]
     ) -> None:
+        rows = np.arange(len(queries))
         self.counts = np.array([len(items) for items in relevant])
-        self.starts = np.cumsum(self.counts) - self.counts
-        self.query = np.repeat(np.arange(len(queries)), self.counts)  # of each value, its row
-        self.values = scores[self.query, np.concatenate(relevant)]
-        self.own = scores[np.arange(len(queries)), queries]
+        listed = np.arange(self.counts.max()) < self.counts[:, None]
+        self.values = np.full(listed.shape, -np.inf, dtype=np.float32)
+        self.values[listed] = scores[np.repeat(rows, self.counts), np.concatenate(relevant)]
+        self.values.sort(axis=1)
+        self.own = scores[rows, queries][:, None]
         scores.sort(axis=1)
         self.ascending = scores
         # how many of all items are at least as good as each relevant one, and how many of the relevant ones are
-        self.place = np.empty(len(self.values), dtype=np.int64)
-        self.reached = np.empty(len(self.values), dtype=np.int64)
-        self.own_place = np.zeros(len(self.values), dtype=bool)  # the own partner; of several of its score any one
-        for row, start, count, own in zip(scores, self.starts, self.counts, self.own, strict=True):
-            part = slice(start, start + count)
-            values = self.values[part]
-            values.sort()
-            self.place[part] = len(row) - row.searchsorted(values)
-            self.reached[part] = count - values.searchsorted(values)
-            self.own_place[start + values.searchsorted(own)] = True
+        self.place = np.empty(listed.shape, dtype=np.int64)
+        for i, (row, values) in enumerate(zip(scores, self.values, strict=True)):
+            self.place[i] = len(row) - row.searchsorted(values)
+        order = np.arange(listed.shape[1])
+        first = np.zeros_like(self.place)
+        first[:, 1:] = np.where(self.values[:, 1:] > self.values[:, :-1], order[1:], 0)  # 0: equal to the one before
+        self.reached = listed.shape[1] - np.maximum.accumulate(first, axis=1)
+        self.own_place = order == np.argmax(self.values == self.own, axis=1)[:, None]  # of ties with the own the first
 
-    def found(self, ks: tuple[int, ...], *, own: bool) -> _Found:
+    def found(self, ks: tuple[int, ...], *, own: bool) -> Found:
         """The figures over all items; without `own`, over all but each query's own partner."""
         away = not own
         counts = self.counts - away
-        ahead = (self.own[self.query] >= self.values) & away
+        counted = np.isfinite(self.values) & ~(self.own_place & away)
+        ahead = (self.own >= self.values) & away
         shares = (self.reached - ahead) / np.maximum(self.place - ahead, 1)
-        shares[self.own_place & away] = 0
-        average_precision = np.add.reduceat(shares, self.starts) / np.maximum(counts, 1)
-        return _Found(counts, average_precision, np.stack([self._precision(k, away) for k in ks], axis=1))
+        average_precision = np.where(counted, shares, 0).sum(axis=1) / np.maximum(counts, 1)
+        return Found(counts, average_precision, np.stack([self._precision(k, counted, away) for k in ks], axis=1))
 
-    def _precision(self, k: int, away: bool) -> Float64[np.ndarray, " q"]:
-        n, counted = self.ascending.shape[1], ~(self.own_place & away)
+    def _precision(self, k: int, counted: Bool[np.ndarray, "q r"], away: bool) -> Float64[np.ndarray, " q"]:
+        n = self.ascending.shape[1]
         size = min(k, n - away)
-        line = self.ascending[:, n - size]  # the lowest score among the first `size`
-        if away:  # one place lower where the own partner is one of them
-            lower = self.ascending[:, n - size - 1]
-            line = np.where(lower < self.own, lower, line)
-        least = np.array([row.searchsorted(score) for row, score in zip(self.ascending, line, strict=True)])
-        above = (self.ascending[:, n - size - away :] > line[:, None]).sum(axis=1)
-        tied = n - least - above - (self.own == line) * away
-        above = above - (self.own > line) * away
-        limits = line[self.query]
-        relevant_above = np.bincount(self.query[(self.values > limits) & counted], minlength=len(line))
-        relevant_tied = np.bincount(self.query[(self.values == limits) & counted], minlength=len(line))
+        place = np.full(self.own.shape, n - size)
+        if away:  # one lower where the own partner is among the first `size`
+            place -= self.ascending[:, [n - size - 1]] < self.own
+        line = np.take_along_axis(self.ascending, place, axis=1)  # the lowest score among the first `size`
+        below = place[:, 0]  # items; fewer where ties reach beyond the first `size`
+        for row in np.flatnonzero((place > 0) & (np.take_along_axis(self.ascending, place - 1, axis=1) == line)):
+            below[row] = self.ascending[row].searchsorted(line[row, 0])
+        above = (self.ascending[:, n - size - away :] > line).sum(axis=1)
+        tied = n - below - above - ((self.own == line) & away)[:, 0]
+        above -= ((self.own > line) & away)[:, 0]
+        relevant_above = ((self.values > line) & counted).sum(axis=1)
+        relevant_tied = ((self.values == line) & counted).sum(axis=1)
         return (relevant_above + relevant_tied * (size - above) / tied) / size
 
 
@@ -153,7 +165,7 @@ def harmonic_number(n: int) -> float:
     return float(np.sum(1 / np.arange(1, n + 1)))
 
 
-def _collect(found: list[_Found], ks: tuple[int, ...], candidates: int) -> ClassScores | None:
+def _collect(found: list[Found], ks: tuple[int, ...], candidates: int) -> ClassScores | None:
     if not found:
         return None
     relevant, average_precision, precisions = (np.concatenate(columns) for columns in zip(*found, strict=True))

@@ -10,7 +10,7 @@ of the tied items. Before and after all ties is reported beside it whenever that
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -196,15 +196,30 @@ def retrieval_metrics(
         ties = Ties(
             queries=tied, optimistic=_point_values(ranks.optimistic), pessimistic=_point_values(ranks.pessimistic)
         )
+    chance = _chance(len(query_rows))
+    columns = {name: _Column(values, chance[name]) for name, values in _per_query(ranks.mean).items()}
+    for name, scores in levels._asdict().items():
+        columns |= _class_columns(name, scores) if scores else {}
+    estimates = _estimates(columns, resamples=resamples, seed=seed)
+    low, high = median_interval(ranks.mean, resamples=resamples, seed=seed)
+    median = Estimate(value=float(np.median(ranks.mean)), low=low, high=high, chance=chance["median_rank"])
     return RetrievalResult(
         gallery_size=len(query_rows),
         gallery_duplicates=merged.duplicates,
         ties=ties,
-        class_level=_class_level(levels.with_own, resamples=resamples, seed=seed),
-        class_level_others=_class_level(levels.others, resamples=resamples, seed=seed),
+        median_rank=median,
+        class_level=_class_level("with_own", levels.with_own, estimates),
+        class_level_others=_class_level("others", levels.others, estimates),
         ranks=ranks.mean.tolist(),
-        **_estimates(ranks.mean, resamples=resamples, seed=seed),
+        **{name: estimate for name, estimate in estimates.items() if "." not in name},
     )
+
+
+class _Column(NamedTuple):
+    """What each query adds to a figure, and what a random order would give."""
+
+    values: Float64[np.ndarray, " q"]
+    chance: float
 
 
 def _per_query(ranks: Float64[np.ndarray, " n"]) -> dict[str, Float64[np.ndarray, " n"]]:
@@ -233,34 +248,32 @@ def _chance(n: int) -> dict[str, float]:
     }
 
 
-def _estimates(ranks: Float64[np.ndarray, " n"], *, resamples: int, seed: int) -> dict[str, Estimate]:
-    chance = _chance(len(ranks))
-    table = _per_query(ranks)
-    low, high = mean_intervals(np.stack(list(table.values()), axis=1), resamples=resamples, seed=seed)
-    estimates = {
-        name: Estimate(value=float(column.mean()), low=float(low[i]), high=float(high[i]), chance=chance[name])
-        for i, (name, column) in enumerate(table.items())
+def _class_columns(level: str, scores: ClassScores) -> dict[str, _Column]:
+    return {
+        f"{level}.precision_at_1": _Column(scores.precision_at[1], scores.chance_precision),
+        f"{level}.precision_at_10": _Column(scores.precision_at[10], scores.chance_precision),
+        f"{level}.mean_average_precision": _Column(scores.average_precision, scores.chance_average_precision),
     }
-    low_median, high_median = median_interval(ranks, resamples=resamples, seed=seed)
-    estimates["median_rank"] = Estimate(
-        value=float(np.median(ranks)), low=low_median, high=high_median, chance=chance["median_rank"]
-    )
-    return estimates
 
 
-def _class_level(scores: ClassScores | None, *, resamples: int, seed: int) -> ClassLevel | None:
+def _class_level(level: str, scores: ClassScores | None, estimates: dict[str, Estimate]) -> ClassLevel | None:
     if scores is None:
         return None
-    columns = [scores.precision_at[1], scores.precision_at[10], scores.average_precision]
-    chances = [scores.chance_precision, scores.chance_precision, scores.chance_average_precision]
-    low, high = mean_intervals(np.stack(columns, axis=1), resamples=resamples, seed=seed)
-    first, tenth, average = (
-        Estimate(value=float(column.mean()), low=float(low[i]), high=float(high[i]), chance=chances[i])
-        for i, column in enumerate(columns)
-    )
-    return ClassLevel(
-        queries=len(columns[0]), precision_at_1=first, precision_at_10=tenth, mean_average_precision=average
-    )
+    found = {name.removeprefix(f"{level}."): estimate for name, estimate in estimates.items() if name.startswith(level)}
+    return ClassLevel(queries=len(scores.average_precision), **found)
+
+
+def _estimates(columns: dict[str, _Column], *, resamples: int, seed: int) -> dict[str, Estimate]:
+    """Means with their intervals; columns of equally many queries see the same resamples."""
+    found = {}
+    for n in sorted({len(column.values) for column in columns.values()}):
+        alike = {name: column for name, column in columns.items() if len(column.values) == n}
+        table = np.stack([column.values for column in alike.values()], axis=1)
+        ends = zip(*mean_intervals(table, resamples=resamples, seed=seed), strict=True)
+        for (name, column), (low, high) in zip(alike.items(), ends, strict=True):
+            value = float(column.values.mean())
+            found[name] = Estimate(value=value, low=float(low), high=float(high), chance=column.chance)
+    return found
 
 
 _SHORT_NAMES = {

@@ -11,22 +11,25 @@ retrieval.py:47-59, 100 queries -> 2,550 "ranks"); here a tie is an interval [be
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from equiav.errors import ConfigError, ModelError
-from equiav.evaluate.class_level import ClassLevels, ClassTally
+from equiav.evaluate.class_level import ClassLevels, ClassScorer, FoundPart
+from equiav.machine import usable_cores
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64, Int64
 
 # Entries of the similarity matrix held at once: 40 MB of float32
 CHUNK_ENTRIES = 10_000_000
-# With labels, where every item may be relevant to every query: some 50 bytes for each pair
-CLASS_CHUNK_ENTRIES = 2_500_000
+# Of them, those that a thread works on: some 50 bytes for each, where every item is relevant to every query
+PART_ENTRIES = 1_000_000
 
 
 class Ranks(NamedTuple):
@@ -102,28 +105,36 @@ def rank(
 
     With `labels`, also the average precision and the precision at `ks` of the class level.
     """
-    n = len(queries)
+    n, threads = len(queries), usable_cores()
     optimistic = np.empty(n, dtype=np.int64)
     pessimistic = np.empty(n, dtype=np.int64)
-    tally = ClassTally(labels, ks) if labels else None
-    for chunk, scores in _similarity_chunks(queries, gallery, CLASS_CHUNK_ENTRIES if labels else CHUNK_ENTRIES):
-        own = scores[np.arange(len(scores)), np.arange(n)[chunk]][:, None]
-        optimistic[chunk] = 1 + np.count_nonzero(scores > own, axis=1)
-        pessimistic[chunk] = np.count_nonzero(scores >= own, axis=1)
-        if tally:
-            tally.add(chunk, scores)
-    return Ranks(optimistic, pessimistic), tally.levels() if tally else ClassLevels(None, None)
+    scorer = ClassScorer(labels, ks) if labels else None
+
+    def place(part: slice, scores: Float32[np.ndarray, "p n"]) -> FoundPart | None:
+        own = scores[np.arange(len(scores)), np.arange(n)[part]][:, None]
+        optimistic[part] = 1 + np.count_nonzero(scores > own, axis=1)
+        pessimistic[part] = np.count_nonzero(scores >= own, axis=1)
+        return scorer.score(part, scores) if scorer else None
+
+    found: list[FoundPart | None] = []
+    # numpy lets other threads run while it compares and sorts
+    with ThreadPoolExecutor(threads) as pool:
+        for chunk, scores in _similarity_chunks(queries, gallery):
+            step = max(1, min(ceil(len(scores) / threads), PART_ENTRIES // n))
+            parts = [slice(start, min(start + step, chunk.stop)) for start in range(chunk.start, chunk.stop, step)]
+            found += pool.map(place, parts, np.split(scores, range(step, len(scores), step)))
+    return Ranks(optimistic, pessimistic), scorer.levels(found) if scorer else ClassLevels(None, None)
 
 
 def _similarity_chunks(
-    queries: Float32[np.ndarray, "n E"], gallery: Gallery, entries: int
+    queries: Float32[np.ndarray, "n E"], gallery: Gallery
 ) -> Iterator[tuple[slice, Float32[np.ndarray, "c n"]]]:
     """Slices of queries with their cosines to every gallery item; the array is overwritten by the next one."""
     n = len(gallery.column)
-    step = max(1, min(len(queries), entries // n))
+    step = max(1, min(len(queries), CHUNK_ENTRIES // n))
     product = np.empty((step, len(gallery.rows)), dtype=np.float32)
     for start in range(0, len(queries), step):
         chunk = slice(start, min(start + step, len(queries)))
         scores = product[: chunk.stop - start]
         np.matmul(queries[chunk], gallery.rows.T, out=scores)
-        yield chunk, scores[:, gallery.column] if gallery.duplicates else scores
+        yield chunk, scores.take(gallery.column, axis=1) if gallery.duplicates else scores

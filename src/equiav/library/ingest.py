@@ -23,6 +23,7 @@ from equiav.library.items import as_text
 from equiav.library.manifests import Item, Listing, read_source
 from equiav.library.table import STATUSES, Clip, KnownItem, Library, Reject
 from equiav.library.windows import NO_FILE, Examined, Read, Stamp, Task, plan_windows, stamp_of, work
+from equiav.machine import usable_cores
 from equiav.media.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -105,14 +106,10 @@ def ingest(
 
 def _pool(workers: int | None, ray: str | None) -> Sandbox[Task, Examined | Read] | RayPool[Task, Examined | Read]:
     if ray is None:
-        return Sandbox(work, workers or _cores(), TASK_LIMIT_S)
+        return Sandbox(work, workers or usable_cores(), TASK_LIMIT_S)
     from equiav.library.cluster import RayPool
 
     return RayPool(work, workers, TASK_LIMIT_S, ray)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass

@@ -1,5 +1,6 @@
-"""Heaps shared by threads."""
+"""Heaps shared by threads, cores that may be used."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 # glibc says itself how many heaps there are (malloc_info); the threads live at the same time
 CODE = """
 import ctypes, sys, tempfile, threading
-from equiav.memory import share_heaps
+from equiav.machine import share_heaps
 if sys.argv[1] == "shared":
     assert share_heaps()
 together, done = threading.Barrier(6), threading.Event()
@@ -43,3 +44,10 @@ def test_threads_share_two_heaps_instead_of_one_each():
         return int(out.stdout)
 
     assert heaps("shared") <= 2 < heaps("apart")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process cannot be kept to some cores here")
+def test_only_the_cores_that_are_left_to_the_process_count():
+    code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
+    code += "from equiav.machine import usable_cores; print(usable_cores())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"

@@ -1,8 +1,9 @@
-"""Keep the memory of a long-running process flat."""
+"""What this process may use of its machine: cores, and memory that stays flat however long it runs."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 _ARENA_MAX = -8  # malloc.h
@@ -18,3 +19,8 @@ def share_heaps(heaps: int = 2) -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and mallopt(_ARENA_MAX, heaps) == 1
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
