@@ -141,7 +141,7 @@ def test_every_verb_has_help_with_an_example(equiav):
     root = get_command(cli.app)
     verbs = [[name] for name in root.commands] + [["evaluate", name] for name in root.commands["evaluate"].commands]
     assert {"demo", "ingest", "doctor", "pretrain", "finetune", "search"} <= {verb[0] for verb in verbs}
-    assert {"retrieval", "probe", "classify", "localise", "mteb"} <= {verb[-1] for verb in verbs}
+    assert {"retrieval", "probe", "knn", "classify", "localise", "mteb"} <= {verb[-1] for verb in verbs}
     for verb in verbs:
         code, out, _ = equiav(*verb, "--help")
         assert code == 0

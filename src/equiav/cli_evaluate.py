@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
 Frames = Annotated[
     int | None, typer.Option(min=1, help="Stored frames whose probabilities are averaged; default all, 1: the middle.")
+]
+SeenFeature = Annotated[
+    Literal["pooled", "embedding"], typer.Option("--features", help="Mean patch token, or what search compares.")
+]
+Senses = Annotated[Literal["audio", "visual", "both"], typer.Option(help="What is looked at.")]
+TrainSplit = Annotated[str, typer.Option("--train", help="Split to learn from.")]
+Folds = Annotated[bool, typer.Option("--folds", help="The library's splits are folds: measure on each.")]
+Stratified = Annotated[
+    int | None, typer.Option(min=2, help="Cut the split of --train into so many folds with even labels.", metavar="K")
 ]
 
 evaluate_app = typer.Typer()
@@ -103,14 +112,13 @@ def evaluate_probe(
     library: LibraryPath,
     run: RunPath,
     kind: Annotated[Literal["linear", "sgd", "knn", "attentive"], typer.Option(help="The classifier.")] = "linear",
-    feature: Annotated[
-        Literal["pooled", "embedding"], typer.Option("--features", help="Mean patch token, or what search compares.")
-    ] = "pooled",
-    senses: Annotated[Literal["audio", "visual", "both"], typer.Option(help="What it looks at.")] = "both",
-    train: Annotated[str, typer.Option(help="Split to learn from.")] = "train",
-    test: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
-    folds: Annotated[bool, typer.Option("--folds", help="The library's splits are folds: measure on each.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the attentive probe.")] = 0,
+    feature: SeenFeature = "pooled",
+    senses: Senses = "both",
+    train: TrainSplit = "train",
+    split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    folds: Folds = False,
+    stratified: Stratified = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of attentive and SGD probes, stratified folds, intervals.")] = 0,
     result: Annotated[Path | None, typer.Option("--out", help="File for the result, to compare later.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -118,26 +126,45 @@ def evaluate_probe(
 
     Examples: equiav evaluate probe --library L --run runs/toy
               equiav evaluate probe --library ESC50 --run runs/base --kind attentive --senses audio --folds
+              equiav evaluate probe --library L --run runs/toy --stratified 5
     """
+    settings = {"train": train, "test": split, "folds": folds, "stratified": stratified, "seed": seed}
+    _probe(library, run, result, as_json, kind=kind, feature=feature, senses=senses, **settings)
+
+
+@evaluate_app.command("knn")
+def evaluate_knn(
+    library: LibraryPath,
+    run: RunPath,
+    neighbours: Annotated[int, typer.Option("-k", min=1, help="Training clips that vote.")] = 20,
+    feature: SeenFeature = "pooled",
+    senses: Senses = "both",
+    train: TrainSplit = "train",
+    split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    folds: Folds = False,
+    stratified: Stratified = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of stratified folds and intervals.")] = 0,
+    result: Annotated[Path | None, typer.Option("--out", help="File for the result, to compare later.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how often the nearest training clips have a clip's label: nothing is learned.
+
+    Examples: equiav evaluate knn --library L --run runs/toy -k 20
+              equiav evaluate knn --library L --run runs/toy --senses audio --features embedding
+    """
+    settings = {"train": train, "test": split, "folds": folds, "stratified": stratified, "seed": seed}
+    _probe(library, run, result, as_json, kind="knn", feature=feature, senses=senses, neighbours=neighbours, **settings)
+
+
+def _probe(library: Path, run: Path, result: Path | None, as_json: bool, **settings: Any) -> None:
     from equiav.evaluate.probe import probe, probe_result
     from equiav.library.table import Library
 
     shelf, model = Library(library), load_model(run)
     with Bar("embedding", "clips") as bar:
-        found = probe(
-            shelf,
-            model,
-            kind=kind,
-            feature=feature,
-            senses=senses,
-            train=train,
-            test=test,
-            folds=folds,
-            seed=seed,
-            on_progress=bar.update,
-        )
+        found = probe(shelf, model, **settings, on_progress=bar.update)
     if result is not None:
-        probe_result(found, shelf, model, seed=seed, run=run).save(result)
+        probe_result(found, shelf, model, seed=settings["seed"], run=run).save(result)
     print_json(found.to_dict()) if as_json else out.print(found.to_table())
 
 

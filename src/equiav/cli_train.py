@@ -134,7 +134,7 @@ def finetune(
               equiav finetune finetune-vggsound --library L --run runs/vgg --from runs/base task.senses=audio
               torchrun --nproc-per-node 8 -m equiav finetune finetune-audioset20k -L L -R runs/as --from runs/base
     """
-    from equiav.library.table import Library
+    from equiav.library.table import USABLE, Library
     from equiav.train.finetune import finetune as run_finetune
     from equiav.train.finetune_recipe import load_finetune_recipe
     from equiav.train.processes import leave
@@ -151,7 +151,7 @@ def finetune(
             on_step=lambda step: bar.update(step.step, step.steps, step.describe()),
             should_stop=should_stop,
         )
-    measures = done.done and shelf.count(test) > 0
+    measures = done.done and shelf.count(test, USABLE[settings.task.senses]) > 0
     found = measure_classes(library, run, test, frames, run / "result.json") if measures else None
     leave()
     if not IS_MAIN:

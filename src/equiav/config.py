@@ -19,6 +19,9 @@ from typing_extensions import Self
 
 from equiav.errors import ConfigError
 
+# What is looked at: where it is one sense, clips that have no more than that one count too
+Senses = Literal["audio", "visual", "audio-visual"]
+
 
 class Settings(BaseModel):
     """Frozen, strict about names."""

@@ -7,10 +7,12 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score, top_k_accuracy_score
 
-from equiav.augment.visual import normalise, stack_pictures, visual_space
+from equiav.augment.visual import normalise, visual_space
 from equiav.errors import LibraryError
-from equiav.evaluate.classify import classify, classify_result, ranked
+from equiav.evaluate.bootstrap import ranked
+from equiav.evaluate.classify import classify, classify_result
 from equiav.evaluate.results import Result, compare_results
+from equiav.library.loader import stack_pictures
 from equiav.media.decode import load_image
 from equiav.model.classifier import Classifier
 from equiav.train.finetune import resolve

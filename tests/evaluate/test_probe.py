@@ -1,14 +1,17 @@
 """Probes: labels that features tell are read off them, folds in turn, one label or several."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
 from equiav.config import load_recipe
-from equiav.errors import LibraryError
+from equiav.errors import ConfigError, LibraryError
 from equiav.evaluate.gradient_probe import fitted_scores
-from equiav.evaluate.probe import _features, _linear, _targets, _vote, probe, probe_result
+from equiav.evaluate.probe import _features, _linear, _stratified, _targets, _vote, probe, probe_result
+from equiav.evaluate.results import compare_results
 from equiav.model.equiav import EquiAV
 from equiav.train.pretrain import model_config, resolve
 from equiav.train.scoring import mean_average_precision
@@ -92,6 +95,51 @@ def test_several_labels_are_measured_by_mean_average_precision(library, model):
         assert found.measure == "mAP"
         assert 0 < found.value <= 1
         assert found.right == {}
+        assert found.low < found.high, "without a figure per clip the classes are ranked again"
+        assert found.low <= found.value <= found.high
+    first = probe_result(found, library, model)
+    other = probe_result(
+        probe(library, EquiAV(model.config, seed=5).eval(), kind=kind, train="a", test="b"), library, model
+    )
+    (difference,) = compare_results(first, other).differences
+    assert difference.low < difference.second - difference.first < difference.high
+
+
+def test_stratified_folds_have_every_label_evenly_and_sources_whole(library, model):
+    shelve(library, lambda i: [f"class{i % 3}"], lambda i: "train")
+    found = probe(library, model, stratified=3)
+    assert list(found.folds) == ["fold 1", "fold 2", "fold 3"]
+    assert (found.clips, set(found.right)) == (9, set(library.all_ids()))
+    assert found == probe(library, model, stratified=3)
+    result = probe_result(found, library, model)
+    assert (result.about.split, result.about.protocol) == (
+        "train",
+        "linear probe on pooled features, 3 stratified folds",
+    )
+    goal = _targets([["common"] + ["rare"] * (i % 4 == 0) for i in range(16)], ["common", "rare"])
+    folds = _stratified(goal, [f"source{i // 2}" for i in range(16)], 4, seed=1)
+    assert [int(goal[rows, 1].sum()) for rows in folds.values()] == [1, 1, 1, 1], "by the rarest of a clip's labels"
+    assert all(set(rows // 2 * 2) <= set(rows) for rows in folds.values()), "both windows of a source"
+    assert sorted(np.concatenate(list(folds.values()))) == list(range(16))
+
+
+def test_folds_that_cannot_be_are_named(library, model):
+    shelve(library, lambda i: [f"class{i % 3}"], lambda i: "train")
+    with pytest.raises(LibraryError, match="10 folds need as many sources of clips, found 9"):
+        probe(library, model, stratified=10)
+    with pytest.raises(ConfigError, match="not both"):
+        probe(library, model, stratified=3, folds=True)
+    with pytest.raises(ConfigError, match="at least 2, found 1"):
+        probe(library, model, stratified=1)
+
+
+def test_clips_of_small_folds_weigh_as_much_as_their_fold(library, model):
+    shelve(library, lambda i: [f"class{i % 3}"], lambda i: "ab"[i > 6])
+    found = probe(library, model, folds=True)
+    stored = probe_result(found, library, model)
+    ((name, values),) = stored.per_item.items()
+    assert np.mean(values) == pytest.approx(found.value) == pytest.approx(stored.figures[name].value)
+    assert found.low <= found.value <= found.high
 
 
 def test_without_labels_or_with_one_class_there_is_nothing_to_probe(library, model):
@@ -117,7 +165,7 @@ def test_a_result_of_a_probe_is_stored_with_every_clip(library, model, tmp_path)
 def test_neighbours_vote_by_their_nearness():
     train = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     targets = np.array([[True, False], [True, False], [False, True]])
-    scores = _vote(train, targets, np.array([[1.0, 0.05], [0.05, 1.0]]))
+    scores = _vote(train, targets, np.array([[1.0, 0.05], [0.05, 1.0]]), 20)
     assert scores.sum(1) == pytest.approx([1, 1])
     assert scores[0, 0] > 0.9
     assert scores[1, 1] > 0.9
@@ -144,3 +192,14 @@ def test_mean_average_precision_leaves_out_classes_that_do_not_occur():
     targets = _targets([[f"c{i % 3}", "c0"] for i in range(20)], ["c0", "c1", "c2", "c3"])
     expected = np.mean([average_precision_score(targets[:, c], scores[:, c]) for c in range(3)])
     assert mean_average_precision(targets, scores) == pytest.approx(expected)
+
+
+def test_the_verb_knn_is_the_probe_of_that_kind(equiav, library, model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    common = ["--library", library.path, "--run", tmp_path, "--train", "a", "--split", "b", "--json"]
+    code, out, err = equiav("evaluate", "knn", "-k", 1, *common, "--out", tmp_path / "knn.json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["described"] == "knn (1 neighbours) probe on pooled features"
+    assert found["right"] == probe(library, model, kind="knn", neighbours=1, train="a", test="b").right
+    assert equiav("evaluate", "--compare", tmp_path / "knn.json", tmp_path / "knn.json")[0] == 0

@@ -77,8 +77,10 @@ def test_only_new_clips_are_embedded_and_removed_ones_leave(library, model, monk
     library.append([make_clip(10), make_clip(11)])
     library.remove(["clip3"])
     asked = []
-    original = embed_module.embed_batch
-    monkeypatch.setattr(embed_module, "embed_batch", lambda m, b: asked.extend(b.clip_ids) or original(m, b))
+    original = embed_module._clips
+    monkeypatch.setattr(
+        embed_module, "_clips", lambda *given: asked.extend(original(*given).clip_id) or original(*given)
+    )
     table = embed_library(Library(library.path), model)
     assert asked == ["clip10", "clip11"]
     assert sorted(table.clip_ids()) == sorted(f"clip{i}" for i in range(12) if i != 3)

@@ -12,10 +12,8 @@ B batch · H, W frame · S side of the view · P parameter slots.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -31,7 +29,7 @@ from equiav.config import Augment
 from equiav.errors import ConfigError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, UInt8
+    from jaxtyping import Float
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -41,15 +39,6 @@ def normalise(x: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
     """ImageNet normalisation of a view in [0, 1]."""
     mean, std = x.new_tensor(_IMAGENET_MEAN), x.new_tensor(_IMAGENET_STD)
     return (x - mean[:, None, None]).div_(std[:, None, None])
-
-
-def stack_pictures(pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> tuple[Tensor, Tensor]:
-    """Pictures of any sizes as one zero-padded batch (B, 3, H, W), and their sizes (B, 2)."""
-    sizes = np.array([picture.shape[:2] for picture in pictures])
-    padded = np.zeros((len(pictures), *sizes.max(axis=0), 3), dtype=np.uint8)
-    for target, picture in zip(padded, pictures, strict=True):
-        target[: picture.shape[0], : picture.shape[1]] = picture
-    return torch.from_numpy(padded).permute(0, 3, 1, 2), torch.from_numpy(sizes)
 
 
 class VisualSpace(AugmentationSpace):

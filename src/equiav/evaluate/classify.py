@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiav.evaluate.bootstrap import HIGH, LOW, mean_intervals
+from equiav.evaluate.bootstrap import RESAMPLES, interval, mean_intervals, ranked, resampled_classes
 from equiav.evaluate.results import Measured, Result, about
 from equiav.search.embed import check_features
 from equiav.train.processes import make_accelerator
@@ -22,13 +22,11 @@ from equiav.train.scoring import Scores, d_prime, mean_auc, mean_average_precisi
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from jaxtyping import Bool, Float
     from rich.table import Table
 
     from equiav.library.table import Library
     from equiav.model.classifier import Classifier
 
-RESAMPLES, CLASS_RESAMPLES = 1000, 200  # of a mean over clips; of figures whose classes all have to be ranked again
 SHOWN = {"top1": "top-1 %", "top5": "top-5 %", "mAP": "mAP %", "AUC": "AUC %", "d_prime": "d'"}
 
 
@@ -127,46 +125,13 @@ def _of_clips(found: Scores, seed: int) -> tuple[dict[str, Measured], dict[str, 
 
 
 def _of_classes(found: Scores, seed: int) -> tuple[dict[str, Measured], dict[str, list[float]]]:
-    n = len(found.truth)
-    rng = np.random.default_rng(seed)
-    counts = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(CLASS_RESAMPLES)])
-    again = ranked(found.truth, found.probabilities, counts.astype(float))
+    again = resampled_classes(found.truth, found.probabilities, seed=seed)
     values = mean_average_precision(found.truth, found.probabilities), mean_auc(found.truth, found.probabilities)
-    rows = {name: [v, *_interval(x)] for name, v, x in zip(("mAP", "AUC"), values, again, strict=True)}
+    rows = {
+        name: [value, *interval(resampled)]
+        for name, value, resampled in zip(("mAP", "AUC"), values, again, strict=True)
+    }
     rows["d_prime"] = [d_prime(value) for value in rows["AUC"]]  # rises with the AUC, so its ends are theirs
     known = {name: row for name, row in rows.items() if np.isfinite(row).all()}  # the d' of an AUC of 1 is not
+    n = len(found.truth)
     return {name: Measured(value=v, low=low, high=high, n=n) for name, (v, low, high) in known.items()}, {}
-
-
-def _interval(columns: Float[np.ndarray, "r classes"]) -> tuple[float, float]:
-    """Of the mean over the classes that a resample has."""
-    known = np.isfinite(columns)
-    means = np.where(known, columns, 0.0).sum(1)[known.any(1)] / known.sum(1)[known.any(1)]
-    low, high = np.percentile(means, [LOW, HIGH]) if len(means) else (math.nan, math.nan)
-    return float(low), float(high)
-
-
-def ranked(
-    truth: Bool[np.ndarray, "n classes"], scores: Float[np.ndarray, "n classes"], counts: Float[np.ndarray, "r n"]
-) -> tuple[Float[np.ndarray, "r classes"], Float[np.ndarray, "r classes"]]:
-    """Average precision and AUC of each class, with every clip counted as often as `counts` says.
-
-    scikit-learn's definitions with sample weights, for many weights at once: each class is sorted a single time. NaN
-    where a class has no right clip, or, for the AUC, no wrong one.
-    """
-    precision, area = (np.full((len(counts), truth.shape[1]), np.nan) for _ in range(2))
-    for column in np.flatnonzero(truth.any(0)):
-        order = np.argsort(-scores[:, column], kind="stable")
-        ends = np.append(np.flatnonzero(np.diff(scores[order, column])), len(order) - 1)  # tied clips count together
-        weights = counts[:, order]
-        right = np.cumsum(weights * truth[order, column], axis=1)[:, ends]
-        reached = np.cumsum(weights, axis=1)[:, ends]
-        wrong = reached - right
-        with np.errstate(invalid="ignore", divide="ignore"):
-            steps = np.diff(right, axis=1, prepend=0)
-            share = np.where(steps > 0, right / reached, 0.0)
-            precision[:, column] = (steps * share).sum(1) / right[:, -1]
-            before = np.pad(right, ((0, 0), (1, 0)))[:, :-1]
-            above = (np.diff(wrong, axis=1, prepend=0) * (right + before) / 2).sum(1)
-            area[:, column] = above / (right[:, -1] * wrong[:, -1])
-    return precision, area

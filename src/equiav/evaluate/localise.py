@@ -27,7 +27,7 @@ import torch.nn.functional as F
 
 from equiav.augment.visual import normalise
 from equiav.errors import ConfigError, LibraryError
-from equiav.evaluate.bootstrap import mean_intervals
+from equiav.evaluate.bootstrap import RESAMPLES, mean_intervals
 from equiav.evaluate.boxes import Boxes, mask
 from equiav.evaluate.results import Measured, Result, about
 from equiav.library.loader import ClipLoader
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 BATCH = 32
 SHOWN = 24  # clips on the page
-RESAMPLES = 1000
 STEPS = np.linspace(0, 1, 21)  # thresholds of the AUC
 GAUSSIAN = 0.25  # deviation of the centre's Gaussian, of the square's side
 KINDS = {

@@ -2,15 +2,16 @@
 
 - linear: logistic regression on standardised features, C = 1, nothing tuned;
 - sgd: a linear classifier fitted by SGD, the usual recipe where there are too many clips for the other;
-- knn: votes of the 20 nearest training clips by cosine, weighted by exp(similarity / 0.07) (Wu et al. 2018);
+- knn: votes of the k nearest training clips by cosine, weighted by exp(similarity / 0.07) (Wu et al. 2018);
 - attentive: one learned query over the patch tokens. CAV-MAE Sync's and TG-DP's "linear probe" has such an attention
   inside: do not hold it against a linear one. The tokens of all clips are held in memory, as float16.
 
 Features are the mean of the encoder's patch tokens behind its final norm (the field's "pooled features"), or the
 embeddings that retrieval and search compare. sgd and attentive are `gradient_probe.py`.
 
-Either one split is learned from and another measured on, or the splits are folds and each in turn is measured on
-(ESC-50's protocol). The split measured on is never chosen on: there is nothing to choose.
+One split is learned from and another measured on; or the splits are folds and each in turn is measured on (ESC-50's
+protocol); or one split is cut into folds that have every label evenly. What is measured on is never chosen on: there
+is nothing to choose.
 """
 
 from __future__ import annotations
@@ -25,19 +26,22 @@ import torch
 from torch import Tensor
 
 from equiav.augment.visual import normalise
-from equiav.errors import LibraryError
-from equiav.evaluate.bootstrap import mean_intervals
+from equiav.config import Senses
+from equiav.errors import ConfigError, LibraryError
+from equiav.evaluate.bootstrap import RESAMPLES, interval, resampled_classes, resampled_means
 from equiav.evaluate.gradient_probe import fitted_scores
 from equiav.evaluate.results import Measured, Result, about
-from equiav.library.loader import ClipLoader
+from equiav.library.loader import Batch, ClipLoader
+from equiav.library.table import USABLE
 from equiav.search.embed import check_features
-from equiav.search.encode import embed_batch
+from equiav.search.encode import embed_log_mels, embed_pictures
+from equiav.search.index import By
 from equiav.train.scoring import mean_average_precision
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int64
     from rich.table import Table
 
     from equiav.library.table import Library
@@ -45,9 +49,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["linear", "sgd", "knn", "attentive"]
 Feature = Literal["pooled", "embedding"]
-Senses = Literal["audio", "visual", "both"]
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 BATCH = 64
+SENSES: dict[By, Senses] = {"audio": "audio", "visual": "visual", "both": "audio-visual"}
 
 
 @dataclass(frozen=True)
@@ -58,36 +62,33 @@ class Features:
     labels: list[list[str]]
     ids: list[str]
 
-    def rows(self, chosen: list[int]) -> Features:
-        """Some of the clips."""
-        return Features(
-            [x[chosen] for x in self.parts], [self.labels[i] for i in chosen], [self.ids[i] for i in chosen]
-        )
-
 
 @dataclass(frozen=True)
 class Probed:
     """What a probe reached.
 
     Attributes:
+        described: the classifier, what it sees, and how it was folded.
+        measured_on: names of splits.
         measure: `accuracy` where every clip has one label, else `mAP` over the classes.
         folds: split measured on → its figure.
-        right: clip → 1 or 0, for accuracy.
+        low: lower end of the 95 % interval of their mean, by resampling the clips of each.
+        high: upper end.
+        right: for accuracy, clip → 1 or 0, scaled so that clips of small folds weigh more and the mean is the value.
     """
 
     kind: Kind
     feature: Feature
-    senses: Senses
+    senses: By
+    described: str
+    measured_on: str
     measure: Literal["accuracy", "mAP"]
     classes: int
     folds: dict[str, float]
+    low: float
+    high: float
     right: dict[str, float]
     clips: int
-
-    @property
-    def described(self) -> str:
-        """The classifier and what it sees."""
-        return f"{self.kind} probe on {'patch tokens' if self.kind == 'attentive' else f'{self.feature} features'}"
 
     @property
     def value(self) -> float:
@@ -113,6 +114,7 @@ class Probed:
             table.add_row(name, f"{100 * value:.1f}")
         if len(self.folds) > 1:
             table.add_row("mean ± std", f"{100 * self.value:.1f} ± {100 * self.std:.1f}")
+        table.add_row("95 % interval", f"{100 * self.low:.1f} to {100 * self.high:.1f}")
         return table
 
 
@@ -122,10 +124,12 @@ def probe(
     *,
     kind: Kind = "linear",
     feature: Feature = "pooled",
-    senses: Senses = "both",
+    senses: By = "both",
     train: str = "train",
     test: str = "test",
     folds: bool = False,
+    stratified: int | None = None,
+    neighbours: int = NEIGHBOURS,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Probed:
@@ -133,65 +137,102 @@ def probe(
 
     Args:
         feature: what the classifier sees of each sense; `attentive` always sees the patch tokens.
+        senses: clips that have this sense count, whether or not they have the other.
         folds: the library's splits are folds: each in turn is measured on, the others are learned from.
-        seed: of the attentive probe.
+        stratified: cut the split `train` into that many folds, each with every label's share of the clips (of several
+            labels, the rarest counts) and with all windows of a source, or none.
+        neighbours: that vote, of `knn`.
+        seed: of the attentive and SGD probes, of the stratified folds and of the resampling.
 
     Raises:
+        ConfigError: folds of both kinds, or fewer than two.
         LibraryError: a split has no clips or is both learned from and measured on, clips have no labels, or there are
             fewer than two classes or folds.
     """
     check_features(library, model)
-    if not folds and train == test:
-        raise LibraryError(f"a probe is not measured on what it learned from: train and test are both {train!r}")
-    splits = library.splits() if folds else [train, test]
+    if folds and stratified is not None:
+        raise ConfigError("either the library's splits are folds, or folds are cut out of one split: not both")
+    if stratified is not None and stratified < 2:
+        raise ConfigError(f"folds: at least 2, found {stratified}")
+    usable = USABLE[SENSES[senses]]
+    splits = [train] if stratified else library.splits(usable) if folds else [train, test]
     if folds and len(splits) < 2:
         raise LibraryError(f"{library.path}: folds need at least two splits, found {', '.join(splits) or 'none'}")
-    total = sum(library.count(split) for split in splits)
-    known: dict[str, Features] = {}
-    for split in splits:
-        done = sum(len(found.ids) for found in known.values())
-        tell = (lambda n, done=done: on_progress(done + n, total)) if on_progress else None
-        known[split] = _features(library, model, split, senses, "tokens" if kind == "attentive" else feature, tell)
-    labels = [own for found in known.values() for own in found.labels]
+    if len(set(splits)) < len(splits):
+        raise LibraryError(f"a probe is not measured on what it learned from: train and test are both {train!r}")
+    counts = [library.count(split, usable) for split in splits]
+    known: list[Features] = []
+    for i, split in enumerate(splits):
+        tell = (lambda n, i=i: on_progress(sum(counts[:i]) + n, sum(counts))) if on_progress else None
+        known.append(_features(library, model, split, senses, "tokens" if kind == "attentive" else feature, tell))
+    labels = [own for found in known for own in found.labels]
+    ids = [clip_id for found in known for clip_id in found.ids]
     if unlabelled := sum(not own for own in labels):
         raise LibraryError(f"{library.path}: {unlabelled} of {len(labels)} clips have no label; a probe needs labels")
     classes = sorted({label for own in labels for label in own})
     if len(classes) < 2:
         raise LibraryError(f"{library.path}: all clips have the label {classes[0]!r}; a probe needs two classes")
-    one_label = all(len(own) == 1 for own in labels)
-    figures, right = {}, {}
-    for held_out in splits if folds else [test]:
-        rest = [found for split, found in known.items() if split != held_out]
-        fitted = Features(
-            [torch.cat(parts) for parts in zip(*(found.parts for found in rest), strict=True)],
-            [own for found in rest for own in found.labels],
-            [],
-        )
-        goal = _targets(known[held_out].labels, classes)
-        scores = _scores(kind, model, fitted, _targets(fitted.labels, classes), known[held_out], one_label, seed)
-        hits = goal[np.arange(len(goal)), scores.argmax(1)]
-        figures[held_out] = float(hits.mean()) if one_label else mean_average_precision(goal, scores)
+    parts = [torch.cat(parts) for parts in zip(*(found.parts for found in known), strict=True)]
+    goal, one_label = _targets(labels, classes), all(len(own) == 1 for own in labels)
+    described = kind if kind != "knn" else f"{kind} ({neighbours} neighbours)"
+    described += f" probe on {'patch tokens' if kind == 'attentive' else f'{feature} features'}"
+    if stratified:
+        sources = library.clips(train, ["source"], usable)["source"].to_pylist()
+        measured_on, described = train, f"{described}, {stratified} stratified folds"
+        held_out = _stratified(goal, sources, stratified, seed)
+    else:
+        ends = np.cumsum([len(found.ids) for found in known])
+        held_out = {name: np.arange(end - n, end) for name, end, n in zip(splits, ends, counts, strict=True)}
+        held_out = held_out if folds else {test: held_out[test]}
+        measured_on = ", ".join(held_out)
+    figures, again, right = {}, [], {}
+    for i, (name, there) in enumerate(held_out.items()):
+        here = np.setdiff1d(np.arange(len(ids)), there)
+        fitted, unseen = ([part[rows] for part in parts] for rows in (here, there))
+        scores = _scores(kind, model, fitted, goal[here], unseen, one_label, neighbours, seed)
         if one_label:
-            right |= dict(zip(known[held_out].ids, hits.astype(float).tolist(), strict=True))
-    measured = sum(len(known[split].ids) for split in figures)
-    return Probed(kind, feature, senses, "accuracy" if one_label else "mAP", len(classes), figures, right, measured)
+            hits = goal[there][np.arange(len(there)), scores.argmax(1)].astype(float)
+            figures[name] = float(hits.mean())
+            again.append(resampled_means(hits[:, None], resamples=RESAMPLES, seed=[seed, i])[:, 0])
+            weight = sum(len(rows) for rows in held_out.values()) / (len(held_out) * len(there))
+            right |= dict(zip([ids[row] for row in there], (hits * weight).tolist(), strict=True))
+        else:
+            figures[name] = mean_average_precision(goal[there], scores)
+            again.append(resampled_classes(goal[there], scores, seed=[seed, i])[0])
+    low, high = interval(np.mean(again, axis=0))
+    measure = "accuracy" if one_label else "mAP"
+    measured = sum(len(rows) for rows in held_out.values())
+    return Probed(
+        kind, feature, senses, described, measured_on, measure, len(classes), figures, low, high, right, measured
+    )
 
 
 def probe_result(found: Probed, library: Library, model: EquiAV, *, seed: int = 0, run: Path | None = None) -> Result:
     """The probe as a result that can be stored and compared."""
-    values = np.array(list(found.right.values()))
-    low, high = found.value, found.value
-    if len(values):
-        low, high = (float(end[0]) for end in mean_intervals(values[:, None], resamples=1000, seed=seed))
     name = f"{found.kind}.{found.senses}.{found.measure}"
     return Result(
         evaluation="probe",
-        about=about(model, library, ", ".join(found.folds), protocol=found.described, seed=seed, run=run),
-        figures={name: Measured(value=found.value, low=low, high=high, n=found.clips)},
+        about=about(model, library, found.measured_on, protocol=found.described, seed=seed, run=run),
+        figures={name: Measured(value=found.value, low=found.low, high=found.high, n=found.clips)},
         items=list(found.right),
         per_item={name: list(found.right.values())} if found.right else {},
         details={"folds": found.folds, "std": found.std, "classes": found.classes},
     )
+
+
+def _stratified(
+    goal: Bool[np.ndarray, "n classes"], sources: list[str], folds: int, seed: int
+) -> dict[str, Int64[np.ndarray, " m"]]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if len(set(sources)) < folds:
+        raise LibraryError(f"{folds} folds need as many sources of clips, found {len(set(sources))}")
+    rarest = np.where(goal, goal.sum(0), len(goal) + 1).argmin(1)
+    cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(goal, rarest, sources)
+    found = {f"fold {i}": there for i, (_, there) in enumerate(cut, 1)}
+    if empty := [name for name, there in found.items() if not len(there)]:
+        raise LibraryError(f"{len(sources)} clips are too few for {folds} folds: {', '.join(empty)} would be empty")
+    return found
 
 
 @torch.no_grad()
@@ -199,35 +240,38 @@ def _features(
     library: Library,
     model: EquiAV,
     split: str,
-    senses: Senses,
+    senses: By,
     what: Feature | Literal["tokens"],
     on_progress: Callable[[int], None] | None,
 ) -> Features:
-    loader = ClipLoader(library, split, BATCH, frame="middle", shuffle=False, drop_last=False)
+    loader = ClipLoader(library, split, BATCH, frame="middle", shuffle=False, drop_last=False, senses=SENSES[senses])
     chosen = ("audio", "visual") if senses == "both" else (senses,)
-    device = next(model.parameters()).device
     parts: list[list[Tensor]] = [[] for _ in chosen]
     labels: list[list[str]] = []
     ids: list[str] = []
     for batch in loader.epoch(0):
-        if what != "embedding":
-            plain = model.visual_space.plain(batch.frames.to(device), batch.sizes.to(device))
-            found = {
-                "audio": lambda batch=batch: model.audio_tokens(model.standardise(batch.audio.to(device))),
-                "visual": lambda plain=plain: model.visual_tokens(normalise(plain)),
-            }
-            tokens = [found[sense]() for sense in chosen]
-            made = [x.half().cpu() if what == "tokens" else x.mean(1).float().cpu() for x in tokens]
-        else:
-            embedded = embed_batch(model, batch)
-            made = [torch.from_numpy(getattr(embedded, sense)) for sense in chosen]
-        for part, x in zip(parts, made, strict=True):
-            part.append(x)
+        for part, sense in zip(parts, chosen, strict=True):
+            part.append(_part(model, batch, sense, what))
         labels += batch.labels
         ids += batch.clip_ids
         if on_progress:
             on_progress(len(ids))
     return Features([torch.cat(part) for part in parts], labels, ids)
+
+
+def _part(model: EquiAV, batch: Batch, sense: str, what: Feature | Literal["tokens"]) -> Tensor:
+    """Of a batch, what is to be seen of one sense."""
+    if what == "embedding":
+        heard = sense == "audio"
+        made = embed_log_mels(model, batch.audio) if heard else embed_pictures(model, batch.frames, batch.sizes)
+        return torch.from_numpy(made)
+    device = next(model.parameters()).device
+    if sense == "audio":
+        tokens = model.audio_tokens(model.standardise(batch.audio.to(device)))
+    else:
+        plain = model.visual_space.plain(batch.frames.to(device), batch.sizes.to(device))
+        tokens = model.visual_tokens(normalise(plain))
+    return tokens.half().cpu() if what == "tokens" else tokens.mean(1).float().cpu()
 
 
 def _targets(labels: list[list[str]], classes: list[str]) -> Bool[np.ndarray, "n classes"]:
@@ -241,26 +285,30 @@ def _targets(labels: list[list[str]], classes: list[str]) -> Bool[np.ndarray, "n
 def _scores(
     kind: Kind,
     model: EquiAV,
-    train: Features,
+    train: list[Tensor],
     targets: Bool[np.ndarray, "n classes"],
-    test: Features,
+    test: list[Tensor],
     one_label: bool,
+    neighbours: int,
     seed: int,
 ) -> Float[np.ndarray, "m classes"]:
     """What the classifier says of every clip and class; larger is more likely."""
     if kind in ("attentive", "sgd"):
         heads, goal = model.config.architecture.heads, torch.from_numpy(targets)
-        return fitted_scores(kind, train.parts, goal, test.parts, heads=heads, one_label=one_label, seed=seed).numpy()
-    here, there = (torch.cat(found.parts, dim=1).double().numpy() for found in (train, test))
-    return _vote(here, targets, there) if kind == "knn" else _linear(here, targets, there, one_label)
+        return fitted_scores(kind, train, goal, test, heads=heads, one_label=one_label, seed=seed).numpy()
+    here, there = (torch.cat(parts, dim=1).double().numpy() for parts in (train, test))
+    return _vote(here, targets, there, neighbours) if kind == "knn" else _linear(here, targets, there, one_label)
 
 
 def _vote(
-    train: Float[np.ndarray, "n E"], targets: Bool[np.ndarray, "n classes"], test: Float[np.ndarray, "m E"]
+    train: Float[np.ndarray, "n E"],
+    targets: Bool[np.ndarray, "n classes"],
+    test: Float[np.ndarray, "m E"],
+    neighbours: int,
 ) -> Float[np.ndarray, "m classes"]:
     from sklearn.neighbors import NearestNeighbors
 
-    index = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(train)), metric="cosine").fit(train)
+    index = NearestNeighbors(n_neighbors=min(neighbours, len(train)), metric="cosine").fit(train)
     distance, nearest = index.kneighbors(test)
     weight = np.exp((distance.min(1, keepdims=True) - distance) / TEMPERATURE)
     return (weight[:, :, None] * targets[nearest]).sum(1) / weight.sum(1, keepdims=True)

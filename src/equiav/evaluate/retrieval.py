@@ -27,9 +27,9 @@ from equiav.errors import LibraryError
 from equiav.evaluate.gallery import choose, shared_sources, trained_on
 from equiav.evaluate.metrics import RetrievalReport, RetrievalResult, retrieval_metrics
 from equiav.evaluate.results import Measured, Result, about
-from equiav.library.loader import ClipLoader, pictures_of
+from equiav.library.loader import ClipLoader, pictures_of, stack_pictures
 from equiav.search.embed import check_features
-from equiav.search.encode import embed_batch, embed_log_mels, embed_pictures, stack_pictures
+from equiav.search.encode import embed_batch, embed_log_mels, embed_pictures
 
 if TYPE_CHECKING:
     from jaxtyping import Float32

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -18,14 +18,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from equiav.config import Senses
 from equiav.errors import LibraryError
-from equiav.library.table import Library
+from equiav.library.table import USABLE, Library
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from jaxtyping import Float, Int64, UInt8
     from numpy.typing import NDArray
 
+NAMED: dict[Senses, str] = {"audio": "sound", "visual": "a picture", "audio-visual": "sound and picture"}
 AHEAD = 2  # batches read, each in its own thread, while the current one trains
 
 
@@ -34,7 +36,7 @@ class Batch:
     """B clips. Frames of unlike sizes are padded with zeros at the right and the bottom; `sizes`: the true H, W."""
 
     audio: Float[Tensor, "B T M"]  # raw log-mel, float32
-    frames: UInt8[Tensor, "B 3 H W"]
+    frames: UInt8[Tensor, "B 3 H W"]  # a sense that the loader does not read has no T, or no H and W
     sizes: Int64[Tensor, "B 2"]
     clip_ids: list[str]
     labels: list[list[str]]
@@ -57,7 +59,8 @@ class ClipLoader:
         frame: a random one of the clip's frames, or the middle one.
         shuffle: a new order each epoch, which depends on the clips' ids and not on the table's order; or the table's.
         drop_last: leave out a last batch smaller than B.
-        rows: row numbers of the clips to take instead of a split's; they must have both senses.
+        senses: which clips of the split, and what is read of them.
+        rows: row numbers of the clips to take instead of a split's; they must have these senses.
         shard: (number, of how many): this process gets its part of every batch, in order, B / processes clips.
 
     Raises:
@@ -74,20 +77,21 @@ class ClipLoader:
         frame: Literal["random", "middle"] = "random",
         shuffle: bool = True,
         drop_last: bool = True,
+        senses: Senses = "audio-visual",
         rows: NDArray[np.int64] | None = None,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
         self.library, self.batch_size, self.seed = library, batch_size, seed
-        self.frame, self.shuffle, self.drop_last = frame, shuffle, drop_last
+        self.frame, self.shuffle, self.drop_last, self.senses = frame, shuffle, drop_last, senses
         self.number, self.processes = shard
         if batch_size % self.processes:
             raise LibraryError(f"a batch of {batch_size} clips can't be shared evenly by {self.processes} processes")
-        self.rows = library.positions(split) if rows is None else rows
+        self.rows = library.positions(split, USABLE[senses]) if rows is None else rows
         # ids are hashes of content: the same clips are shuffled alike, in whatever order workers wrote them
         self._rank = np.argsort(np.argsort(np.array(library.all_ids(), dtype=object), kind="stable"), kind="stable")
         if not len(self):
             raise LibraryError(
-                f"{library.path}: split {split!r} has {len(self.rows)} clips with sound and picture, "
+                f"{library.path}: split {split!r} has {len(self.rows)} clips with {NAMED[senses]}, "
                 f"not enough for a batch of {batch_size if drop_last else 1}"
             )
 
@@ -117,17 +121,16 @@ class ClipLoader:
 
     def _read(self, part: NDArray[np.int64], draws: NDArray[np.float64]) -> Batch:
         rows = self.rows[part]
-        table = self.library.take(rows.tolist(), ["clip_id", "labels", "fbank", "frames"])
-        pictures = pictures_of(table, draws)
-        sizes = np.array([picture.shape[:2] for picture in pictures])
-        height, width = sizes.max(axis=0)
-        padded = np.zeros((len(pictures), height, width, 3), np.uint8)
-        for target, picture in zip(padded, pictures, strict=True):
-            target[: picture.shape[0], : picture.shape[1]] = picture
+        heard, seen = "audio" in self.senses, "visual" in self.senses
+        columns = ["clip_id", "labels", *["fbank"] * heard, *["frames"] * seen]
+        table = self.library.take(rows.tolist(), columns)
+        nothing = np.zeros((len(rows), 0, self.library.features.mel_bins), np.float32)
+        pictures = pictures_of(table, draws) if seen else [np.zeros((0, 0, 3), np.uint8)] * len(rows)
+        frames, sizes = stack_pictures(pictures)
         return Batch(
-            audio=torch.from_numpy(self.library.fbanks(table)),
-            frames=torch.from_numpy(padded).permute(0, 3, 1, 2).contiguous(),
-            sizes=torch.from_numpy(sizes),
+            audio=torch.from_numpy(self.library.fbanks(table) if heard else nothing),
+            frames=frames,
+            sizes=sizes,
             clip_ids=table["clip_id"].to_pylist(),
             labels=table["labels"].to_pylist(),
             indices=torch.from_numpy(rows.copy()),
@@ -141,3 +144,14 @@ def pictures_of(table: pa.Table, draws: NDArray[np.float64]) -> list[NDArray[np.
         data = frames.values[int(draw * len(frames.values))].as_py()
         pictures.append(np.array(Image.open(io.BytesIO(data)).convert("RGB")))
     return pictures
+
+
+def stack_pictures(
+    pictures: Sequence[UInt8[np.ndarray, "h w 3"]],
+) -> tuple[UInt8[Tensor, "B 3 H W"], Int64[Tensor, "B 2"]]:
+    """Pictures of any sizes as one batch, padded with zeros at the right and the bottom; and their sizes."""
+    sizes = np.array([picture.shape[:2] for picture in pictures])
+    padded = np.zeros((len(pictures), *sizes.max(axis=0), 3), dtype=np.uint8)
+    for target, picture in zip(padded, pictures, strict=True):
+        target[: picture.shape[0], : picture.shape[1]] = picture
+    return torch.from_numpy(padded).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(sizes)

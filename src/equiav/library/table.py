@@ -23,14 +23,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from equiav.config import Features
+from equiav.config import Features, Senses
 from equiav.errors import LibraryError
 
 SCHEMA_VERSION = 2
 VERSION_KEY, FEATURES_KEY = b"equiav.library", b"equiav.features"
 # What a clip may be: whole; or both senses, of which one says nothing; or one sense, the other empty in its row
 STATUSES = ("ok", "silent", "still", "no_audio", "no_video")
-TRAINABLE = "status = 'ok'"
+# Those in which the senses that one looks at say something
+USABLE: dict[Senses, tuple[str, ...]] = {
+    "audio-visual": ("ok",),
+    "audio": ("ok", "still", "no_video"),
+    "visual": ("ok", "silent", "no_audio"),
+}
+WHOLE = USABLE["audio-visual"]
 FRAGMENTS = 64  # more small ones than this are joined
 FRAGMENT_ROWS = 4096  # larger ones are left alone: a gigabyte or two
 
@@ -202,19 +208,21 @@ class Library:
             return []
         return [Reject(**row) for row in _open(self._rejects_path).to_table().to_pylist()]
 
-    def clips(self, split: str | None = None, columns: list[str] | None = None) -> pa.Table:
-        """The rows of status ok, in the table's order, of one split or all: those to train on and to measure with."""
-        return self._clips.to_table(columns=columns, filter=_where(split))
+    def clips(
+        self, split: str | None = None, columns: list[str] | None = None, statuses: Collection[str] = WHOLE
+    ) -> pa.Table:
+        """The rows in the table's order, of one split or all; without `statuses` those with both senses (ok)."""
+        return self._clips.to_table(columns=columns, filter=_where(split, statuses))
 
-    def count(self, split: str | None = None) -> int:
-        """Clips of status ok, of one split or all."""
-        return self._clips.count_rows(filter=_where(split))
+    def count(self, split: str | None = None, statuses: Collection[str] = WHOLE) -> int:
+        """How many `clips` there are."""
+        return self._clips.count_rows(filter=_where(split, statuses))
 
-    def splits(self) -> list[str]:
-        """Names of the splits that have clips of status ok."""
-        return sorted(set(self.clips(columns=["split"])["split"].to_pylist()))
+    def splits(self, statuses: Collection[str] = WHOLE) -> list[str]:
+        """Names of the splits that have `clips`."""
+        return sorted(set(self.clips(None, ["split"], statuses)["split"].to_pylist()))
 
-    def positions(self, split: str | None = None, statuses: Collection[str] = ("ok",)) -> NDArray[np.int64]:
+    def positions(self, split: str | None = None, statuses: Collection[str] = WHOLE) -> NDArray[np.int64]:
         """Row numbers for `take`, of one split or all, in the table's order."""
         table = self._clips.to_table(columns=["clip_id", "status", "split"])
         keep = np.array([status in statuses for status in table["status"].to_pylist()], dtype=bool)
@@ -245,9 +253,9 @@ class Library:
         fbank = None if table["fbank"].null_count else self.fbanks(table)[0]
         return table.slice(0, 1).drop(["fbank"]).to_pylist()[0] | {"fbank": fbank}
 
-    def log_mel_stats(self, split: str | None = None) -> tuple[float, float]:
+    def log_mel_stats(self, split: str | None = None, statuses: Collection[str] = WHOLE) -> tuple[float, float]:
         """Mean and standard deviation of the log-mel over all sounding frames (padding left out) of a split."""
-        table = self.clips(split, ["fbank_frames", "fbank_mean", "fbank_square"])
+        table = self.clips(split, ["fbank_frames", "fbank_mean", "fbank_square"], statuses)
         weight = table["fbank_frames"].to_numpy().astype(np.float64)
         if not weight.sum():
             raise LibraryError(f"{self.path}: split {split!r} has no clips to measure the log-mel on")
@@ -328,14 +336,13 @@ class Library:
             yield
 
 
-def _quoted(names: Sequence[str]) -> str:
+def _quoted(names: Collection[str]) -> str:
     return ", ".join("'" + name.replace("'", "''") + "'" for name in names)
 
 
-def _where(split: str | None) -> str:
-    if split is None:
-        return TRAINABLE
-    return f"{TRAINABLE} AND split = {_quoted([split])}"
+def _where(split: str | None, statuses: Collection[str]) -> str:
+    wanted = f"status IN ({_quoted(statuses)})"
+    return wanted if split is None else f"{wanted} AND split = {_quoted([split])}"
 
 
 def _open(path: Path) -> lance.LanceDataset:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from equiav.config import ModelConfig, nearest, parse_settings
+from equiav.config import ModelConfig, Senses, nearest, parse_settings
 from equiav.errors import ModelError
 from equiav.model.equiav import EquiAV, as_image, make_encoder, stored_config
 from equiav.model.hub import (
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-Senses = Literal["audio", "visual", "audio-visual"]
 Labels = Literal["multi-label", "single-label"]
 
 

@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 
-from equiav.augment.visual import stack_pictures
+from equiav.config import Senses
 from equiav.errors import LibraryError
-from equiav.library.loader import ClipLoader, pictures_of
-from equiav.search.encode import embed_batch, embed_log_mels, embed_pictures, encode
+from equiav.library.loader import ClipLoader
+from equiav.search.encode import embed_log_mels, embed_pictures, encode
 from equiav.search.index import EmbeddedClips, EmbeddingsTable
 
 if TYPE_CHECKING:
@@ -33,6 +32,12 @@ __all__ = ["EmbeddingsTable", "check_features", "embed_library", "encode"]
 
 # A killed run does at most these again
 COMMIT_CLIPS = 512
+# What is embedded of clips of each status: all that was stored of them
+STORED: dict[Senses, tuple[str, ...]] = {
+    "audio-visual": ("ok", "silent", "still"),
+    "audio": ("no_video",),
+    "visual": ("no_audio",),
+}
 THUMBNAIL_SIDE = 128
 THUMBNAIL_QUALITY = 85
 
@@ -77,35 +82,24 @@ def embed_library(
 
 def _embedded(library: Library, model: EquiAV, missing: NDArray[np.bool_], batch_size: int) -> Iterator[EmbeddedClips]:
     """The clips that are missing, batch by batch: those with both senses, then those with one."""
-
-    def rows_of(*statuses: str) -> NDArray[np.int64]:
+    for senses, statuses in STORED.items():
         rows = library.positions(statuses=statuses)
-        return rows[missing[rows]]
-
-    both = rows_of("ok", "silent", "still")
-    if len(both):
-        loader = ClipLoader(library, None, batch_size, frame="middle", shuffle=False, drop_last=False, rows=both)
-        for batch in loader.epoch(0):
-            embedded = embed_batch(model, batch)
-            pictures = [
-                frame[:, :high, :wide] for frame, (high, wide) in zip(batch.frames, batch.sizes.tolist(), strict=True)
-            ]
-            yield _clips(library, batch.indices.tolist(), embedded.audio, embedded.visual, pictures)
-    for rows in _parts(rows_of("no_video"), batch_size):
-        sounds = torch.from_numpy(library.fbanks(library.take(rows, ["fbank"])))
-        yield _clips(library, rows, embed_log_mels(model, sounds), None, [])
-    for rows in _parts(rows_of("no_audio"), batch_size):
-        pictures = pictures_of(library.take(rows, ["frames"]), np.full(len(rows), 0.5))
-        frames, sizes = stack_pictures(pictures)
-        embedded = embed_pictures(model, frames, sizes)
-        yield _clips(
-            library, rows, None, embedded, [torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]
+        rows = rows[missing[rows]]
+        if not len(rows):
+            continue
+        heard, seen = "audio" in senses, "visual" in senses
+        loader = ClipLoader(
+            library, None, batch_size, frame="middle", shuffle=False, drop_last=False, senses=senses, rows=rows
         )
-
-
-def _parts(rows: NDArray[np.int64], size: int) -> Iterator[list[int]]:
-    for first in range(0, len(rows), size):
-        yield rows[first : first + size].tolist()
+        for batch in loader.epoch(0):
+            sizes = batch.sizes.tolist() if seen else []
+            yield _clips(
+                library,
+                batch.indices.tolist(),
+                embed_log_mels(model, batch.audio) if heard else None,
+                embed_pictures(model, batch.frames, batch.sizes) if seen else None,
+                [frame[:, :high, :wide] for frame, (high, wide) in zip(batch.frames, sizes, strict=False)],
+            )
 
 
 def check_features(library: Library, model: EquiAV | Classifier) -> None:

@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from equiav.augment.visual import normalise, stack_pictures
+from equiav.augment.visual import normalise
 from equiav.config import Features
 from equiav.errors import ConfigError, MediaError, ModelError
 from equiav.library.ingest import plan_windows
+from equiav.library.loader import stack_pictures
 from equiav.library.manifests import Item
 from equiav.media.decode import load_image, load_waveform, read_audio, read_frames
 from equiav.media.fbank import fit_frames, log_mel

@@ -19,7 +19,8 @@ from accelerate import Accelerator
 
 from equiav.config import ModelConfig
 from equiav.errors import TrainingError
-from equiav.library.table import Library
+from equiav.library.loader import NAMED
+from equiav.library.table import USABLE, Library
 from equiav.model.classifier import Classifier
 from equiav.model.convert import start_encoders
 from equiav.model.equiav import EquiAV
@@ -96,6 +97,7 @@ def resolve(recipe: FinetuneRecipe, library: Library, processes: int = 1) -> tup
         LibraryError: no clips, or labels that the task cannot use.
     """
     classes = _classes(recipe, library)
+    usable, deaf = USABLE[recipe.task.senses], recipe.task.senses == "visual"
     if recipe.init.model:
         config = read_config(fetch(recipe.init.model, CONFIG))
         if differ := library.features.differences(config.features):
@@ -109,7 +111,7 @@ def resolve(recipe: FinetuneRecipe, library: Library, processes: int = 1) -> tup
     else:
         mean, std = recipe.data.audio_mean, recipe.data.audio_std
         if mean is None or std is None:
-            mean, std = library.log_mel_stats(recipe.data.split)
+            mean, std = (0.0, 1.0) if deaf else library.log_mel_stats(recipe.data.split, usable)
         config = ModelConfig(architecture=recipe.model, features=library.features, audio_mean=mean, audio_std=std)
     known = {"audio_mean": config.audio_mean, "audio_std": config.audio_std}
     made = {
@@ -117,7 +119,7 @@ def resolve(recipe: FinetuneRecipe, library: Library, processes: int = 1) -> tup
         "model": config.architecture,
         "data": recipe.data.model_copy(update=known),
         "task": recipe.task.model_copy(update={"classes": classes}),
-        "train": fit_here(recipe.train, library.count(recipe.data.split), processes),
+        "train": fit_here(recipe.train, library.count(recipe.data.split, usable), processes),
     }
     return recipe.model_copy(update=made), config
 
@@ -125,12 +127,13 @@ def resolve(recipe: FinetuneRecipe, library: Library, processes: int = 1) -> tup
 def _classes(recipe: FinetuneRecipe, library: Library) -> tuple[str, ...]:
     """The classes, once the labels of all clips that are looked at are known to be among them."""
     splits = [name for name in (recipe.data.split, recipe.data.validation) if name is not None]
-    labels = {split: library.clips(split, ["labels"])["labels"].to_pylist() for split in splits}
+    usable = USABLE[recipe.task.senses]
+    labels = {split: library.clips(split, ["labels"], usable)["labels"].to_pylist() for split in splits}
     for split, own in labels.items():
         if len(own) < 2:
             raise TrainingError(
-                f"{library.path}: split {split!r} has {len(own)} clips with both sound and picture; it has the splits "
-                f"{', '.join(library.splits()) or 'none'}"
+                f"{library.path}: split {split!r} has {len(own)} clips with {NAMED[recipe.task.senses]}; it has the "
+                f"splits {', '.join(library.splits(usable)) or 'none'}"
             )
     classes = list(recipe.task.classes or sorted({name for own in labels[recipe.data.split] for name in own}))
     for split, own in labels.items():

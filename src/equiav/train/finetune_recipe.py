@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from equiav.config import Architecture, Data, Features, Init, Optim, Settings, Train, read_settings
+from equiav.config import Architecture, Data, Features, Init, Optim, Senses, Settings, Train, read_settings
 
 
 class Task(Settings):
@@ -21,9 +21,7 @@ class Task(Settings):
         default="multi-label",
         description="Any number of classes per clip (binary cross-entropy), or exactly one (cross-entropy).",
     )
-    senses: Literal["audio", "visual", "audio-visual"] = Field(
-        default="audio-visual", description="What the classifier looks at."
-    )
+    senses: Senses = Field(default="audio-visual", description="What the classifier looks at.")
     classes: tuple[str, ...] | None = Field(
         default=None, description="Names of the classes; the labels of the training split when not given."
     )

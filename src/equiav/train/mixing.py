@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from equiav.library.loader import Batch, ClipLoader
+from equiav.library.table import USABLE
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -63,11 +64,14 @@ class MixingLoader:
     def __init__(self, library: Library, recipe: FinetuneRecipe, shard: tuple[int, int] = (0, 1)) -> None:
         self.recipe, self.shard = recipe, shard
         split, batch_size = recipe.data.split, recipe.train.global_batch
-        self._clips = ClipLoader(library, split, batch_size, recipe.train.seed, shuffle=False, shard=shard)
-        table = library.clips(split, ["clip_id", "labels"])
+        senses = recipe.task.senses
+        self._clips = ClipLoader(
+            library, split, batch_size, recipe.train.seed, shuffle=False, senses=senses, shard=shard
+        )
+        table = library.clips(split, ["clip_id", "labels"], USABLE[senses])
         # the same clips are drawn alike, in whatever order they were ingested
         order = np.argsort(np.array(table["clip_id"].to_pylist(), dtype=object), kind="stable")
-        self.rows = library.positions(split)[order]
+        self.rows = self._clips.rows[order]
         labels = table["labels"].to_pylist()
         self.weights = balanced_weights([labels[i] for i in order]) if recipe.data.balanced else None
 

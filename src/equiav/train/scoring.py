@@ -19,9 +19,10 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from equiav.augment.visual import normalise, stack_pictures, visual_space
+from equiav.augment.visual import normalise, visual_space
 from equiav.errors import LibraryError, ModelError
-from equiav.library.loader import pictures_of
+from equiav.library.loader import pictures_of, stack_pictures
+from equiav.library.table import USABLE
 from equiav.train.classification import check_labels, targets
 
 if TYPE_CHECKING:
@@ -62,20 +63,23 @@ def score_split(
         LibraryError: the split is empty, or a clip's labels are none of the classifier's.
         ModelError: probabilities that are not finite.
     """
-    labels = library.clips(split, ["labels"])["labels"].to_pylist()
+    usable = USABLE[classifier.senses]
+    labels = library.clips(split, ["labels"], usable)["labels"].to_pylist()
     where = f"{library.path}, split {split!r}"
     if not labels:
         raise LibraryError(
-            f"{where}: no clips to measure on; it has the splits {', '.join(library.splits()) or 'none'}"
+            f"{where}: no clips to measure on; it has the splits {', '.join(library.splits(usable)) or 'none'}"
         )
     check_labels(labels, classifier.labels, classifier.classes, where)
-    rows = library.positions(split)
+    rows = library.positions(split, usable)
     mine = rows[accelerator.process_index :: accelerator.num_processes]
     found: list[tuple[int, str, np.ndarray]] = []
+    heard, seen = "audio" in classifier.senses, "visual" in classifier.senses
+    columns = ["clip_id", *["fbank"] * heard, *["frames"] * seen]
     with _judging(classifier):
         for start in range(0, len(mine), BATCH):
             part = mine[start : start + BATCH].tolist()
-            table = library.take(part, ["clip_id", "fbank", "frames"])
+            table = library.take(part, columns)
             with accelerator.autocast():
                 probabilities = _probabilities(classifier, library, table, frames)
             found += zip(part, table["clip_id"].to_pylist(), probabilities.cpu().numpy(), strict=True)
