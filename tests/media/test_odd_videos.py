@@ -1,6 +1,7 @@
 """Videos as people have them: other containers, late tracks, no durations, turned pictures, damage in the middle."""
 
 import io
+import struct
 
 import av
 import numpy as np
@@ -161,6 +162,66 @@ def test_a_turned_picture_is_turned_back(tmp_path, degrees):
     shown = np.asarray(Image.open(io.BytesIO(frames_at(path, [0.52])[0][0])), np.float64)
     assert shown.shape == upright.shape
     assert np.abs(shown - upright).mean() < 8
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown_as"),
+    [
+        ((-1, 0, 0, 1), lambda x: x[:, ::-1]),
+        ((1, 0, 0, -1), lambda x: x[::-1]),
+        ((0, 1, 1, 0), lambda x: x.swapaxes(0, 1)),
+        ((0, -1, -1, 0), lambda x: x[::-1, ::-1].swapaxes(0, 1)),
+        ((0, 0, 0, 0), lambda x: x),
+        ((1, 0, 0, 0), lambda x: x),
+    ],
+)
+def test_a_mirrored_picture_is_mirrored_back_and_a_matrix_of_no_use_is_none(tmp_path, matrix, shown_as):
+    """(x, y) is shown at (a x + c y, b x + d y): ISO 14496-12, 6.2.2."""
+    path = record(tmp_path / "x.mp4")
+    plain = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    a, b, c, d = (one << 16 for one in matrix)
+    data = path.read_bytes()
+    at = data.index(plain, data.index(b"tkhd"))
+    path.write_bytes(data[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[at + len(plain) :])
+    upright = shown_as(pictures(Recording())[10].astype(float))
+    shown = np.asarray(Image.open(io.BytesIO(frames_at(path, [0.52])[0][0])), np.float64)
+    assert shown.shape == upright.shape
+    assert np.abs(shown - upright).mean() < 8
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".mpg", ".mkv", ".webm", ".flac"])
+def test_recordings_one_behind_the_other_are_not_mixed(tmp_path, suffix):
+    """Their clock starts again: sound of one would stand beside pictures of the other."""
+    one, two = (record(tmp_path / f"{seed}{suffix}", seed=seed, tone_hz=400.0 * (seed + 1)) for seed in (0, 1))
+    assert probe(one).duration_s == pytest.approx(3.0, abs=0.3)
+    joined = tmp_path / f"joined{suffix}"
+    joined.write_bytes(one.read_bytes() + two.read_bytes())
+    with pytest.raises(MediaError, match="clock starts again"):
+        probe(joined)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm"])
+def test_a_file_whose_clock_does_not_begin_at_zero_is_whole(tmp_path, suffix):
+    path, late = record(tmp_path / f"x{suffix}"), tmp_path / f"late{suffix}"
+    with av.open(str(path)) as source, av.open(str(late), "w") as target:
+        streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is None:
+                continue
+            ticks = round(100_000 / packet.time_base)  # more than a day: no film is that long
+            packet.pts, packet.dts, packet.stream = packet.pts + ticks, packet.dts + ticks, streams[packet.stream.index]
+            target.mux(packet)
+    info = probe(late)
+    assert not info.cut
+    assert info.duration_s == pytest.approx(probe(path).duration_s, abs=0.05)
+    assert click_at(decode_audio(late, 0.0, 3.0, 16_000), 16_000) == pytest.approx(1.5, abs=0.01)
+
+
+def test_an_mp4_without_tracks_is_a_reject(tmp_path):
+    path = tmp_path / "x.mp4"
+    boxes = [(b"ftyp", b"isom\0\0\2\0isom"), (b"moov", b""), (b"mdat", bytes(100))]
+    path.write_bytes(b"".join(struct.pack(">I", len(body) + 8) + name + body for name, body in boxes))
+    assert reason_of(probe, path) in ("corrupt", "truncated", "not_media")
 
 
 def test_pixels_come_out_square(tmp_path):

@@ -8,6 +8,7 @@ Where that gives anything but the very frame that was asked for, the track is pl
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ ROUNDING_S = 1e-3  # containers round time stamps to milliseconds
 HD_LINES = 720  # pictures of this height and more are in BT.709 colours unless they say otherwise
 MAX_ASPECT = 4.0  # of a stored frame; the sides of a longer one are cut off
 PICTURE_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF"})
+MATRIX = struct.Struct("=9i")  # as FFmpeg gives a display matrix
 MAX_HELD = 256 * 2**20  # bytes of packets that are held to plan with
 # Decoders that take one packet at a time and can leave out a picture that no other one refers to
 SKIPPING = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})
@@ -257,8 +259,24 @@ def _jpeg(scaler: VideoReformatter, frame: av.VideoFrame, short_side: int, quali
         frame.colorspace = Colorspace.ITU709  # FFmpeg takes untagged pictures for SD ones
     interpolation = "AREA" if scale < 1 else "BICUBIC"
     small = scaler.reformat(frame, width, height, "rgb24", interpolation=interpolation, threads=1)
-    picture = Image.fromarray(small.to_ndarray())
-    return _encoded(picture.rotate(frame.rotation, expand=True) if frame.rotation else picture, quality)
+    return _encoded(Image.fromarray(_upright(frame, np.asarray(small.to_ndarray(), np.uint8))), quality)
+
+
+def _upright(frame: av.VideoFrame, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) turned and mirrored as the file's display matrix says, by right angles; one of no use is none.
+
+    The matrix of ISO 14496-12, 6.2.2: the pixel (x, y) is shown at (a x + c y, b x + d y).
+    """
+    said = frame.side_data.get("DISPLAYMATRIX")
+    if said is None:
+        return pixels
+    a, b, _, c, d, *_ = MATRIX.unpack_from(said)
+    turned = abs(b) + abs(c) > abs(a) + abs(d)
+    right, down = (c, b) if turned else (a, d)
+    if not right or not down:
+        return pixels
+    pixels = np.swapaxes(pixels, 0, 1) if turned else pixels
+    return np.ascontiguousarray(pixels[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1])
 
 
 def _encoded(picture: Image.Image, quality: int) -> bytes:

@@ -43,6 +43,11 @@ DEMUXERS = (
 # The duration in these headers is what the writer wrote, so a file that ends earlier is cut. Elsewhere FFmpeg guesses
 # it from the bit rate or reads it off the last packets.
 PROMISING = {"mov", "matroska", "avi", "flv", "asf", "wav", "w64", "aiff", "flac", "caf", "mxf", "nut"}
+# In these, files written one behind the other are one file, whose clock starts again: all packets are looked at
+JOINABLE = {"mpegts", "mpeg", "ogg", "flac", "matroska", "nut"}
+RESTART_S = 0.5  # a clock that falls back by more has started again
+# Writers of these give the time of the end as duration, others the time from start to end
+ENDING = {"matroska", "nut"}
 MAX_PIXELS = 16384 * 8640
 MAX_DURATION_S = 24 * 3600.0
 MAX_STREAMS = 64
@@ -85,6 +90,8 @@ def open_media(path: Path) -> Iterator[InputContainer]:
         container = av.open(name, options=options, stream_options=guess, metadata_errors="replace")
     except av.error.FFmpegError as error:
         raise _explain_refusal(path, head, error) from None
+    except ValueError:  # PyAV's, of options for streams that are not there
+        raise MediaError("corrupt", f"{path.name} starts as an MP4 but holds no tracks") from None
     try:
         with container:
             yield container
@@ -244,10 +251,12 @@ def decoded(container: InputContainer, stream: av.AudioStream | av.VideoStream, 
 
 def _track_ends(container: InputContainer, path: Path) -> tuple[dict[int, float], bool]:
     """Stream index → its end in seconds: where its packets end, or, if the file is cut, where the headers promise."""
-    promised = (container.duration or 0) / av.time_base
-    headers = {stream.index: _header_end_s(container, stream) for stream in _tracks(container)}
-    found = _packet_ends(container, max(promised - TAIL_S, 0.0))
     names = set(container.format.name.split(","))
+    promised = (container.duration or 0) / av.time_base
+    if names & ENDING:
+        promised -= max(start_of(container), 0.0)
+    headers = {stream.index: _header_end_s(container, stream) for stream in _tracks(container)}
+    found = _packet_ends(container, path, 0.0 if names & JOINABLE else max(promised - TAIL_S, 0.0))
     share = _riff_share(path)
     if share < 1:
         return {index: found.get(index, end) / share for index, end in headers.items()}, True
@@ -256,7 +265,7 @@ def _track_ends(container: InputContainer, path: Path) -> tuple[dict[int, float]
         return {index: end or promised for index, end in headers.items()}, True
     # a track that is over before the tail has no packets there: its header says when, or a look at all packets
     if any(index not in found and not end for index, end in headers.items()):
-        found = _packet_ends(container, 0.0) | found
+        found = _packet_ends(container, path, 0.0) | found
     return {index: found.get(index, end) for index, end in headers.items()}, False
 
 
@@ -281,9 +290,14 @@ def _header_end_s(container: InputContainer, stream: av.AudioStream | av.VideoSt
     return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - start_of(container)
 
 
-def _packet_ends(container: InputContainer, from_s: float) -> dict[int, float]:
-    """Where the packets from `from_s` on end, by stream; nothing is decoded."""
+def _packet_ends(container: InputContainer, path: Path, from_s: float) -> dict[int, float]:
+    """Where the packets from `from_s` on end, by stream; nothing is decoded.
+
+    Raises:
+        MediaError: corrupt, if the clock starts again on the way: sound and pictures would be of different recordings.
+    """
     ends: dict[int, float] = {}
+    latest: dict[int, float] = {}  # by the order of decoding, which only ever grows
     zero = start_of(container)
     seek(container, zero + from_s)
     try:
@@ -292,6 +306,15 @@ def _packet_ends(container: InputContainer, from_s: float) -> dict[int, float]:
             if time is not None and packet.time_base:
                 end = float((time + (packet.duration or 0)) * packet.time_base) - zero
                 ends[packet.stream.index] = max(ends.get(packet.stream.index, 0.0), end)
+            if packet.dts is not None and packet.time_base:
+                at = float(packet.dts * packet.time_base) - zero
+                if at < latest.get(packet.stream.index, at) - RESTART_S:
+                    raise MediaError(
+                        "corrupt",
+                        f"{path.name}: its clock starts again at {latest[packet.stream.index]:.1f} s: several "
+                        "recordings, one behind the other; give each a file of its own",
+                    )
+                latest[packet.stream.index] = max(latest.get(packet.stream.index, at), at)
     except av.error.FFmpegError:
         return ends  # what is behind the damage cannot be reached by playing either
     return ends
