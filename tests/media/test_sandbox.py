@@ -4,8 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+
+import pytest
 
 from equiav.errors import MediaError
 from equiav.media.sandbox import Sandbox
@@ -21,6 +24,11 @@ def perform(task):
     if kind == "swell":
         bytearray(64 * 2**30)
     if kind == "hang":
+        time.sleep(600)
+    if kind == "fail":
+        raise RuntimeError(value)
+    if kind == "unpack":
+        Path(value).write_text(tempfile.mkdtemp())
         time.sleep(600)
     if kind == "refuse":
         raise MediaError("no_audio", value)
@@ -59,6 +67,44 @@ def test_a_task_that_wants_too_much_memory_is_refused_and_the_worker_goes_on():
     done = dict(run_all([("swell", 0), ("work", 1)], workers=1))
     assert done["swell", 0].reason == "memory"
     assert done["work", 1][:2] == ("work", 1)
+
+
+def test_an_error_nobody_thought_of_costs_its_task_alone(capfd):
+    done = dict(run_all([("fail", "odd"), ("work", 1)], workers=1))
+    assert done["fail", "odd"].reason == "crashed"
+    assert "RuntimeError: odd (test_sandbox.py, line" in done["fail", "odd"].detail
+    assert done["work", 1][:2] == ("work", 1)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_temporary_files_of_a_worker_that_is_ended_go_with_the_pool(tmp_path):
+    said = tmp_path / "said"
+    with Sandbox(perform, 1, 60.0) as sandbox:
+        sandbox.submit(("unpack", str(said)))
+        deadline = time.monotonic() + 30
+        while not (said.exists() and said.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert Path(said.read_text()).is_dir()
+    assert not Path(said.read_text()).exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_an_interrupt_while_workers_start_is_no_trace_of_theirs(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal, time\n"
+        "from equiav.media.sandbox import Sandbox\n"
+        "if __name__ == '__main__':\n"
+        "    with Sandbox(time.sleep, 2, 60.0) as sandbox:\n"
+        "        sandbox.submit(1); sandbox.submit(1)\n"
+        "        signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "        os.killpg(0, signal.SIGINT)\n"
+        "        while sandbox.busy: sandbox.wait()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=120, check=False, start_new_session=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_workers_do_not_outlive_a_killed_parent(tmp_path):

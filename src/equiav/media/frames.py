@@ -337,7 +337,7 @@ def _opened(file: Path | io.BytesIO, name: str, formats: frozenset[str]) -> Iter
         raise MediaError("not_media", f"{name} is no picture in a known format") from None
     except Image.DecompressionBombError as error:
         raise MediaError("unsupported", f"{name}: {error}") from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, RuntimeError) as error:  # the last is AVIF's
         raise MediaError("corrupt", f"{name} cannot be decoded as a picture: {error}") from None
 
 

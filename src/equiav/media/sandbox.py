@@ -1,7 +1,8 @@
 """Worker processes for code that may crash or hang:  tasks in, (task, result or MediaError) out, in any order.
 
 Decoders meet every broken file of the world, and some kill their process. A worker's death or delay costs only the
-task in hand. It comes back as a MediaError: "timeout", "memory", or "crashed" if a second try ends like the first.
+task in hand. It comes back as a MediaError: "timeout", "memory", or "crashed" if a second try ends like the first or
+the function fails with another error than a MediaError. What workers put into temporary files goes with the pool.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
@@ -62,6 +65,7 @@ class Sandbox(Generic[T, R]):
         self._function, self._limit_s, self._size = function, limit_s, workers
         self._workers: list[_Worker[T]] = []
         self._again: deque[_Held[T]] = deque()
+        self._folder = tempfile.TemporaryDirectory(prefix="equiav-", ignore_cleanup_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -70,6 +74,7 @@ class Sandbox(Generic[T, R]):
         for worker in self._workers:
             _end(worker)
         self._workers = []
+        self._folder.cleanup()
 
     @property
     def busy(self) -> bool:
@@ -118,11 +123,13 @@ class Sandbox(Generic[T, R]):
     def _start(self) -> _Worker[T]:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self._function, CPU_SHARE * self._limit_s), daemon=True)
+        given = theirs, self._function, CPU_SHARE * self._limit_s, self._folder.name
+        process = context.Process(target=_serve, args=given, daemon=True)
         before = {name: os.environ.get(name) for name in ONE_THREAD}
         os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
         try:
-            process.start()
+            with _deaf_to_interrupts():
+                process.start()
         finally:
             for name, value in before.items():
                 os.environ.update({name: value}) if value is not None else os.environ.pop(name)
@@ -153,6 +160,19 @@ class Sandbox(Generic[T, R]):
             self._again.append(suspect)
             return []
         return [(suspect.task, error)]
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """What starts here does not hear Ctrl-C, not even while it loads its modules; we hear it afterwards."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end(worker: _Worker[T]) -> None:
@@ -189,9 +209,10 @@ def _limit_processor(seconds: float) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + seconds) + 1, hard))
 
 
-def _serve(pipe: Connection, function: Callable[[T], R], cpu_s: float) -> None:
+def _serve(pipe: Connection, function: Callable[[T], R], cpu_s: float, folder: str) -> None:
     """The worker's side. Ctrl-C is the parent's affair; the parent's end is seen at the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tempfile.tempdir = folder
     _limit_memory()
     while True:
         try:
@@ -206,6 +227,10 @@ def _serve(pipe: Connection, function: Callable[[T], R], cpu_s: float) -> None:
             result = MediaError("memory", f"decoding it takes more than {MEMORY_BYTES / 2**30:.0f} GiB of memory")
         except MediaError as error:
             result = error
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other tasks go on
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}, line {place.lineno}"
+            result = MediaError("crashed", f"{type(error).__name__}: {error} ({where})")
         try:
             pipe.send(result)
         except BrokenPipeError:
