@@ -98,7 +98,7 @@ def test_an_interrupt_while_workers_start_is_no_trace_of_theirs(tmp_path):
         "    with Sandbox(time.sleep, 2, 60.0) as sandbox:\n"
         "        sandbox.submit(1); sandbox.submit(1)\n"
         "        signal.signal(signal.SIGINT, lambda *_: None)\n"
-        "        os.killpg(0, signal.SIGINT)\n"
+        "        for _ in range(20): os.killpg(0, signal.SIGINT) or time.sleep(0.02)\n"
         "        while sandbox.busy: sandbox.wait()\n"
     )
     done = subprocess.run(
