@@ -90,6 +90,7 @@ def ingest(
         typer.echo(
             f"{report.files} files: {report.clips_added} clips added{kinds and f' ({kinds})'}, "
             f"{report.clips_present} already there"
+            + (f", {report.duplicates} copies of clips under another name" if report.duplicates else "")
         )
         _print_rejects(report.rejects)
         print_coverage(report.coverage)

@@ -32,21 +32,27 @@ class Settings(BaseModel):
 class Features(Settings):
     """How a window of a media file becomes numbers; stored with the library, and with the model."""
 
-    sample_rate: int = Field(default=16_000, gt=0, description="Audio sample rate after resampling, in Hz.")
-    mel_bins: int = Field(default=128, gt=0, description="M, the number of mel bins.")
-    clip_s: float = Field(default=10.0, gt=0, description="Length of a window, in seconds.")
-    hop_s: float = Field(default=10.0, gt=0, description="Distance between window starts, in seconds.")
+    sample_rate: int = Field(
+        default=16_000, ge=1000, le=768_000, description="Audio sample rate after resampling, in Hz."
+    )
+    mel_bins: int = Field(default=128, gt=0, le=1024, description="M, the number of mel bins.")
+    clip_s: float = Field(default=10.0, ge=0.025, le=3600, description="Length of a window, in seconds.")
+    hop_s: float = Field(default=10.0, ge=0.01, le=86_400, description="Distance between window starts, in seconds.")
     min_tail_s: float = Field(
         default=5.0,
         ge=0,
+        le=3600,
         description="A last window shorter than this, in seconds, is dropped (a whole short file never is).",
     )
     time_frames: int = Field(
-        default=1024, gt=0, description="T, the number of 10 ms spectrogram frames: cut or zero-padded at the end."
+        default=1024,
+        gt=0,
+        le=360_000,
+        description="T, the number of 10 ms spectrogram frames: cut or zero-padded at the end.",
     )
-    frame_side: int = Field(default=256, gt=0, description="Short side of the stored JPEG frames, in pixels.")
+    frame_side: int = Field(default=256, gt=0, le=8192, description="Short side of the stored JPEG frames, in pixels.")
     frames_per_clip: int = Field(
-        default=10, gt=0, description="Video frames stored per window, evenly spaced inside it."
+        default=10, gt=0, le=10_000, description="Video frames stored per window, evenly spaced inside it."
     )
     jpeg_quality: int = Field(default=92, ge=1, le=100, description="JPEG quality of the stored frames.")
 

@@ -32,7 +32,8 @@ def model(library):
 
 def shelve(library, labels, split):
     """Give the library's clips labels and splits."""
-    library.update({name: (labels(i), split(i), 0) for i, name in enumerate(library.all_ids())})
+    rows = enumerate(library.all_ids())
+    library.update([{"clip_id": name, "labels": labels(i), "split": split(i)} for i, name in rows])
 
 
 @pytest.mark.parametrize("senses", ["audio", "visual", "both"])

@@ -15,7 +15,7 @@ from equiav.errors import ConfigError, LibraryError
 from equiav.library import ingest as ingest_module
 from equiav.library.ingest import IngestReport, ingest
 from equiav.library.loader import ClipLoader
-from equiav.library.manifests import Item, read_source
+from equiav.library.manifests import Item, Listing, read_source
 from equiav.library.table import FRAGMENTS, Library, Reject
 from equiav.library.windows import Examined, Task, Window, examine, plan_windows, work
 from equiav.media.probe import MediaInfo
@@ -212,6 +212,70 @@ def test_a_copy_that_is_being_read_gives_the_window_whose_first_owner_changes(tm
     assert found == [("x.mp4", 0.0), ("y.mp4", 0.0), ("y.mp4", 0.655)]
 
 
+def test_a_moved_folder_keeps_its_clips_under_the_new_name(tmp_path, good_video, monkeypatch):
+    library, old = tmp_path / "L", tmp_path / "old"
+    old.mkdir()
+    (old / "a#1.mp4").write_bytes(good_video.read_bytes())
+    ingest(old, library, TINY, workers=1)
+    before = Library(library).clip_ids()
+    old.rename(tmp_path / "new")
+    monkeypatch.setattr(ingest_module, "COMMIT_CLIPS", 1)
+    for _ in range(2):
+        report = ingest(tmp_path / "new", library, TINY, workers=1)
+        assert (report.clips_added, report.clips_present, report.duplicates) == (0, 2, 0)
+        assert {row["source"] for row in rows(library)} == {str(tmp_path / "new" / "a#1.mp4")}
+    assert Library(library).clip_ids() == before
+    (tmp_path / "new" / "b.mp4").write_bytes(good_video.read_bytes() + b"more")
+    (tmp_path / "new" / "a#1.mp4").unlink()
+    assert ingest(tmp_path / "new", library, TINY, workers=1, prune=True).clips_dropped == 2, "it is of this source now"
+
+
+def test_a_list_names_clips_that_a_folder_gave(tmp_path, good_video):
+    library, folder, table = tmp_path / "L", tmp_path / "v", tmp_path / "l.csv"
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes(good_video.read_bytes())
+    ingest(folder, library, TINY, workers=1)
+    for label in ("dog", "cat"):
+        table.write_text(f"path,label,split,id\nv/a.mp4,{label},test,one\n")
+        report = ingest(table, library, TINY, workers=1)
+        assert (report.clips_added, report.clips_relabelled) == (0, 2)
+        assert [(row["labels"], row["split"]) for row in rows(library)] == [([label], "test")] * 2
+    ingest(folder, library, TINY, workers=1)
+    assert [row["labels"] for row in rows(library)] == [["cat"]] * 2, "a folder says nothing about labels"
+    table.write_text("path,label,split,id\nv/a.mp4,dog,test,one\nv/a.mp4,cow,train,two\n")
+    ingest(table, tmp_path / "L2", TINY, workers=1)
+    assert {tuple(row["labels"]) for row in rows(tmp_path / "L2")} == {("dog",)}, "of two lines of a list the first"
+
+
+def test_a_changed_window_of_a_named_item_is_read(tmp_path, good_video):
+    table = tmp_path / "l.csv"
+    (tmp_path / "a.mp4").write_bytes(good_video.read_bytes())
+    for prune, start in ((False, 0.0), (True, 0.3)):
+        table.write_text(f"path,label,start_s,end_s,id\na.mp4,x,{start},{start + 0.5},one\n")
+        report = ingest(table, tmp_path / "L", TINY, workers=1, prune=prune)
+        assert report.clips_added == 1
+    assert [row["start_s"] for row in rows(tmp_path / "L")] == [0.3]
+
+
+def test_a_named_item_that_was_moved_has_its_new_path(tmp_path, good_video):
+    table = tmp_path / "l.csv"
+    (tmp_path / "a.mp4").write_bytes(good_video.read_bytes())
+    table.write_text("path,label,id\na.mp4,x,one\n")
+    ingest(table, tmp_path / "L", TINY, workers=1)
+    (tmp_path / "a.mp4").rename(tmp_path / "b.mp4")
+    table.write_text("path,label,id\nb.mp4,x,one\n")
+    assert ingest(table, tmp_path / "L", TINY, workers=1).clips_present == 2
+    assert {Path(row["source"]).name for row in rows(tmp_path / "L")} == {"b.mp4"}
+
+
+def test_a_file_from_the_far_future_is_ingested(tmp_path, good_video):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(good_video.read_bytes())
+    os.utime(path, (13_000_000_000, 13_000_000_000))
+    for added in (2, 0):
+        assert ingest(path, tmp_path / "L", TINY, workers=1).clips_added == added
+
+
 def test_a_copy_of_a_damaged_file_is_recorded_at_once(tmp_path, damaged):
     folder = tmp_path / "videos"
     folder.mkdir()
@@ -228,7 +292,7 @@ def test_a_task_is_small_however_many_windows_its_file_has(tmp_path):
     """A large one blocks the pipe to a worker that is itself handing in a result: both would wait for ever."""
     windows = tuple(Window(float(i), i + 1.0, f"{i:024x}") for i in range(10_000))
     found = Examined((1, 1), MediaInfo(10_000.0, 10_000.0, None, 16_000, 1, None, None, None), windows, len(windows))
-    run = ingest_module._Run(Library.create(tmp_path / "L", TINY), IngestReport(), 1, "", False, None)
+    run = ingest_module._Run(Library.create(tmp_path / "L", TINY), IngestReport(), Listing(tmp_path, []), None)
     tasks = run._examined(Task(Item(tmp_path / "long.wav"), TINY), found)
     assert sum(len(task.examined.windows) for task in tasks) == len(windows)
     assert max(len(pickle.dumps(task)) for task in tasks) < 8192

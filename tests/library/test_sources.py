@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import tarfile
 import wave
 from pathlib import Path
 
@@ -271,7 +272,7 @@ def test_jsonl_has_labels_as_lists_and_folds_as_splits(tmp_path):
         ('{"path": "a.mp4", "label": "\\ud800"}\n', "line 1: no JSON"),
         ('{"path": "a.mp4", "split": "test", "fold": 1}\n', "in one split: drop a column"),
         ('{"path": "a.mp4", "id": 1}\n{"path": "b.mp4", "id": 1}\n', "two lines have the same id"),
-        ('{"path": "a.mp4", "start_s": [1]}\n', r"start_s is '\[1\]', expected seconds"),
+        ('{"path": "a.mp4", "start_s": [1]}\n', r"start_s: found \[1\], expected text or a number"),
     ],
 )
 def test_a_wrong_jsonl_names_its_line(tmp_path, text, message):
@@ -300,9 +301,58 @@ def test_a_hugging_face_folder_has_its_splits_in_columns_or_folders(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     first, second = read_source(tmp_path).items
     assert (first.labels, first.split, second.labels, second.split) == (("a", "b"), "validation", (), "test")
-    (tmp_path / "metadata.jsonl").write_text('{"text": "no file"}\n')
-    with pytest.raises(ConfigError, match="expected file_name"):
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.mp4"}\n{"text": "no file"}\n')
+    with pytest.raises(ConfigError, match="line 2: keys are text; expected file_name"):
         read_source(tmp_path)
+
+
+def test_a_file_called_metadata_hides_no_videos(tmp_path, good_video):
+    for place in ("a", "b", ".trash"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "x.mp4").write_bytes(good_video.read_bytes())
+    (tmp_path / "b" / "metadata.csv").write_text("file_name,label\nx.mp4,dog\n")
+    (tmp_path / ".trash" / "metadata.csv").write_text("file_name,label\nx.mp4,dog\n")
+    (tmp_path / "metadata.csv").write_text("date,camera\n2024,one\n")
+    listing = read_source(tmp_path)
+    assert [item.path for item in listing.items] == [tmp_path / place / "x.mp4" for place in ("a", "b")]
+
+
+def test_a_circle_of_links_and_links_that_lead_out_are_no_crash(tmp_path, good_video):
+    inside, outside = tmp_path / "in", tmp_path / "out.tar"
+    inside.mkdir()
+    (inside / "circle.mp4").symlink_to(inside / "circle.mp4")
+    with tarfile.open(outside, "w") as tar:
+        tar.add(good_video, "a.mp4")
+    (inside / "far.tar").symlink_to(outside)
+    assert [item.path.name for item in read_source(inside).items] == ["circle.mp4"]
+    report = ingest(inside, tmp_path / "L", TINY, workers=1)
+    assert [reject.reason for reject in report.rejects] == ["missing"]
+
+
+def test_a_pipe_is_no_source_and_a_source_has_one_name(tmp_path, good_video):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(ConfigError, match="no regular one"):
+        read_source(tmp_path / "pipe.mp4")
+    folder = tmp_path / "v"
+    folder.mkdir()
+    shutil.copy(good_video, folder)
+    assert read_source(folder / ".." / "v") == read_source(folder)
+
+
+def test_a_split_that_is_no_text_is_refused(tmp_path, good_video):
+    with pytest.raises(ConfigError, match="--split"):
+        read_source(good_video, split=os.fsdecode(b"\xff"))
+    (tmp_path / "l.jsonl").write_text('{"path": "a.mp4", "split": ["a"]}\n')
+    with pytest.raises(ConfigError, match="split: found"):
+        read_source(tmp_path / "l.jsonl")
+
+
+def test_what_cannot_be_looked_at_is_one_missing_clip_of_a_cav_list(tmp_path):
+    long = "x" * 300
+    entries = [{"video_id": name, "video_path": name, "labels": "a"} for name in (long, "b")]
+    (tmp_path / "l.json").write_text(json.dumps({"data": entries}))
+    report = ingest(tmp_path / "l.json", tmp_path / "L", TINY, workers=1)
+    assert sorted(reject.reason for reject in report.rejects) == ["missing", "unreadable"]
 
 
 def test_names_that_are_no_utf8_are_rejects_like_others(tmp_path):

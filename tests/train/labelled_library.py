@@ -18,7 +18,7 @@ def make_labelled_library(folder):
 def label(library, labels=LABELS, splits=SPLITS):
     """Give the library's clips labels and splits."""
     rows = zip(library.all_ids(), labels, splits, strict=True)
-    library.update({clip_id: (own, split, 0) for clip_id, own, split in rows})
+    library.update([{"clip_id": clip_id, "labels": own, "split": split} for clip_id, own, split in rows])
     return Library(library.path)
 
 

@@ -56,7 +56,7 @@ def keep_record(library: Path, source: Path, record: dict[str, Any]) -> None:
         LibraryError: the folder cannot be written.
     """
     place = as_text(source)
-    name = f"{Path(place).stem[:40]}-{hashlib.sha256(place.encode()).hexdigest()[:8]}.json"
+    name = f"{Path(place).stem[:40].lstrip('.')}-{hashlib.sha256(place.encode()).hexdigest()[:8]}.json"
     record = {"source": place, "date": datetime.now(timezone.utc).isoformat(timespec="seconds")} | record
     target = library / "sources" / name
     beside = target.with_name(f".{name}.{os.getpid()}.part")
@@ -69,5 +69,15 @@ def keep_record(library: Path, source: Path, record: dict[str, Any]) -> None:
 
 
 def read_records(library: Path) -> Sequence[dict[str, Any]]:
-    """What the last ingest of each source did."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((library / "sources").glob("[!.]*.json"))]
+    """What the last ingest of each source did.
+
+    Raises:
+        LibraryError: one is damaged.
+    """
+    records = []
+    for path in sorted((library / "sources").glob("[!.]*.json")):
+        try:
+            records.append(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise LibraryError(f"{path} is damaged ({error}); ingest its source again, or remove it") from None
+    return records

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from equiav.errors import ConfigError
-from equiav.library.items import MEDIA, PICTURES, SOUNDS, VIDEOS, Item, merge
-from equiav.library.rows import parse_json, read_text
+from equiav.library.items import MEDIA, PICTURES, SOUNDS, VIDEOS, Item, is_file, merge
+from equiav.library.rows import parse_json, read_text, split_of
 
 LABEL_MAP = "class_labels_indices.csv"
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
@@ -50,7 +50,7 @@ def is_segment_list(source: Path) -> bool:
     except OSError:
         return False
     fields = next(csv.reader(lines[:1], skipinitialspace=True), [])
-    return any("YTID" in line for line in lines) or (
+    return any(line.startswith("#") and "YTID" in line for line in lines) or (
         len(fields) == 4 and YOUTUBE_ID.fullmatch(fields[0]) is not None and fields[1].isdigit()
     )
 
@@ -88,7 +88,7 @@ class _Segment:
 
 def _segments(source: Path, names: Mapping[str, str], split: str) -> Iterator[_Segment]:
     text = read_text(source)
-    audioset = "YTID" in "".join(text.splitlines()[:3])
+    audioset = any(line.startswith("#") and "YTID" in line for line in text.splitlines()[:3])
     rows = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
     try:
         for row in rows:
@@ -153,7 +153,7 @@ def read_cav(source: Path, root: Path, names: Mapping[str, str], split: str) -> 
             raise ConfigError(f"{where}: no {', '.join(missing)}; expected video_id, wav, video_path, labels")
         path, pictures = _cav_files(root, entry, folders)
         labels = _named(entry["labels"].split(","), names, where)
-        items.append(Item(path, labels, str(entry.get("split") or split), pictures=pictures))
+        items.append(Item(path, labels, split_of(entry, split, where), pictures=pictures))
     return merge(source, items)
 
 
@@ -165,14 +165,17 @@ def _cav_files(root: Path, entry: dict[str, str], folders: dict[Path, list[str]]
     """A video, or a sound and its frames; `folders` remembers which frame folders there are."""
     place, name = root / entry["video_path"], entry["video_id"]
     if place not in folders:
-        found = (path.name for path in place.iterdir()) if place.is_dir() else ()
+        try:
+            found = [path.name for path in place.iterdir()]
+        except (OSError, ValueError):  # a video, nothing, or what we may not look at: reading it will say which
+            found = []
         folders[place] = sorted(filter(FRAME_FOLDER.fullmatch, found), key=lambda text: int(text[6:]))
     if folders[place] and _has_text(entry, "wav"):
         return root / entry["wav"], tuple(place / folder / f"{name}.jpg" for folder in folders[place])
     if place.suffix.lower() in MEDIA:
         return place, ()
     videos = (place / f"{name}{suffix}" for suffix in sorted(VIDEOS))
-    return next((video for video in videos if video.is_file()), place / f"{name}.mp4"), ()
+    return next((video for video in videos if is_file(video)), place / f"{name}.mp4"), ()
 
 
 def _named(labels: list[str], names: Mapping[str, str], where: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import tarfile
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from typing import IO, Any, Literal
 
 from equiav.errors import ConfigError, LibraryError, MediaError
 from equiav.library.datasets import LABEL_MAP
-from equiav.library.items import Item
+from equiav.library.items import Item, files_of
 from equiav.library.manifests import read_source
 from equiav.library.pieces import as_one_file
 from equiav.library.table import Library
@@ -124,10 +125,13 @@ def _write_list(out: Path, kind: Kind, rows: list[Row], report: ExportReport) ->
 
 
 def _unlistable(row: Row, kind: Kind) -> tuple[str, str] | None:
-    if not Path(row["source"]).is_file():
-        if "#" in row["source"]:
-            return "unsupported", "it lies in a tar or in pieces, no list can name it: export as webdataset or cav"
+    path, part = next(files_of(row["source"]), (None, ""))
+    if path is None:
         return "missing", f"there is no file {row['source']}"
+    if part:
+        return "unsupported", "it lies in a tar or in pieces, no list can name it: export as webdataset or cav"
+    if stamp_of(path) != (row["file_size"], row["file_mtime_ns"]):
+        return "changed", f"{path} is another file than the one ingested; ingest again"
     if kind == "csv" and any(";" in label for label in row["labels"]):
         return "unsupported", "a label holds ';', which divides labels: export as jsonl"
     return None
@@ -183,11 +187,8 @@ def _read_sound(wanted: _Wanted) -> bytes:
 
 def _find(source: str) -> Item:
     """The item of a row's `source`."""
-    if Path(source).is_file():
-        return Item(Path(source))
-    place, _, part = source.rpartition("#")
-    if Path(place).is_file():
-        item = Item(Path(place)) if part == "frames" else _samples(place).get(source)
+    for path, part in files_of(source):
+        item = Item(path) if part in ("", "frames") else _samples(str(path)).get(source)
         if item:
             return item
     raise MediaError("missing", f"there is no {source}")
@@ -245,8 +246,13 @@ def _write_cav(out: Path, clips: Iterator[tuple[Row, bytes, list[bytes]]]) -> No
         with _whole(out / LABEL_MAP) as binary, io.TextIOWrapper(binary, encoding="utf-8", newline="") as file:
             table = csv.writer(file)
             table.writerows([("index", "mid", "display_name"), *((i, mids[name], name) for i, name in enumerate(mids))])
+    names: set[str] = set()
     for split, data in entries.items():
-        with _whole(out / f"{split.replace('/', '_')}.json") as file:
+        name = plain = re.sub(r"[^\w.-]", "_", split) or "_"
+        while name in names:
+            name = f"{plain}-{len(names)}"
+        names.add(name)
+        with _whole(out / f"{name}.json") as file:
             file.write(json.dumps({"data": data}, indent=1).encode())
 
 

@@ -14,12 +14,12 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from equiav.config import Features
 from equiav.errors import ConfigError, MediaError
 from equiav.library.coverage import Coverage, cover, keep_record
-from equiav.library.items import as_text
+from equiav.library.items import as_text, files_of, is_folder
 from equiav.library.manifests import Item, Listing, read_source
 from equiav.library.table import STATUSES, Clip, KnownItem, Library, Reject
 from equiav.library.windows import NO_FILE, Examined, Read, Stamp, Task, plan_windows, stamp_of, work
@@ -86,7 +86,7 @@ def ingest(
     library = Library.create(library_path, features)
     report = IngestReport(files=len({item.path for item in listing.items}), ignored=listing.ignored)
     with library.locked():
-        run = _Run(library, report, len(listing.items), as_text(listing.source), listing.labelled, on_progress)
+        run = _Run(library, report, listing, on_progress)
         if prune:
             run.prune(listing, on_prune)
         todo = run.sort_out(listing.items)
@@ -131,13 +131,12 @@ class _Run:
         self,
         library: Library,
         report: IngestReport,
-        total: int,
-        origin: str,
-        relabel: bool,
+        listing: Listing,
         on_progress: Callable[[int, int, str], None] | None,
     ) -> None:
-        self.library, self.report, self.total, self.on_progress = library, report, total, on_progress
-        self.origin, self.relabel = origin, relabel
+        self.library, self.report, self.on_progress = library, report, on_progress
+        self.origin, self.relabel, self.total = as_text(listing.source), listing.labelled, len(listing.items)
+        self.listed = {item.key for item in listing.items}
         self.known = library.known_items()
         self.rejected = {reject.item: reject for reject in library.rejects()}
         self.owner = library.owners()  # clip_id → item
@@ -147,7 +146,7 @@ class _Run:
         self.open: dict[str, _Open] = {}
         self.clips: list[Clip] = []
         self.stale: list[str] = []
-        self.renewed: dict[str, tuple[tuple[str, ...], str, int]] = {}  # for Library.update
+        self.renewed: dict[str, dict[str, Any]] = {}  # clip_id → its row for Library.update
         self.copies: dict[str, list[Item]] = defaultdict(list)  # clip_id → items that would have given it too
         self.todo: deque[Item] = deque()
         self.finished: list[tuple[str, Reject | None]] = []
@@ -161,7 +160,7 @@ class _Run:
             raise ConfigError(
                 f"{listing.source}: not one of its {len(items)} files can be found; is a drive missing? Not pruned"
             )
-        shut = tuple(f"{item.source}{os.sep}" for item in items if item.path.is_dir())  # folders that cannot be listed
+        shut = tuple(f"{item.source}{os.sep}" for item in items if is_folder(item.path))  # that cannot be listed
         gone = [
             key
             for key, known in self.known.items()
@@ -170,8 +169,8 @@ class _Run:
         clips = sum(len(self.clips_of[key]) for key in gone)
         if clips and on_prune:
             on_prune(clips, len(gone))
-        listed = {item.key for item in items}
-        unlisted = [key for key, reject in self.rejected.items() if reject.origin == self.origin and key not in listed]
+        rejected = [key for key, reject in self.rejected.items() if reject.origin == self.origin]
+        unlisted = [key for key in rejected if key not in self.listed]
         for key in gone:
             self._drop(key, self.clips_of[key])
             del self.known[key]
@@ -200,12 +199,41 @@ class _Run:
         return todo
 
     def _renew(self, item: Item, known: KnownItem, clip_ids: list[str]) -> None:
-        """What is new about clips that need no decoding: labels, split, the time of their file."""
-        named = (item.labels, item.split) if self.relabel else (known.labels, known.split)
-        stamp = stamp_of(*item.files)
-        if named != (known.labels, known.split) or stamp != known.stamp:
-            self.renewed |= dict.fromkeys(clip_ids, (*named, stamp[1]))
-            self.report.clips_relabelled += len(clip_ids) if named != (known.labels, known.split) else 0
+        """What is new about clips that need no decoding: labels, split, their file and its time."""
+        labels, split = (item.labels, item.split) if self.relabel else (known.labels, known.split)
+        _, changed = stamp_of(*item.files)
+        row = {"labels": labels, "split": split, "source": item.source, "file_mtime_ns": changed}
+        self._update(clip_ids, known, row | {"item": item.key, "item_windows": known.windows, "origin": known.origin})
+
+    def _update(self, clip_ids: list[str], known: KnownItem, row: dict[str, Any]) -> None:
+        before = {"labels": known.labels, "split": known.split, "source": known.source, "origin": known.origin}
+        if all(row[name] == value for name, value in before.items()) and row["file_mtime_ns"] == known.stamp[1]:
+            return
+        self.renewed |= {clip_id: {"clip_id": clip_id, **row} for clip_id in clip_ids}
+        if (row["labels"], row["split"]) != (known.labels, known.split):
+            self.report.clips_relabelled += len(clip_ids)
+
+    def _share(self, item: Item, clip_id: str, owner: str, windows: int) -> bool:
+        """A clip of a content that another item gave: whether it is this item's now, the other's file being gone.
+
+        If not, a list still says its labels and split, unless it names the other item too.
+        """
+        known = self.known.get(owner)
+        if known is None or owner in self.listed:
+            return False
+        gone = not any(files_of(known.source))
+        row = {"labels": known.labels, "split": known.split, "source": known.source, "file_mtime_ns": known.stamp[1]}
+        row |= {"item": owner, "item_windows": known.windows, "origin": known.origin}
+        if self.relabel:
+            row |= {"labels": item.labels, "split": item.split}
+        if gone:
+            row |= {"source": item.source, "file_mtime_ns": stamp_of(*item.files)[1]}
+            row |= {"item": item.key, "item_windows": windows, "origin": self.origin}
+            self.clips_of[owner].remove(clip_id)
+            self.clips_of[item.key].append(clip_id)
+            self.owner[clip_id] = item.key
+        self._update([clip_id], known, row)
+        return gone
 
     def read(
         self,
@@ -249,7 +277,9 @@ class _Run:
         self._drop(item.key, [clip for clip in self.clips_of[item.key] if clip not in ids])  # of another content
         for window in found.windows:
             owner = self.owner.setdefault(window.clip_id, item.key)
-            if owner != item.key:
+            if owner != item.key and self._share(item, window.clip_id, owner, found.count):
+                self.report.clips_present += 1
+            elif owner != item.key:
                 self.report.duplicates += item not in self.copies[window.clip_id]
                 self.copies[window.clip_id].append(item)
             elif window.clip_id in self.clips_of[item.key]:
@@ -337,7 +367,7 @@ class _Run:
         self.stale, self.clips, self.finished = [], [], []  # before, so that an interrupt cannot commit them twice
         self.library.remove(stale)
         self.library.append(clips)
-        self.library.update(renewed)
+        self.library.update(list(renewed.values()))
         self.report.clips_added += len(clips)
         added = Counter(self.report.statuses) + Counter(clip.status for clip in clips)
         self.report.statuses = {status: added[status] for status in STATUSES if added[status]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,8 +53,8 @@ class Item:
 
     @property
     def key(self) -> str:
-        """Stable name of this item: hash of the name its list gives it, or of the absolute path and the window."""
-        text = os.fsencode(self.name) or f"{self.start_s}|{self.end_s}|".encode() + os.fsencode(self.path.absolute())
+        """Stable name of this item: hash of the window, and of the name its list gives it or the absolute path."""
+        text = f"{self.start_s}|{self.end_s}|".encode() + os.fsencode(self.name or self.path.absolute())
         return hashlib.sha256(text).hexdigest()[:24]
 
     @property
@@ -96,6 +96,30 @@ def as_text(path: Path) -> str:
     return os.fsencode(path.absolute()).decode("utf-8", "backslashreplace")
 
 
+def is_file(path: Path) -> bool:
+    """Whether it is a regular file; what the system does not let us look at is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder; what the system does not let us look at is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def files_of(source: str) -> Iterator[tuple[Path, str]]:
+    """The files that the source of a row may name, and which part of each: any `#` may be the one before the part."""
+    marks = [i for i, letter in enumerate(source) if letter == "#"]
+    for path, part in [(source, ""), *((source[:i], source[i + 1 :]) for i in marks)]:
+        if is_file(Path(path)):
+            yield Path(path), part
+
+
 def sample_key(name: str) -> str:
     """What the members of one sample of a WebDataset share: their path up to the first dot of the file name."""
     folder, slash, file = name.rpartition("/")
@@ -116,7 +140,7 @@ def merge(source: Path, items: Iterable[Item]) -> list[Item]:
             continue
         if first.split != item.split:
             raise ConfigError(f"{source}: {item.path} is in two splits, {first.split!r} and {item.split!r}")
-        if (first.path, first.start_s, first.end_s) != (item.path, item.start_s, item.end_s):
+        if first.path != item.path:
             raise ConfigError(f"{source}: two lines have the same id, {first.path} and {item.path}: give each its own")
         merged[key] = replace(first, labels=tuple(dict.fromkeys(first.labels + item.labels)))
     if not merged:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from equiav.errors import ConfigError
 from equiav.library.datasets import LABEL_MAP, is_segment_list, read_cav, read_label_map, read_segments
-from equiav.library.items import MEDIA, Item, Listing
-from equiav.library.rows import metadata_files, read_hugging_face, read_rows
+from equiav.library.items import MEDIA, Item, Listing, is_file, is_folder
+from equiav.library.rows import check_text, metadata_files, read_hugging_face, read_rows
 from equiav.library.shards import read_tars
 
 __all__ = ["Item", "Listing", "read_source"]
@@ -29,10 +29,14 @@ def read_source(
     Raises:
         ConfigError: no such thing, nothing to ingest in it, or a wrong line in a list.
     """
-    if source.is_dir():
+    check_text("--split", split)
+    source = _plain(source)
+    if is_folder(source):
         return _folder(source, split)
-    if not source.exists():
-        raise ConfigError(f"{source}: no such folder or file; give a folder of videos, one video, or a list")
+    if not is_file(source):
+        raise ConfigError(
+            f"{source}: no such folder or file, or no regular one; give a folder of videos, one video, or a list"
+        )
     if media and not media.is_dir():
         raise ConfigError(f"{media}: no such folder; --media is the folder of the files that the list names")
     kind, root = source.suffix.lower(), media or source.parent
@@ -52,11 +56,21 @@ def read_source(
     return Listing(source, [Item(source, split=split)])
 
 
+def _plain(source: Path) -> Path:
+    """The path without `..`: the same source has one name, however it is reached."""
+    plain = Path(os.path.normpath(source))
+    try:
+        return plain if plain.samefile(source) else source
+    except (OSError, ValueError):
+        return source
+
+
 def _folder(folder: Path, split: str) -> Listing:
     if metadata_files(folder):
         return Listing(folder, read_hugging_face(folder, split), labelled=True)
     paths, others = _media_files(folder)
-    tars = sorted(path for path in folder.glob("*.tar") if path.is_file() and not path.name.startswith("."))
+    whole = folder.resolve()
+    tars = sorted(path for path in folder.glob("[!.]*.tar") if is_file(path) and _inside(path, whole))
     if tars and paths:
         raise ConfigError(
             f"{folder}: {len(paths)} media files and {len(tars)} tars; ingest the tars from their own folder"
@@ -83,9 +97,16 @@ def _media_files(folder: Path) -> tuple[list[Path], int]:
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(".lance"))
         for name in sorted(names):
             path = Path(root, name)
-            wanted = path.suffix.lower() in MEDIA and not name.startswith(".")
-            if wanted and (not path.is_symlink() or path.resolve().is_relative_to(whole)):
+            if path.suffix.lower() in MEDIA and not name.startswith(".") and _inside(path, whole):
                 found.append(path)
             else:
                 others += 1
     return found, others
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    """Whether a path is no link that leads out of a folder; of one that leads nowhere the reader will say so."""
+    try:
+        return not path.is_symlink() or path.resolve().is_relative_to(folder)
+    except (OSError, RuntimeError):  # a circle of links
+        return True

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from equiav.errors import ConfigError
-from equiav.library.items import Item, merge
+from equiav.library.items import Item, is_file, merge
 
 COLUMNS = ("path", "label", "labels", "split", "fold", "start_s", "end_s", "id")
 EXPECTED = "expected path,label[,split,start_s,end_s,id,fold]"
@@ -36,8 +36,8 @@ def read_rows(source: Path, split: str) -> list[Item]:
 def read_hugging_face(folder: Path, split: str) -> list[Item]:
     """Items of a Hugging Face folder: `metadata.jsonl` or `metadata.csv`, at its top or one in each split's folder.
 
-    Column `file_name`, counted from the metadata's folder, and label or labels; other columns mean nothing here. The
-    split is a column, or the name of a folder on the way.
+    Column `file_name`, counted from the metadata's folder, label or labels, and split; other columns mean nothing
+    here. Without one the split is the name of a folder on the way.
 
     Raises:
         ConfigError: a wrong header or line.
@@ -47,18 +47,40 @@ def read_hugging_face(folder: Path, split: str) -> list[Item]:
         for number, row in _rows(source, strict=False):
             place = source.parent.relative_to(folder) / str(row.get("file_name") or "")
             named = next((part for part in place.parts[:-1] if part.lower() in SPLITS), split)
-            row = {key: row[key] for key in COLUMNS if key in row} | {"path": row.get("file_name")}
+            row = {key: row[key] for key in ("label", "labels", "split") if key in row} | {"path": row["file_name"]}
             items.append(_item(source, number, row, named))
     return merge(folder, items)
 
 
 def metadata_files(folder: Path) -> list[Path]:
-    """The metadata files of a folder, those at its top or those of its splits; none where it is no such folder."""
-    for pattern in ("", "*/"):
-        for name in METADATA:
-            if found := sorted(path for path in folder.glob(pattern + name) if path.is_file()):
-                return found
+    """The metadata files of a folder, at its top or in the folders of its splits; none where it is no such folder.
+
+    Other files may be called so: only those count that name files, and further down only those of known splits.
+    """
+    places = sorted(place for place in folder.glob("*/") if place.name.lower() in SPLITS)
+    for folders in ([folder], places):
+        found = [place / name for place in folders for name in METADATA if _names_files(place / name)]
+        if found:
+            return found
     return []
+
+
+def _names_files(metadata: Path) -> bool:
+    if not is_file(metadata):
+        return False
+    with metadata.open("rb") as file:
+        return b"file_name" in file.readline(1 << 16)
+
+
+def check_text(where: str, *texts: str) -> None:
+    """Texts that are stored must be such.
+
+    Raises:
+        ConfigError: bytes that are no UTF-8, or a zero.
+    """
+    for text in texts:
+        if "\0" in text or (not text.isascii() and text.encode("utf-8", "replace").decode() != text):
+            raise ConfigError(f"{where}: {text!r} is no text in UTF-8")
 
 
 def labels_of(row: Row, where: str) -> tuple[str, ...]:
@@ -143,7 +165,7 @@ def _item(source: Path, number: int, row: Row, split: str) -> Item:
         start_s is not None and end_s is not None and end_s <= start_s
     ):
         raise ConfigError(f"{where}: window {start_s}–{end_s} s is empty or negative")
-    said, fold, name = (_text(row.get(column)) for column in ("split", "fold", "id"))
+    said, fold, name = (_text(row.get(column), f"{where}: {column}") for column in ("split", "fold", "id"))
     if said and fold:
         raise ConfigError(f"{where}: split is {said!r} and fold is {fold!r}; a clip is in one split: drop a column")
     return Item(
@@ -157,12 +179,25 @@ def _item(source: Path, number: int, row: Row, split: str) -> Item:
 
 
 def _seconds(where: str, row: Row, name: str) -> float | None:
-    text = _text(row.get(name))
+    text = _text(row.get(name), f"{where}: {name}")
     try:
         return float(text) if text else None
     except ValueError:
         raise ConfigError(f"{where}: {name} is {text!r}, expected seconds") from None
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+def _text(value: Any, where: str) -> str:
+    if value is not None and not isinstance(value, str | int | float):
+        raise ConfigError(f"{where}: found {value!r}, expected text or a number")
+    text = "" if value is None else str(value).strip()
+    check_text(where, text)
+    return text
+
+
+def split_of(row: Row, split: str, where: str) -> str:
+    """The split that a row says, else `split`.
+
+    Raises:
+        ConfigError: it is no text.
+    """
+    return _text(row.get("split"), f"{where}: split") or split

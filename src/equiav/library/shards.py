@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from equiav.errors import ConfigError
 from equiav.library.items import PICTURES, SOUNDS, VIDEOS, Item, Member, sample_key
-from equiav.library.rows import labels_of, parse_json
+from equiav.library.rows import labels_of, parse_json, split_of
 
 MAX_JSON_BYTES = 1 << 20
 
@@ -66,7 +66,7 @@ def _members(tar: Path) -> Iterator[tuple[Member, Fault | None]]:
             file.seek(at)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("no end mark where the members end")
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             fault = ("unreadable", f"{tar} cannot be read: {error.strerror}")
         else:
@@ -114,6 +114,6 @@ def _described(tar: Path, members: list[Member], split: str) -> tuple[tuple[str,
         with tar.open("rb") as file:
             file.seek(described.offset)
             row = parse_json(file.read(described.size))
-        return labels_of(row, repr(described.name)), str(row.get("split") or split), None
+        return labels_of(row, repr(described.name)), split_of(row, split, described.name), None
     except (OSError, ValueError, RecursionError, AttributeError, ConfigError) as error:
         return (), split, ("corrupt", f"{described.name!r} is no JSON object with labels: {error}")

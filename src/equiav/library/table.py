@@ -173,17 +173,11 @@ class Library:
             with _writing(self.path):
                 self._clips.delete(f"clip_id IN ({_quoted(clip_ids)})")
 
-    def update(self, new: Mapping[str, tuple[Sequence[str], str, int]]) -> None:
-        """Give clips other labels, another split, another time of their file: clip_id → (labels, split, mtime_ns)."""
+    def update(self, new: Sequence[Mapping[str, Any]]) -> None:
+        """Give clips other labels, another split, another file: rows of `clip_id` and what changes, alike."""
         if new:
-            columns = {
-                "clip_id": list(new),
-                "labels": [list(labels) for labels, _, _ in new.values()],
-                "split": [split for _, split, _ in new.values()],
-                "file_mtime_ns": [mtime_ns for _, _, mtime_ns in new.values()],
-            }
-            schema = pa.schema([self._clips.schema.field(name) for name in columns])
-            rows = pa.table(columns, schema=schema)
+            schema = pa.schema([self._clips.schema.field(name) for name in new[0]])
+            rows = pa.Table.from_pylist([dict(row) for row in new], schema=schema)
             with _writing(self.path):
                 self._clips.merge_insert("clip_id").when_matched_update_all().execute(rows)
             self._clips = _open(self._clips_path)

@@ -21,6 +21,7 @@ from equiav.media.frames import is_still, probe_picture, read_frames, read_pictu
 from equiav.media.probe import MAX_DURATION_S, InputContainer, MediaInfo, open_media, probe
 
 Stamp = tuple[int, int]
+LATEST_NS = 2**63 - 1  # what a table holds: in the year 2262; file systems know later ones
 NO_FILE: Stamp = (-1, -1)  # where there is none, or none that can be looked at
 
 SILENCE = 2e-3  # a sound whose samples, of -1 to 1, stay within a range of this is none: -60 dB
@@ -132,7 +133,8 @@ def stamp_of(*files: Path) -> Stamp:
         found = [path.stat() for path in files]
     except (OSError, ValueError):
         return NO_FILE
-    return sum(stat.st_size for stat in found), max(stat.st_mtime_ns for stat in found)
+    changed = max(stat.st_mtime_ns for stat in found)
+    return sum(stat.st_size for stat in found), max(min(changed, LATEST_NS), -LATEST_NS)
 
 
 def _read(task: Task, examined: Examined) -> Read:
