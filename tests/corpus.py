@@ -197,6 +197,7 @@ def not_a_number(time_s):
 BOMB = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0) + b"\0" * 64
 PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://localhost/a.ts\n#EXT-X-ENDLIST\n"
 SUBTITLES = b"1\n00:00:01,000 --> 00:00:02,000\nhello\n"
+ONE = 1 << 16  # of a display matrix
 LONG_NAME = "ü" * 125 + ".mp4"  # 254 bytes; file systems take 255
 
 # name → (what becomes of it: status of its clips [+ reject], how to make it)
@@ -226,6 +227,7 @@ CORPUS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "5.1.mp4": ("ok", tape(layout="5.1")),
     "8 kHz.mkv": ("ok", tape(rate=8000)),
     "rotated.mp4": ("ok", tape(rotation=90)),
+    "mirrored.mp4": ("ok", patched(".mp4", struct.pack(">4i", ONE, 0, 0, 0), struct.pack(">4i", -ONE, 0, 0, 0))),
     "wide pixels.mp4": ("ok", tape(pixel_aspect=(4, 3))),
     "variable frame rate.mkv": ("ok", uneven),
     "late sound.mkv": ("ok", tape(audio_starts_s=0.3, audio_seconds=1.7)),
@@ -271,6 +273,8 @@ CORPUS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "cut at 60 %.avi": ("ok + truncated", cut(".avi", 0.6)),
     "cut.wav": ("no_video + truncated", cut(".wav", 0.5)),
     "damaged inside.mp4": ("ok + corrupt", damaged),
+    "two recordings in one file.ts": ("corrupt", written(lambda path: 2 * video_of(path, ".ts"))),
+    "two recordings in one file.mkv": ("corrupt", written(lambda path: 2 * video_of(path, ".mkv"))),
     "cut picture.jpg": ("corrupt", lambda path: (picture()(path), path.write_bytes(path.read_bytes()[:-700]))),
     "not a number.wav": ("no_video + corrupt", sound_file("pcm_f32le", "flt", "f4", not_a_number)),
     "sound only at the end.mkv": ("ok + gap", tape(audio_starts_s=1.5, audio_seconds=0.5)),
@@ -292,6 +296,7 @@ CORPUS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "cover and nothing else.m4a": ("unsupported", lambda path: song_with_cover(path, sound=False)),
     "a pipe.mp4": ("missing", os.mkfifo),
     "link to nothing.mp4": ("missing", lambda path: path.symlink_to(path.parent / "nothing")),
+    "link to itself.mp4": ("missing", lambda path: path.symlink_to(path)),
 }
 
 

@@ -55,6 +55,11 @@ def test_an_override_may_be_a_list_or_a_mapping():
         ("optim.lr", "not of the form key=value"),
         ("optim.lr.x=1", "lr is not a section"),
         ("optim.betas=[1", "not YAML"),
+        ("features.hop_s=1e-300", "features.hop_s: .* found 1e-300"),
+        ("features.hop_s=.inf", "features.hop_s: .* found inf"),
+        ("features.clip_s=.nan", "features.clip_s: .* found nan"),
+        ("features.sample_rate=1", "features.sample_rate: .* found 1"),
+        ("features.mel_bins=1000000", "features.mel_bins: .* found 1000000"),
     ],
 )
 def test_a_wrong_override_says_what_is_wrong(override, message):

@@ -126,3 +126,31 @@ def test_a_label_that_a_csv_cannot_hold_is_left_out(tmp_path, good_video):
     assert (report.clips, {left.reason for left in report.left_out}) == (0, {"unsupported"})
     assert export_clips(Library(tmp_path / "L"), tmp_path / "c.jsonl", "jsonl").clips == 2
     assert read_source(tmp_path / "c.jsonl").items[0].labels == ("a;b",)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_list_does_not_name_a_file_that_is_another_now(tmp_path, good_video, kind):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(good_video.read_bytes())
+    ingest(path, tmp_path / "L", TINY, workers=1)
+    path.write_bytes(b"another")
+    report = export_clips(Library(tmp_path / "L"), tmp_path / f"c.{kind}", kind)
+    assert (report.clips, {left.reason for left in report.left_out}) == (0, {"changed"})
+
+
+def test_splits_with_signs_have_a_file_each(tmp_path):
+    rows = [{"path": f"{i}.mp4", "split": split} for i, split in enumerate(["a/b", "a_b", "a b", ".."])]
+    for i, row in enumerate(rows):
+        write_media(tmp_path / row["path"], frames=pictures(7, seed=i), sound=tone(0.7, 300 + 100 * i))
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    ingest(tmp_path / "t.jsonl", tmp_path / "L", TINY, workers=1)
+    export_clips(Library(tmp_path / "L"), tmp_path / "out", "cav")
+    found = [json.loads(path.read_text())["data"] for path in (tmp_path / "out").glob("*.json")]
+    assert sorted(entry["split"] for data in found for entry in data) == ["..", "a b", "a/b", "a_b"]
+
+
+def test_a_sample_whose_key_holds_a_hash_is_found_again(tmp_path, good_video):
+    pack(tmp_path / "s#1.tar", [("k#2.mp4", good_video.read_bytes())])
+    ingest(tmp_path / "s#1.tar", tmp_path / "L", TINY, workers=1)
+    report = export_clips(Library(tmp_path / "L"), tmp_path / "out", "webdataset")
+    assert (report.clips, report.left_out) == (2, [])

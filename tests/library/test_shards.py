@@ -144,3 +144,11 @@ def test_what_is_no_tar_is_a_reject_that_says_so(tmp_path):
         pass
     with pytest.raises(ConfigError, match="no samples"):
         read_source(tmp_path / "e.tar")
+
+
+def test_a_tar_of_headers_without_end_is_damaged_and_no_crash(tmp_path):
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 2
+    (tmp_path / "deep.tar").write_bytes((header.tobuf() + b"a\0".ljust(512, b"\0")) * 5000)
+    report = ingest(tmp_path / "deep.tar", tmp_path / "L", TINY, workers=1)
+    assert [reject.reason for reject in report.rejects] == ["corrupt"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from equiav.errors import ConfigError, MediaError
+from equiav.errors import ConfigError, LibraryError, MediaError
 from equiav.library.coverage import read_records
 from equiav.library.ingest import ingest
 from equiav.library.items import Item
@@ -373,3 +373,13 @@ def test_options_that_a_source_has_no_use_for_are_refused(tmp_path):
         read_source(tmp_path / "t.csv", media=tmp_path)
     with pytest.raises(ConfigError, match="no such folder; --media is"):
         read_source(tmp_path / "t.csv", media=Path("nowhere"))
+
+
+def test_records_of_hidden_sources_count_and_a_damaged_one_is_named(tmp_path, good_video):
+    shutil.copy(good_video, tmp_path / ".a.mp4")
+    ingest(tmp_path / ".a.mp4", tmp_path / "L", TINY, workers=1)
+    assert len(read_records(tmp_path / "L")) == 1
+    (path,) = (tmp_path / "L" / "sources").iterdir()
+    path.write_text("{")
+    with pytest.raises(LibraryError, match="is damaged"):
+        read_records(tmp_path / "L")
