@@ -85,6 +85,12 @@ def test_a_folder_that_cannot_be_written_and_a_full_disk_are_broken(tmp_path, mo
     assert doctor._disk("disk", tmp_path).state == "note"
 
 
+def test_a_folder_below_a_file_is_broken(tmp_path):
+    (tmp_path / "file").touch()
+    check = doctor._disk("disk", tmp_path / "file" / "L")
+    assert (check.state, check.found) == ("broken", f"{tmp_path / 'file'} is a file")
+
+
 def test_a_package_that_is_not_there_is_broken(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
     check = checks(Path(tmp_path))["packages"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import re
 import shutil
@@ -141,7 +142,9 @@ def _memory() -> Check:
 
 def _disk(name: str, folder: Path) -> Check:
     """Whether files can be written below `folder`, or below the next folder above it that there is, and how much."""
-    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if place.is_file():
+        return Check(name, "broken", f"{place} is a file", "choose a folder")
     try:
         with tempfile.NamedTemporaryFile(dir=place, prefix=".equiav-") as file:
             file.write(b"equiav")
