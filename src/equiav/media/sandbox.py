@@ -65,16 +65,18 @@ class Sandbox(Generic[T, R]):
         self._function, self._limit_s, self._size = function, limit_s, workers
         self._workers: list[_Worker[T]] = []
         self._again: deque[_Held[T]] = deque()
-        self._folder = tempfile.TemporaryDirectory(prefix="equiav-", ignore_cleanup_errors=True)
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="equiav-", ignore_cleanup_errors=True)
         return self
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
             _end(worker)
         self._workers = []
-        self._folder.cleanup()
+        if self._folder:
+            self._folder.cleanup()
 
     @property
     def busy(self) -> bool:
@@ -123,7 +125,7 @@ class Sandbox(Generic[T, R]):
     def _start(self) -> _Worker[T]:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
-        given = theirs, self._function, CPU_SHARE * self._limit_s, self._folder.name
+        given = theirs, self._function, CPU_SHARE * self._limit_s, self._folder and self._folder.name
         process = context.Process(target=_serve, args=given, daemon=True)
         before = {name: os.environ.get(name) for name in ONE_THREAD}
         os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
@@ -210,7 +212,7 @@ def _limit_processor(seconds: float) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + seconds) + 1, hard))
 
 
-def _serve(pipe: Connection, function: Callable[[T], R], cpu_s: float, folder: str) -> None:
+def _serve(pipe: Connection, function: Callable[[T], R], cpu_s: float, folder: str | None) -> None:
     """The worker's side. Ctrl-C is the parent's affair; the parent's end is seen at the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tempfile.tempdir = folder
