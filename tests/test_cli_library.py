@@ -39,6 +39,22 @@ def test_from_a_datasets_list_with_gaps_to_coverage_stats_and_exports(equiav, tm
     assert (code, "cannot be written" in err.replace("\n", " ")) == (1, True)
 
 
+def test_ingest_says_what_it_relabelled_and_what_it_ignored(equiav, tmp_path):
+    media, library = tmp_path / "media", tmp_path / "L"
+    media.mkdir()
+    write_media(media / "v.mp4", frames=pictures(7), sound=tone(0.7))
+    (media / "notes.txt").write_text("not media")
+    code, out, _ = equiav("ingest", media, "--library", library, *TINY)
+    assert (code, out.strip()) == (0, "1 files: 1 clips added (1 ok), 0 already there, 1 other files ignored")
+    listed = tmp_path / "labels.csv"
+    listed.write_text("path,label\nmedia/v.mp4,dog\n")
+    code, out, _ = equiav("ingest", listed, "--library", library, *TINY)
+    expected = "1 files: 0 clips added, 1 already there, 1 with other labels or split than before"
+    assert (code, out.splitlines()[0]) == (0, expected)
+    code, out, _ = equiav("ingest", listed, "--library", library, *TINY)
+    assert (code, out.splitlines()[0]) == (0, "1 files: 0 clips added, 1 already there")
+
+
 def test_the_doctor_exits_1_when_something_is_broken(equiav, tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "matmul_rate", lambda *_: 1e9)
     code, out, _ = equiav("doctor", "--for", tmp_path)

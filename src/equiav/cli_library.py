@@ -91,6 +91,8 @@ def ingest(
             f"{report.files} files: {report.clips_added} clips added{kinds and f' ({kinds})'}, "
             f"{report.clips_present} already there"
             + (f", {report.duplicates} copies of clips under another name" if report.duplicates else "")
+            + (f", {report.clips_relabelled} with other labels or split than before" if report.clips_relabelled else "")
+            + (f", {report.ignored} other files ignored" if report.ignored else "")
         )
         _print_rejects(report.rejects)
         print_coverage(report.coverage)
