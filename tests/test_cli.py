@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -173,6 +175,22 @@ def test_sigterm_saves_and_the_same_command_goes_on(videos, tmp_path):
     stopped = int(out.split("at step ")[1].split()[0])
     newest = max((run / "state").glob("step-*"))
     assert newest.name == f"step-{stopped:08d}"
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_ingest_says_how_to_go_on_and_leaves_no_folder_behind(videos, tmp_path, asked):
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "equiav", "ingest", videos, "--library", tmp_path / "L", *TINY]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(temporary)})
+    while not any(temporary.iterdir()) and child.poll() is None:
+        time.sleep(0.01)
+    child.send_signal(asked)
+    _, err = child.communicate(timeout=60)
+    assert (child.returncode, "run the same command again" in err) == (130, True), err
+    assert list(temporary.iterdir()) == []
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "6 files: " in done.stdout
 
 
 def test_the_authors_checkpoint_becomes_a_model_folder(equiav, tmp_path):

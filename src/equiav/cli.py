@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -30,6 +31,8 @@ A folder of videos to ranked hits: equiav ingest VIDEOS --library L, equiav pret
 equiav embed --library L --run R, equiav search --library L --run R --audio dog.wav
 """
 
+INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
+
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(library_app)
@@ -39,15 +42,17 @@ app.add_typer(train_app)
 def main() -> NoReturn:
     """Entry point: run a verb; errors of ours become one line and exit code 1."""
     share_heaps()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's or `timeout`'s Ctrl-C: nothing is left behind
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         app(standalone_mode=True)
     except EquiAVError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("interrupted; run the same command again to go on")
-        sys.exit(130)
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:
+            err.print("interrupted; run the same command again to go on")
+        raise
     except BrokenPipeError:  # `equiav … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -236,10 +236,11 @@ def test_killed_thirty_times_at_random_and_run_again_the_library_is_the_undistur
         "if __name__ == '__main__': i.ingest(Path(sys.argv[1]), Path(sys.argv[2]), TINY, workers=2, on_progress=tell)\n"
     )
     command = [sys.executable, script, folder, tmp_path / "killed", Path(__file__).parent.parent]
+    temporary = {**os.environ, "TMPDIR": str(tmp_path)}  # nobody tidies up behind a SIGKILL
     rng, seen = np.random.default_rng(0), []
     for _ in range(30):
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, env=temporary
         ) as child:
             assert child.stdout
             # some items into the work, whatever the speed of the machine, and then at any moment
@@ -276,8 +277,9 @@ def test_killed_at_any_moment_and_run_again_the_library_is_the_undisturbed_one(t
     script = tmp_path / "run.py"
     script.write_text(code)
     command = [sys.executable, str(script), str(folder), str(tmp_path / "killed"), str(Path(__file__).parent.parent)]
+    temporary = {**os.environ, "TMPDIR": str(tmp_path)}  # nobody tidies up behind a SIGKILL
     for delay_s in (0.9, 1.3, 1.7, 2.1):
-        child = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        child = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True, env=temporary)
         time.sleep(delay_s)
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
