@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -179,18 +180,21 @@ def test_sigterm_saves_and_the_same_command_goes_on(videos, tmp_path):
 
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_ingest_says_how_to_go_on_and_leaves_no_folder_behind(videos, tmp_path, asked):
-    temporary = tmp_path / "tmp"
+    folder, temporary = tmp_path / "V", tmp_path / "tmp"
+    folder.mkdir()
     temporary.mkdir()
-    command = [sys.executable, "-m", "equiav", "ingest", videos, "--library", tmp_path / "L", *TINY]
+    for i in range(60):  # enough to be in the middle of it
+        free = struct.pack(">I4sQ", 16, b"free", i)  # a box that players skip: another content
+        (folder / f"{i}.mp4").write_bytes((videos / f"{i % 6}.mp4").read_bytes() + free)
+    command = [sys.executable, "-m", "equiav", "ingest", folder, "--library", tmp_path / "L", "--workers", "1", *TINY]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(temporary)})
-    while not any(temporary.iterdir()) and child.poll() is None:
-        time.sleep(0.01)
+    assert child.stderr.readline().startswith("ingesting: 1/60")
     child.send_signal(asked)
     _, err = child.communicate(timeout=60)
     assert (child.returncode, "run the same command again" in err) == (130, True), err
     assert list(temporary.iterdir()) == []
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "6 files: " in done.stdout
+    assert "60 files: " in done.stdout
 
 
 def test_the_authors_checkpoint_becomes_a_model_folder(equiav, tmp_path):

@@ -42,7 +42,7 @@ app.add_typer(train_app)
 def main() -> NoReturn:
     """Entry point: run a verb; errors of ours become one line and exit code 1."""
     share_heaps()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's or `timeout`'s Ctrl-C: nothing is left behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the Ctrl-C of `timeout` and of clusters
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         app(standalone_mode=True)

@@ -8,11 +8,13 @@ the function fails with another error than a MediaError. What workers put into t
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +24,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Generic, TypeVar
+from uuid import uuid4
 
 from typing_extensions import Self
 
@@ -65,18 +68,21 @@ class Sandbox(Generic[T, R]):
         self._function, self._limit_s, self._size = function, limit_s, workers
         self._workers: list[_Worker[T]] = []
         self._again: deque[_Held[T]] = deque()
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: str | None = None
 
     def __enter__(self) -> Self:
-        self._folder = tempfile.TemporaryDirectory(prefix="equiav-", ignore_cleanup_errors=True)
+        folder = Path(tempfile.gettempdir(), f"equiav-{uuid4().hex}")
+        # before it is made, so that an interrupt at any moment leaves nothing behind
+        self._tidy = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        self._folder = str(folder)
         return self
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
             _end(worker)
         self._workers = []
-        if self._folder:
-            self._folder.cleanup()
+        self._tidy()
 
     @property
     def busy(self) -> bool:
@@ -125,7 +131,7 @@ class Sandbox(Generic[T, R]):
     def _start(self) -> _Worker[T]:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
-        given = theirs, self._function, CPU_SHARE * self._limit_s, self._folder and self._folder.name
+        given = theirs, self._function, CPU_SHARE * self._limit_s, self._folder
         process = context.Process(target=_serve, args=given, daemon=True)
         before = {name: os.environ.get(name) for name in ONE_THREAD}
         os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
@@ -166,12 +172,12 @@ class Sandbox(Generic[T, R]):
 
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """What starts here does not hear Ctrl-C, not even while it loads its modules; we hear it afterwards."""
+    """What starts here hears no Ctrl-C and no SIGTERM, not even while it loads its modules; we hear them afterwards."""
     if sys.platform == "win32":
         yield
         return
     resource_tracker.ensure_running()  # multiprocessing starts it with the first process, and lifts the mask for that
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -213,7 +219,7 @@ def _limit_processor(seconds: float) -> None:
 
 
 def _serve(pipe: Connection, function: Callable[[T], R], cpu_s: float, folder: str | None) -> None:
-    """The worker's side. Ctrl-C is the parent's affair; the parent's end is seen at the pipe."""
+    """The worker's side. To be interrupted is the parent's affair; the parent's end is seen at the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tempfile.tempdir = folder
     _limit_memory()
