@@ -30,6 +30,10 @@ def perform(task):
     if kind == "unpack":
         Path(value).write_text(tempfile.mkdtemp())
         time.sleep(600)
+    if kind == "limit":
+        import resource
+
+        return [resource.getrlimit(limit)[1] for limit in (resource.RLIMIT_CPU, resource.RLIMIT_AS)]
     if kind == "refuse":
         raise MediaError("no_audio", value)
     return kind, value, os.getpid()
@@ -86,6 +90,23 @@ def test_temporary_files_of_a_worker_that_is_ended_go_with_the_pool(tmp_path):
             time.sleep(0.05)
         assert Path(said.read_text()).is_dir()
     assert not Path(said.read_text()).exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's limits")
+def test_where_the_system_allows_less_than_our_limits_its_own_hold(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import resource, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from equiav.media.sandbox import Sandbox; from test_sandbox import perform\n"
+        "if __name__ == '__main__':\n"
+        "    for kind, most in ((resource.RLIMIT_CPU, 100), (resource.RLIMIT_AS, 3 << 30)):\n"
+        "        resource.setrlimit(kind, (most, most))\n"
+        "    with Sandbox(perform, 1, 600.0) as sandbox:\n"
+        "        sandbox.submit(('limit', 0)); print(sandbox.wait()[0][1])\n"
+    )
+    command = [sys.executable, str(script), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == f"[100, {3 << 30}]\n", done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

@@ -198,8 +198,7 @@ def _limit_memory() -> None:
         return
     import resource
 
-    used = int(statm.read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, resource.RLIM_INFINITY))
+    _limit(resource.RLIMIT_AS, int(statm.read_text().split()[0]) * resource.getpagesize() + MEMORY_BYTES)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -208,8 +207,15 @@ def _limit_processor(seconds: float) -> None:
     if sys.platform != "win32":
         import resource
 
-        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + seconds) + 1, hard))
+        _limit(resource.RLIMIT_CPU, int(time.process_time() + seconds) + 1)
+
+
+def _limit(kind: int, most: int) -> None:
+    """As far as whoever started us allows so much: a cluster's jobs have hard limits of their own."""
+    import resource
+
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _serve(pipe: Connection, function: Callable[[T], R], cpu_s: float, folder: str | None) -> None:
