@@ -289,7 +289,7 @@ def test_a_copy_of_a_damaged_file_is_recorded_at_once(tmp_path, damaged):
 
 
 def test_a_task_is_small_however_many_windows_its_file_has(tmp_path):
-    """A large one blocks the pipe to a worker that is itself handing in a result: both would wait for ever."""
+    """There is one for every few windows: with all windows in each, a day-long film would be gigabytes of tasks."""
     windows = tuple(Window(float(i), i + 1.0, f"{i:024x}") for i in range(10_000))
     found = Examined((1, 1), MediaInfo(10_000.0, 10_000.0, None, 16_000, 1, None, None, None), windows, len(windows))
     run = ingest_module._Run(Library.create(tmp_path / "L", TINY), IngestReport(), Listing(tmp_path, []), None)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def perform(task):
     if kind == "unpack":
         Path(value).write_text(tempfile.mkdtemp())
         time.sleep(600)
+    if kind == "echo":
+        return value
     if kind == "limit":
         import resource
 
@@ -71,6 +74,14 @@ def test_a_task_that_wants_too_much_memory_is_refused_and_the_worker_goes_on():
     done = dict(run_all([("swell", 0), ("work", 1)], workers=1))
     assert done["swell", 0].reason == "memory"
     assert done["work", 1][:2] == ("work", 1)
+
+
+def test_tasks_and_results_that_no_pipe_holds_pass_each_other():
+    tasks, done = [("echo", bytes([i]) * 2**21) for i in range(4)], []
+    thread = threading.Thread(target=lambda: done.extend(run_all(tasks, workers=1)), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert done == [(task, task[1]) for task in tasks]
 
 
 def test_an_error_nobody_thought_of_costs_its_task_alone(capfd):

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import deque
@@ -21,6 +22,7 @@ from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from typing_extensions import Self
@@ -223,11 +225,10 @@ def _serve(pipe: Connection, function: Callable[[T], R], cpu_s: float, folder: s
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tempfile.tempdir = folder
     _limit_memory()
-    while True:
-        try:
-            task = pipe.recv()
-        except EOFError:
-            return
+    tasks: SimpleQueue[tuple[T] | None] = SimpleQueue()
+    threading.Thread(target=_listen, args=(pipe, tasks), daemon=True).start()
+    while coming := tasks.get():
+        (task,) = coming
         result: R | MediaError
         _limit_processor(cpu_s)
         try:
@@ -244,3 +245,14 @@ def _serve(pipe: Connection, function: Callable[[T], R], cpu_s: float, folder: s
             pipe.send(result)
         except BrokenPipeError:
             return
+
+
+def _listen(pipe: Connection, tasks: SimpleQueue[tuple[T] | None]) -> None:
+    """Take tasks off the pipe while the worker works: two that both send what no pipe holds would wait for ever."""
+    try:
+        while True:
+            tasks.put((pipe.recv(),))
+    except EOFError:
+        pass
+    finally:
+        tasks.put(None)
