@@ -11,13 +11,13 @@ import lance
 import numpy as np
 import pytest
 
-from equiav.errors import ConfigError, LibraryError
+from equiav.errors import ConfigError, LibraryError, MediaError
 from equiav.library import ingest as ingest_module
 from equiav.library.ingest import IngestReport, ingest
 from equiav.library.loader import ClipLoader
 from equiav.library.manifests import Item, Listing, read_source
 from equiav.library.table import FRAGMENTS, Library, Reject
-from equiav.library.windows import Examined, Task, Window, examine, plan_windows, work
+from equiav.library.windows import Examined, Read, Task, Window, examine, plan_windows, work
 from equiav.media.probe import MediaInfo
 from samples import TINY, pictures, tone, write_media
 
@@ -286,6 +286,20 @@ def test_a_copy_of_a_damaged_file_is_recorded_at_once(tmp_path, damaged):
     before = rows(tmp_path / "L")
     assert ingest(folder, tmp_path / "L", TINY, workers=1).rejects == first.rejects
     assert rows(tmp_path / "L") == before
+
+
+def test_many_copies_of_a_file_are_not_held_against_each_other(tmp_path, monkeypatch):
+    windows = (Window(0.0, 0.655, "0" * 24),)
+    found = Examined((1, 1), MediaInfo(1.0, 1.0, None, 16_000, 1, None, None, None), windows, 1)
+    items = [Item(tmp_path / f"{i}.wav") for i in range(300)]
+    run = ingest_module._Run(Library.create(tmp_path / "L", TINY), IngestReport(), Listing(tmp_path, items), None)
+    compared, equal = [], Item.__eq__
+    monkeypatch.setattr(Item, "__eq__", lambda item, other: compared.append(item) or equal(item, other))
+    tasks = [task for item in items for task in run._examined(Task(item, TINY), found)]
+    assert (len(tasks), run.report.duplicates) == (1, 299)
+    run._windows_read(tasks[0], Read((), MediaError("gap", "no sound in it"), "decode"))
+    assert (len(run.todo), run.report.duplicates) == (299, 0), "each is to be recorded"
+    assert len(compared) < len(items)
 
 
 def test_a_task_is_small_however_many_windows_its_file_has(tmp_path):
