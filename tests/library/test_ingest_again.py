@@ -87,6 +87,19 @@ def test_a_kill_between_the_clips_and_their_reject_loses_neither(tmp_path, damag
     assert rows(tmp_path / "L") == rows(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(("reason", "added"), [("timeout", 1), ("crashed", 1), ("gap", 0)])
+def test_a_window_that_failed_for_a_reason_of_the_moment_is_tried_again(tmp_path, film, reason, added):
+    ingest(film, tmp_path / "L", TINY, workers=1)
+    library = Library(tmp_path / "L")
+    row = library.clip(sorted(library.clip_ids())[0])
+    library.remove([row["clip_id"]])
+    reject = Reject(row["item"], row["source"], "decode", reason, "", row["file_size"], row["file_mtime_ns"])
+    library.reject([reject])
+    report = ingest(film, tmp_path / "L", TINY, workers=1)
+    assert (report.clips_present, report.clips_added) == (9, added)
+    assert report.rejects == Library(tmp_path / "L").rejects() == [reject] * (1 - added)
+
+
 def test_a_file_that_is_away_for_a_while_keeps_its_clips(tmp_path, good_video):
     """An unmounted drive must not empty the library."""
     video = tmp_path / "v.mp4"

@@ -186,12 +186,13 @@ class _Run:
             stamp = stamp_of(*item.files)
             known, reject = self.known.get(item.key), self.rejected.get(item.key)
             refused = reject is not None and (reject.file_size, reject.file_mtime_ns) == stamp
-            if known and known.stamp == stamp and (known.clips == known.windows or refused):
+            final = refused and reject is not None and reject.reason not in TRANSIENT
+            if known and known.stamp == stamp and (known.clips == known.windows or final):
                 self.report.clips_present += known.clips
                 self._renew(item, known, self.clips_of[item.key])
                 if reject and not refused:  # it was away for a while
                     self.finished.append((item.key, None))
-            elif not refused or (reject and reject.reason in TRANSIENT):
+            elif not final:
                 todo.append(item)
                 continue
             if refused and reject:
