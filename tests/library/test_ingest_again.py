@@ -4,7 +4,9 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import lance
@@ -13,6 +15,7 @@ import pytest
 
 from equiav.errors import ConfigError, LibraryError, MediaError
 from equiav.library import ingest as ingest_module
+from equiav.library import table as table_module
 from equiav.library.ingest import IngestReport, ingest
 from equiav.library.loader import ClipLoader
 from equiav.library.manifests import Item, Listing, read_source
@@ -333,6 +336,23 @@ def test_tables_of_many_small_commits_are_joined(tmp_path):
     library.tidy()
     assert len(lance.dataset(library.path / "rejects.lance").get_fragments()) == 1
     assert library.rejects() == before
+
+
+def test_who_opened_an_old_library_reads_on_while_an_ingest_changes_all_of_it(tmp_path, good_video, monkeypatch):
+    """A training, say: it must not end because somebody corrects the labels of what was ingested last week."""
+    listed = tmp_path / "t.csv"
+    listed.write_text(f"path,label\n{good_video},dog\n")
+    ingest(listed, tmp_path / "L", TINY, workers=1)
+    monkeypatch.setattr(table_module, "READABLE", timedelta(seconds=0.5))
+    time.sleep(0.6)
+    reader = Library(tmp_path / "L")
+    listed.write_text(f"path,label\n{good_video},cat\n")
+    ingest(listed, tmp_path / "L", TINY, workers=1)
+    assert reader.take([0, 1])["labels"].to_pylist() == [["dog"], ["dog"]]
+    time.sleep(0.6)
+    Library(tmp_path / "L").forget_old_versions()
+    assert len(lance.dataset(tmp_path / "L" / "clips.lance").versions()) == 1
+    assert Library(tmp_path / "L").take([0])["labels"].to_pylist() == [["cat"]]
 
 
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path, film):
