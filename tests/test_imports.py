@@ -86,3 +86,13 @@ def test_the_public_names_are_what_all_says():
         assert getattr(equiav, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Equiav'"):
         equiav.Equiav  # noqa: B018
+
+
+def test_every_module_stands_in_the_readmes_map():
+    readme = (SRC.parent.parent / "README.md").read_text(encoding="utf-8")
+    missing = [
+        str(path.relative_to(SRC))
+        for path in FILES
+        if not path.stem.startswith("_") and f"`{path.stem}`" not in readme and f"{path.name}`" not in readme
+    ]
+    assert missing == []

@@ -170,6 +170,12 @@ def test_boxes_that_cannot_be_read_are_errors(tmp_path):
         Boxes(write_boxes(tmp_path / "boxes.csv", [], header=("path", "time_s", "x0", "y0", "x1")))
 
 
+def test_boxes_that_a_spreadsheet_saved_are_read(tmp_path):
+    path = write_boxes(tmp_path / "boxes.csv", [["a.mp4", 0, 0.1, 0.1, 0.2, 0.2]])
+    path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
+    assert Boxes(path).at(str(tmp_path / "a.mp4"), 0.0) == [(0.1, 0.1, 0.2, 0.2)]
+
+
 def test_the_boxes_of_a_frame_are_those_of_the_nearest_time_unless_it_is_far(tmp_path):
     rows = [["a.mp4", 1.0, 0, 0, 0.5, 0.5], ["a.mp4", 1.0, 0.5, 0.5, 1, 1], ["a.mp4", 1.4, 0, 0, 1, 1]]
     boxes = Boxes(write_boxes(tmp_path / "boxes.csv", rows))

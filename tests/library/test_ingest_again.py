@@ -4,20 +4,23 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import lance
 import numpy as np
 import pytest
 
-from equiav.errors import ConfigError, LibraryError
+from equiav.errors import ConfigError, LibraryError, MediaError
 from equiav.library import ingest as ingest_module
+from equiav.library import table as table_module
 from equiav.library.ingest import IngestReport, ingest
 from equiav.library.loader import ClipLoader
 from equiav.library.manifests import Item, Listing, read_source
 from equiav.library.table import FRAGMENTS, Library, Reject
-from equiav.library.windows import Examined, Task, Window, examine, plan_windows, work
+from equiav.library.windows import Examined, Read, Task, Window, examine, plan_windows, work
 from equiav.media.probe import MediaInfo
 from samples import TINY, pictures, tone, write_media
 
@@ -85,6 +88,19 @@ def test_a_kill_between_the_clips_and_their_reject_loses_neither(tmp_path, damag
     assert again.rejects == whole.rejects
     assert Library(tmp_path / "L").rejects() == whole.rejects
     assert rows(tmp_path / "L") == rows(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("reason", "added"), [("timeout", 1), ("crashed", 1), ("gap", 0)])
+def test_a_window_that_failed_for_a_reason_of_the_moment_is_tried_again(tmp_path, film, reason, added):
+    ingest(film, tmp_path / "L", TINY, workers=1)
+    library = Library(tmp_path / "L")
+    row = library.clip(sorted(library.clip_ids())[0])
+    library.remove([row["clip_id"]])
+    reject = Reject(row["item"], row["source"], "decode", reason, "", row["file_size"], row["file_mtime_ns"])
+    library.reject([reject])
+    report = ingest(film, tmp_path / "L", TINY, workers=1)
+    assert (report.clips_present, report.clips_added) == (9, added)
+    assert report.rejects == Library(tmp_path / "L").rejects() == [reject] * (1 - added)
 
 
 def test_a_file_that_is_away_for_a_while_keeps_its_clips(tmp_path, good_video):
@@ -288,8 +304,22 @@ def test_a_copy_of_a_damaged_file_is_recorded_at_once(tmp_path, damaged):
     assert rows(tmp_path / "L") == before
 
 
+def test_many_copies_of_a_file_are_not_held_against_each_other(tmp_path, monkeypatch):
+    windows = (Window(0.0, 0.655, "0" * 24),)
+    found = Examined((1, 1), MediaInfo(1.0, 1.0, None, 16_000, 1, None, None, None), windows, 1)
+    items = [Item(tmp_path / f"{i}.wav") for i in range(300)]
+    run = ingest_module._Run(Library.create(tmp_path / "L", TINY), IngestReport(), Listing(tmp_path, items), None)
+    compared, equal = [], Item.__eq__
+    monkeypatch.setattr(Item, "__eq__", lambda item, other: compared.append(item) or equal(item, other))
+    tasks = [task for item in items for task in run._examined(Task(item, TINY), found)]
+    assert (len(tasks), run.report.duplicates) == (1, 299)
+    run._windows_read(tasks[0], Read((), MediaError("gap", "no sound in it"), "decode"))
+    assert (len(run.todo), run.report.duplicates) == (299, 0), "each is to be recorded"
+    assert len(compared) < len(items)
+
+
 def test_a_task_is_small_however_many_windows_its_file_has(tmp_path):
-    """A large one blocks the pipe to a worker that is itself handing in a result: both would wait for ever."""
+    """There is one for every few windows: with all windows in each, a day-long film would be gigabytes of tasks."""
     windows = tuple(Window(float(i), i + 1.0, f"{i:024x}") for i in range(10_000))
     found = Examined((1, 1), MediaInfo(10_000.0, 10_000.0, None, 16_000, 1, None, None, None), windows, len(windows))
     run = ingest_module._Run(Library.create(tmp_path / "L", TINY), IngestReport(), Listing(tmp_path, []), None)
@@ -306,6 +336,23 @@ def test_tables_of_many_small_commits_are_joined(tmp_path):
     library.tidy()
     assert len(lance.dataset(library.path / "rejects.lance").get_fragments()) == 1
     assert library.rejects() == before
+
+
+def test_who_opened_an_old_library_reads_on_while_an_ingest_changes_all_of_it(tmp_path, good_video, monkeypatch):
+    """A training, say: it must not end because somebody corrects the labels of what was ingested last week."""
+    listed = tmp_path / "t.csv"
+    listed.write_text(f"path,label\n{good_video},dog\n")
+    ingest(listed, tmp_path / "L", TINY, workers=1)
+    monkeypatch.setattr(table_module, "READABLE", timedelta(seconds=0.5))
+    time.sleep(0.6)
+    reader = Library(tmp_path / "L")
+    listed.write_text(f"path,label\n{good_video},cat\n")
+    ingest(listed, tmp_path / "L", TINY, workers=1)
+    assert reader.take([0, 1])["labels"].to_pylist() == [["dog"], ["dog"]]
+    time.sleep(0.6)
+    Library(tmp_path / "L").forget_old_versions()
+    assert len(lance.dataset(tmp_path / "L" / "clips.lance").versions()) == 1
+    assert Library(tmp_path / "L").take([0])["labels"].to_pylist() == [["cat"]]
 
 
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path, film):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -30,6 +31,12 @@ def perform(task):
     if kind == "unpack":
         Path(value).write_text(tempfile.mkdtemp())
         time.sleep(600)
+    if kind == "echo":
+        return value
+    if kind == "limit":
+        import resource
+
+        return [resource.getrlimit(limit)[1] for limit in (resource.RLIMIT_CPU, resource.RLIMIT_AS)]
     if kind == "refuse":
         raise MediaError("no_audio", value)
     return kind, value, os.getpid()
@@ -69,6 +76,14 @@ def test_a_task_that_wants_too_much_memory_is_refused_and_the_worker_goes_on():
     assert done["work", 1][:2] == ("work", 1)
 
 
+def test_tasks_and_results_that_no_pipe_holds_pass_each_other():
+    tasks, done = [("echo", bytes([i]) * 2**21) for i in range(4)], []
+    thread = threading.Thread(target=lambda: done.extend(run_all(tasks, workers=1)), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert done == [(task, task[1]) for task in tasks]
+
+
 def test_an_error_nobody_thought_of_costs_its_task_alone(capfd):
     done = dict(run_all([("fail", "odd"), ("work", 1)], workers=1))
     assert done["fail", "odd"].reason == "crashed"
@@ -86,6 +101,23 @@ def test_temporary_files_of_a_worker_that_is_ended_go_with_the_pool(tmp_path):
             time.sleep(0.05)
         assert Path(said.read_text()).is_dir()
     assert not Path(said.read_text()).exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's limits")
+def test_where_the_system_allows_less_than_our_limits_its_own_hold(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import resource, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from equiav.media.sandbox import Sandbox; from test_sandbox import perform\n"
+        "if __name__ == '__main__':\n"
+        "    for kind, most in ((resource.RLIMIT_CPU, 100), (resource.RLIMIT_AS, 3 << 30)):\n"
+        "        resource.setrlimit(kind, (most, most))\n"
+        "    with Sandbox(perform, 1, 600.0) as sandbox:\n"
+        "        sandbox.submit(('limit', 0)); print(sandbox.wait()[0][1])\n"
+    )
+    command = [sys.executable, str(script), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == f"[100, {3 << 30}]\n", done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

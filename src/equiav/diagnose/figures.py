@@ -12,12 +12,10 @@ from torch import Tensor
 
 from equiav.config import nearest
 from equiav.errors import ConfigError
-from equiav.evaluate.bootstrap import mean_intervals
+from equiav.evaluate.bootstrap import RESAMPLES, mean_intervals
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ and bottom as shares of the frame. Several rows of one path and time are several
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from equiav.errors import ConfigError
+from equiav.library.rows import read_text
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -33,16 +35,15 @@ class Boxes:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._known: dict[Path, dict[float, list[Box]]] = {}
+        rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
         try:
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = csv.DictReader(file)
-                if missing := set(COLUMNS) - set(rows.fieldnames or ()):
-                    raise ConfigError(f"{path} lacks columns {sorted(missing)}; expected {', '.join(COLUMNS)}")
-                for row in rows:
-                    source, time_s, box = _read(row, f"{path}, line {rows.line_num}")
-                    times = self._known.setdefault((path.parent / source).resolve(), {})
-                    times.setdefault(time_s, []).append(box)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            if missing := set(COLUMNS) - set(rows.fieldnames or ()):
+                raise ConfigError(f"{path} lacks columns {sorted(missing)}; expected {', '.join(COLUMNS)}")
+            for row in rows:
+                source, time_s, box = _read(row, f"{path}, line {rows.line_num}")
+                times = self._known.setdefault((path.parent / source).resolve(), {})
+                times.setdefault(time_s, []).append(box)
+        except csv.Error as error:
             raise ConfigError(f"{path} cannot be read: {error}") from None
 
     def at(self, source: str, time_s: float) -> list[Box]:

@@ -150,30 +150,12 @@ def probe(
             fewer than two classes or folds.
     """
     check_features(library, model)
-    if folds and stratified is not None:
-        raise ConfigError("either the library's splits are folds, or folds are cut out of one split: not both")
-    if stratified is not None and stratified < 2:
-        raise ConfigError(f"folds: at least 2, found {stratified}")
     usable = USABLE[SENSES[senses]]
-    splits = [train] if stratified else library.splits(usable) if folds else [train, test]
-    if folds and len(splits) < 2:
-        raise LibraryError(f"{library.path}: folds need at least two splits, found {', '.join(splits) or 'none'}")
-    if len(set(splits)) < len(splits):
-        raise LibraryError(f"a probe is not measured on what it learned from: train and test are both {train!r}")
+    splits = _splits(library, usable, train, test, folds, stratified)
     counts = [library.count(split, usable) for split in splits]
-    known: list[Features] = []
-    for i, split in enumerate(splits):
-        tell = (lambda n, i=i: on_progress(sum(counts[:i]) + n, sum(counts))) if on_progress else None
-        known.append(_features(library, model, split, senses, "tokens" if kind == "attentive" else feature, tell))
-    labels = [own for found in known for own in found.labels]
-    ids = [clip_id for found in known for clip_id in found.ids]
-    if unlabelled := sum(not own for own in labels):
-        raise LibraryError(f"{library.path}: {unlabelled} of {len(labels)} clips have no label; a probe needs labels")
-    classes = sorted({label for own in labels for label in own})
-    if len(classes) < 2:
-        raise LibraryError(f"{library.path}: all clips have the label {classes[0]!r}; a probe needs two classes")
-    parts = [torch.cat(parts) for parts in zip(*(found.parts for found in known), strict=True)]
-    goal, one_label = _targets(labels, classes), all(len(own) == 1 for own in labels)
+    seen = _read(library, model, splits, counts, senses, "tokens" if kind == "attentive" else feature, on_progress)
+    classes = _classes(library, seen.labels)
+    goal, one_label = _targets(seen.labels, classes), all(len(own) == 1 for own in seen.labels)
     described = kind if kind != "knn" else f"{kind} ({neighbours} neighbours)"
     described += f" probe on {'patch tokens' if kind == 'attentive' else f'{feature} features'}"
     if stratified:
@@ -181,21 +163,21 @@ def probe(
         measured_on, described = train, f"{described}, {stratified} stratified folds"
         held_out = _stratified(goal, sources, stratified, seed)
     else:
-        ends = np.cumsum([len(found.ids) for found in known])
+        ends = np.cumsum(counts)
         held_out = {name: np.arange(end - n, end) for name, end, n in zip(splits, ends, counts, strict=True)}
         held_out = held_out if folds else {test: held_out[test]}
         measured_on = ", ".join(held_out)
     figures, again, right = {}, [], {}
     for i, (name, there) in enumerate(held_out.items()):
-        here = np.setdiff1d(np.arange(len(ids)), there)
-        fitted, unseen = ([part[rows] for part in parts] for rows in (here, there))
+        here = np.setdiff1d(np.arange(len(seen.ids)), there)
+        fitted, unseen = ([part[rows] for part in seen.parts] for rows in (here, there))
         scores = _scores(kind, model, fitted, goal[here], unseen, one_label, neighbours, seed)
         if one_label:
             hits = goal[there][np.arange(len(there)), scores.argmax(1)].astype(float)
             figures[name] = float(hits.mean())
             again.append(resampled_means(hits[:, None], resamples=RESAMPLES, seed=[seed, i])[:, 0])
             weight = sum(len(rows) for rows in held_out.values()) / (len(held_out) * len(there))
-            right |= dict(zip([ids[row] for row in there], (hits * weight).tolist(), strict=True))
+            right |= dict(zip([seen.ids[row] for row in there], (hits * weight).tolist(), strict=True))
         else:
             figures[name] = mean_average_precision(goal[there], scores)
             again.append(resampled_classes(goal[there], scores, seed=[seed, i])[0])
@@ -220,6 +202,31 @@ def probe_result(found: Probed, library: Library, model: EquiAV, *, seed: int = 
     )
 
 
+def _splits(
+    library: Library, usable: tuple[str, ...], train: str, test: str, folds: bool, stratified: int | None
+) -> list[str]:
+    """What is to be read: both splits, all that are folds, or the one that folds are cut out of."""
+    if folds and stratified is not None:
+        raise ConfigError("either the library's splits are folds, or folds are cut out of one split: not both")
+    if stratified is not None and stratified < 2:
+        raise ConfigError(f"folds: at least 2, found {stratified}")
+    splits = [train] if stratified else library.splits(usable) if folds else [train, test]
+    if folds and len(splits) < 2:
+        raise LibraryError(f"{library.path}: folds need at least two splits, found {', '.join(splits) or 'none'}")
+    if len(set(splits)) < len(splits):
+        raise LibraryError(f"a probe is not measured on what it learned from: train and test are both {train!r}")
+    return splits
+
+
+def _classes(library: Library, labels: list[list[str]]) -> list[str]:
+    if unlabelled := sum(not own for own in labels):
+        raise LibraryError(f"{library.path}: {unlabelled} of {len(labels)} clips have no label; a probe needs labels")
+    classes = sorted({label for own in labels for label in own})
+    if len(classes) < 2:
+        raise LibraryError(f"{library.path}: all clips have the label {classes[0]!r}; a probe needs two classes")
+    return classes
+
+
 def _stratified(
     goal: Bool[np.ndarray, "n classes"], sources: list[str], folds: int, seed: int
 ) -> dict[str, Int64[np.ndarray, " m"]]:
@@ -233,6 +240,27 @@ def _stratified(
     if empty := [name for name, there in found.items() if not len(there)]:
         raise LibraryError(f"{len(sources)} clips are too few for {folds} folds: {', '.join(empty)} would be empty")
     return found
+
+
+def _read(
+    library: Library,
+    model: EquiAV,
+    splits: list[str],
+    counts: list[int],
+    senses: By,
+    what: Feature | Literal["tokens"],
+    on_progress: Callable[[int, int], None] | None,
+) -> Features:
+    """The clips of several splits, one behind the other."""
+    known: list[Features] = []
+    for i, split in enumerate(splits):
+        tell = (lambda n, i=i: on_progress(sum(counts[:i]) + n, sum(counts))) if on_progress else None
+        known.append(_features(library, model, split, senses, what, tell))
+    return Features(
+        [torch.cat(parts) for parts in zip(*(found.parts for found in known), strict=True)],
+        [own for found in known for own in found.labels],
+        [clip_id for found in known for clip_id in found.ids],
+    )
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 
 from equiav._version import __version__
 from equiav.errors import ConfigError
-from equiav.evaluate.bootstrap import mean_intervals
+from equiav.evaluate.bootstrap import RESAMPLES, mean_intervals
 from equiav.evaluate.metrics import FrozenResult
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from equiav.library.table import Library
     from equiav.model.classifier import Classifier
     from equiav.model.equiav import EquiAV
-
-RESAMPLES = 2000
 
 
 class Measured(FrozenResult):

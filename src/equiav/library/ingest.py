@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -147,8 +147,9 @@ class _Run:
         self.clips: list[Clip] = []
         self.stale: list[str] = []
         self.renewed: dict[str, dict[str, Any]] = {}  # clip_id → its row for Library.update
-        self.copies: dict[str, list[Item]] = defaultdict(list)  # clip_id → items that would have given it too
-        self.todo: deque[Item] = deque()
+        # clip_id → items that would have given it too, by their keys: of one clip there may be very many
+        self.copies: dict[str, dict[str, Item]] = defaultdict(dict)
+        self.todo: OrderedDict[str, Item] = OrderedDict()
         self.finished: list[tuple[str, Reject | None]] = []
         self.committed_at, self.done = time.monotonic(), 0
 
@@ -185,12 +186,13 @@ class _Run:
             stamp = stamp_of(*item.files)
             known, reject = self.known.get(item.key), self.rejected.get(item.key)
             refused = reject is not None and (reject.file_size, reject.file_mtime_ns) == stamp
-            if known and known.stamp == stamp and (known.clips == known.windows or refused):
+            final = refused and reject is not None and reject.reason not in TRANSIENT
+            if known and known.stamp == stamp and (known.clips == known.windows or final):
                 self.report.clips_present += known.clips
                 self._renew(item, known, self.clips_of[item.key])
                 if reject and not refused:  # it was away for a while
                     self.finished.append((item.key, None))
-            elif not refused or (reject and reject.reason in TRANSIENT):
+            elif not final:
                 todo.append(item)
                 continue
             if refused and reject:
@@ -247,13 +249,16 @@ class _Run:
             if item.fault:  # known since it was listed: no process is asked
                 self._unusable(item, MediaError(*item.fault))
             else:
-                self.todo.append(item)
+                self.todo[item.key] = item
         order, early = deque[str](), dict[str, tuple[Task, Examined | MediaError]]()
         while self.todo or tasks or pool.busy:
             while (self.todo or tasks) and pool.has_room():
-                if not tasks:
-                    order.append(self.todo[0].key)
-                pool.submit(tasks.popleft() if tasks else Task(self.todo.popleft(), features, origin=self.origin))
+                if tasks:
+                    pool.submit(tasks.popleft())
+                    continue
+                key, item = self.todo.popitem(last=False)
+                order.append(key)
+                pool.submit(Task(item, features, origin=self.origin))
             for task, result in pool.wait():
                 if task.examined is None:
                     early[task.item.key] = task, cast("Examined | MediaError", result)
@@ -280,8 +285,9 @@ class _Run:
             if owner != item.key and self._share(item, window.clip_id, owner, found.count):
                 self.report.clips_present += 1
             elif owner != item.key:
-                self.report.duplicates += item not in self.copies[window.clip_id]
-                self.copies[window.clip_id].append(item)
+                copies = self.copies[window.clip_id]
+                self.report.duplicates += item.key not in copies
+                copies[item.key] = item
             elif window.clip_id in self.clips_of[item.key]:
                 self.report.clips_present += 1
                 present.append(window.clip_id)
@@ -340,16 +346,16 @@ class _Run:
         """These clips are nobody's: a copy, taken for a duplicate before, now gives them."""
         for clip_id in clip_ids:
             del self.owner[clip_id]
-            for item in self.copies.pop(clip_id, []):
+            for key, item in self.copies.pop(clip_id, {}).items():
                 self.report.duplicates -= 1
-                if item.key in self.open:
-                    self.open[item.key].again = True
-                elif item not in self.todo:
+                if key in self.open:
+                    self.open[key].again = True
+                elif key not in self.todo:
                     self._read_again(item)
 
     def _read_again(self, item: Item) -> None:
         self.done -= 1
-        self.todo.append(item)
+        self.todo[item.key] = item
 
     def _finish(self, item: Item, reject: Reject | None) -> None:
         self.finished.append((item.key, reject))

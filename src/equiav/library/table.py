@@ -13,7 +13,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ USABLE: dict[Senses, tuple[str, ...]] = {
 WHOLE = USABLE["audio-visual"]
 FRAGMENTS = 64  # more small ones than this are joined
 FRAGMENT_ROWS = 4096  # larger ones are left alone: a gigabyte or two
+READABLE = timedelta(days=1)  # that a version of the library stays after the next one came
 
 
 @dataclass(frozen=True)
@@ -304,10 +305,14 @@ class Library:
         self._clips = _open(self._clips_path)
 
     def forget_old_versions(self) -> None:
-        """Free what only versions older than a day need: who opened one goes on reading it for a day."""
+        """Free what was replaced more than a day ago: who opened the library goes on reading it for a day."""
         with _writing(self.path):
             for path in (self._clips_path, self._rejects_path):
-                _open(path).cleanup_old_versions(older_than=timedelta(days=1))
+                table = _open(path)
+                # by the time when the next one came: an old version may have been the newest until now
+                times: list[Any] = [version["timestamp"] for version in table.versions()]
+                recent = sum(time > datetime.now() - READABLE for time in times)
+                table.cleanup_old_versions(retain_versions=recent + 1)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -50,7 +50,7 @@ class Examined:
 class Task:
     """Examine an item, or, once it is examined, read some of its windows.
 
-    It must stay small: whoever hands it to a worker that is itself handing in a result waits until it fits the pipe.
+    It is copied for each part of a file, so of the windows it holds that part alone.
     """
 
     item: Item

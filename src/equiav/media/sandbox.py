@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import weakref
@@ -23,6 +24,7 @@ from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 from uuid import uuid4
 
@@ -204,8 +206,7 @@ def _limit_memory() -> None:
         return
     import resource
 
-    used = int(statm.read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, resource.RLIM_INFINITY))
+    _limit(resource.RLIMIT_AS, int(statm.read_text().split()[0]) * resource.getpagesize() + MEMORY_BYTES)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -214,8 +215,15 @@ def _limit_processor(seconds: float) -> None:
     if sys.platform != "win32":
         import resource
 
-        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + seconds) + 1, hard))
+        _limit(resource.RLIMIT_CPU, int(time.process_time() + seconds) + 1)
+
+
+def _limit(kind: int, most: int) -> None:
+    """As far as whoever started us allows so much: a cluster's jobs have hard limits of their own."""
+    import resource
+
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _serve(pipe: Connection, function: Callable[[T], R], cpu_s: float, folder: str | None) -> None:
@@ -223,11 +231,10 @@ def _serve(pipe: Connection, function: Callable[[T], R], cpu_s: float, folder: s
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tempfile.tempdir = folder
     _limit_memory()
-    while True:
-        try:
-            task = pipe.recv()
-        except EOFError:
-            return
+    tasks: SimpleQueue[tuple[T] | None] = SimpleQueue()
+    threading.Thread(target=_listen, args=(pipe, tasks), daemon=True).start()
+    while coming := tasks.get():
+        (task,) = coming
         result: R | MediaError
         _limit_processor(cpu_s)
         try:
@@ -244,3 +251,14 @@ def _serve(pipe: Connection, function: Callable[[T], R], cpu_s: float, folder: s
             pipe.send(result)
         except BrokenPipeError:
             return
+
+
+def _listen(pipe: Connection, tasks: SimpleQueue[tuple[T] | None]) -> None:
+    """Take tasks off the pipe while the worker works: two that both send what no pipe holds would wait for ever."""
+    try:
+        while True:
+            tasks.put((pipe.recv(),))
+    except EOFError:
+        pass
+    finally:
+        tasks.put(None)

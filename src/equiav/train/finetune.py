@@ -30,9 +30,9 @@ from equiav.train.classification import Classification, check_labels
 from equiav.train.finetune_recipe import FinetuneRecipe
 from equiav.train.loop import train
 from equiav.train.mixing import MixingLoader
-from equiav.train.processes import from_main, make_accelerator, whole
+from equiav.train.processes import from_main, make_accelerator
 from equiav.train.report import Step
-from equiav.train.run_folder import Outcome, check_trackers, claim_run, fit_here, flat
+from equiav.train.run_folder import Outcome, check_trackers, claim_run, finish, fit_here, flat
 from equiav.train.scoring import error, score_split
 
 
@@ -75,9 +75,7 @@ def finetune(
         on_step=on_step,
         should_stop=should_stop,
     )
-    for tracker in accelerator.trackers:
-        tracker.finish()
-    weights = {name: whole(tensor.detach()) for name, tensor in (model.state_dict() | average).items()}
+    weights = finish(accelerator, model, average)
     if accelerator.is_main_process:
         if recipe.data.validation and progress.best_step:
             weights = best_weights(run, progress)

@@ -21,9 +21,9 @@ from equiav.model.equiav import EquiAV
 from equiav.model.initialise import load_strictly
 from equiav.train.loop import train
 from equiav.train.objective import Pretraining
-from equiav.train.processes import from_main, make_accelerator, whole
+from equiav.train.processes import from_main, make_accelerator
 from equiav.train.report import Step
-from equiav.train.run_folder import Outcome, check_trackers, claim_run, fit_here, flat
+from equiav.train.run_folder import Outcome, check_trackers, claim_run, finish, fit_here, flat
 from equiav.train.throughput import step_flops
 
 log = logging.getLogger(__name__)
@@ -72,9 +72,7 @@ def pretrain(
         on_step=on_step,
         should_stop=should_stop,
     )
-    for tracker in accelerator.trackers:
-        tracker.finish()
-    weights = {name: whole(tensor.detach()) for name, tensor in (model.state_dict() | average).items()}
+    weights = finish(accelerator, model, average)
     if accelerator.is_main_process:
         kept = EquiAV(plan.config, seed=None)
         kept.load_state_dict(weights)

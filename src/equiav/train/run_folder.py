@@ -1,4 +1,4 @@
-"""What every training run has around its steps: a recipe made to fit this machine, a folder claimed, an outcome."""
+"""What every training run has around its steps: a recipe that fits this machine, a folder claimed, the weights kept."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate import Accelerator
+from torch import Tensor, nn
 
 from equiav.config import Settings, Train
 from equiav.errors import ConfigError, TrainingError
+from equiav.train.processes import whole
 from equiav.train.throughput import choose_precision
 
 log = logging.getLogger(__name__)
@@ -65,6 +68,13 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
     for key, value in tree.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
     return found
+
+
+def finish(accelerator: Accelerator, model: nn.Module, average: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Close the trackers; the weights to keep, whole: averaged where an average was kept. All processes call this."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    return {name: whole(tensor.detach()) for name, tensor in (model.state_dict() | average).items()}
 
 
 def claim_run(run: Path, recipe: Settings) -> None:
