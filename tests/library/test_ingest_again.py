@@ -247,6 +247,22 @@ def test_a_list_names_clips_that_a_folder_gave(tmp_path, good_video):
     assert {tuple(row["labels"]) for row in rows(tmp_path / "L2")} == {("dog",)}, "of two lines of a list the first"
 
 
+def test_every_window_has_the_labels_and_the_split_that_the_list_gives_it(tmp_path, good_video):
+    library, folder, table = tmp_path / "L", tmp_path / "v", tmp_path / "l.csv"
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes(good_video.read_bytes())
+    ingest(folder, library, TINY, workers=1)
+    for labels, splits in ((["cat", "dog"], ["test", "train"]), (["dog", "cat"], ["train", "test"])):
+        lines = [f"v/a.mp4,{labels[i]},{splits[i]},{0.655 * i},{0.655 * (i + 1)}\n" for i in (0, 1)]
+        table.write_text("path,label,split,start_s,end_s\n" + "".join(lines))
+        for relabelled in (2, 0):
+            assert ingest(table, library, TINY, workers=1).clips_relabelled == relabelled
+        os.utime(folder / "a.mp4", ns=(7, 7))  # looked at again by the folder, which says nothing about labels
+        ingest(folder, library, TINY, workers=1)
+        found = sorted((row["start_s"], row["labels"], row["split"]) for row in rows(library))
+        assert found == [(0.0, labels[:1], splits[0]), (0.655, labels[1:], splits[1])]
+
+
 def test_a_changed_window_of_a_named_item_is_read(tmp_path, good_video):
     table = tmp_path / "l.csv"
     (tmp_path / "a.mp4").write_bytes(good_video.read_bytes())

@@ -137,9 +137,11 @@ class _Run:
         self.library, self.report, self.on_progress = library, report, on_progress
         self.origin, self.relabel, self.total = as_text(listing.source), listing.labelled, len(listing.items)
         self.listed = {item.key for item in listing.items}
-        self.known = library.known_items()
+        self.known, clips = library.known_items(), library.known_clips()
         self.rejected = {reject.item: reject for reject in library.rejects()}
-        self.owner = library.owners()  # clip_id → item
+        self.owner = {clip_id: item for clip_id, (item, _, _) in clips.items()}
+        # labels and split, of each clip: a list may name single windows of a file
+        self.said = {clip_id: (labels, split) for clip_id, (_, labels, split) in clips.items()}
         self.clips_of: dict[str, list[str]] = defaultdict(list)
         for clip_id, item in self.owner.items():
             self.clips_of[item].append(clip_id)
@@ -200,18 +202,23 @@ class _Run:
 
     def _renew(self, item: Item, known: KnownItem, clip_ids: list[str]) -> None:
         """What is new about clips that need no decoding: labels, split, their file and its time."""
-        labels, split = (item.labels, item.split) if self.relabel else (known.labels, known.split)
         _, changed = stamp_of(*item.files)
-        row = {"labels": labels, "split": split, "source": item.source, "file_mtime_ns": changed}
-        self._update(clip_ids, known, row | {"item": item.key, "item_windows": known.windows, "origin": known.origin})
+        row = {"source": item.source, "file_mtime_ns": changed}
+        row |= {"item": item.key, "item_windows": known.windows, "origin": known.origin}
+        for clip_id in clip_ids:
+            self._update(clip_id, item, known, row)
 
-    def _update(self, clip_ids: list[str], known: KnownItem, row: dict[str, Any]) -> None:
-        before = {"labels": known.labels, "split": known.split, "source": known.source, "origin": known.origin}
-        if all(row[name] == value for name, value in before.items()) and row["file_mtime_ns"] == known.stamp[1]:
+    def _update(self, clip_id: str, item: Item, known: KnownItem, row: dict[str, Any]) -> None:
+        before = self.said.get(clip_id)
+        if before is None:  # it was read in this run
             return
-        self.renewed |= {clip_id: {"clip_id": clip_id, **row} for clip_id in clip_ids}
-        if (row["labels"], row["split"]) != (known.labels, known.split):
-            self.report.clips_relabelled += len(clip_ids)
+        said = (item.labels, item.split) if self.relabel else before
+        stays = (row["source"], row["file_mtime_ns"], row["origin"]) == (known.source, known.stamp[1], known.origin)
+        if said == before and stays:
+            return
+        self.renewed[clip_id] = {"clip_id": clip_id, "labels": said[0], "split": said[1], **row}
+        self.said[clip_id] = said
+        self.report.clips_relabelled += said != before
 
     def _share(self, item: Item, clip_id: str, owner: str, windows: int) -> bool:
         """A clip of a content that another item gave: whether it is this item's now, the other's file being gone.
@@ -222,17 +229,15 @@ class _Run:
         if known is None or owner in self.listed:
             return False
         gone = not any(files_of(known.source))
-        row = {"labels": known.labels, "split": known.split, "source": known.source, "file_mtime_ns": known.stamp[1]}
+        row = {"source": known.source, "file_mtime_ns": known.stamp[1]}
         row |= {"item": owner, "item_windows": known.windows, "origin": known.origin}
-        if self.relabel:
-            row |= {"labels": item.labels, "split": item.split}
         if gone:
             row |= {"source": item.source, "file_mtime_ns": stamp_of(*item.files)[1]}
             row |= {"item": item.key, "item_windows": windows, "origin": self.origin}
             self.clips_of[owner].remove(clip_id)
             self.clips_of[item.key].append(clip_id)
             self.owner[clip_id] = item.key
-        self._update([clip_id], known, row)
+        self._update(clip_id, item, known, row)
         return gone
 
     def read(
@@ -334,6 +339,8 @@ class _Run:
         gone = set(clip_ids)
         self.clips_of[key] = [clip_id for clip_id in self.clips_of[key] if clip_id not in gone]
         self.stale.extend(clip_ids)
+        for clip_id in clip_ids:
+            self.said.pop(clip_id, None)
         self._release(clip_ids)
 
     def _release(self, clip_ids: list[str]) -> None:

@@ -72,8 +72,6 @@ class KnownItem:
     clips: int
     windows: int
     stamp: tuple[int, int]  # of the file: size, modification time
-    labels: tuple[str, ...]
-    split: str
     source: str
     origin: str
 
@@ -263,18 +261,20 @@ class Library:
 
     def known_items(self) -> dict[str, KnownItem]:
         """Everything that gave clips, by `Item.key`."""
-        columns = ["item", "item_windows", "file_size", "file_mtime_ns", "labels", "split", "source", "origin"]
+        columns = ["item", "item_windows", "file_size", "file_mtime_ns", "source", "origin"]
         table = self._clips.to_table(columns=columns)
         known: dict[str, KnownItem] = {}
-        for item, windows, size, mtime, labels, *rest in zip(*(table[c].to_pylist() for c in columns), strict=True):
+        for item, windows, size, mtime, *rest in zip(*(table[c].to_pylist() for c in columns), strict=True):
             clips = known[item].clips + 1 if item in known else 1
-            known[item] = KnownItem(clips, windows, (size, mtime), tuple(labels), *rest)
+            known[item] = KnownItem(clips, windows, (size, mtime), *rest)
         return known
 
-    def owners(self) -> dict[str, str]:
-        """clip_id → `Item.key` of the item that gave it."""
-        table = self._clips.to_table(columns=["clip_id", "item"])
-        return dict(zip(table["clip_id"].to_pylist(), table["item"].to_pylist(), strict=True))
+    def known_clips(self) -> dict[str, tuple[str, tuple[str, ...], str]]:
+        """Every clip, by its id: `Item.key` of the item that gave it, its labels and its split."""
+        columns = ["clip_id", "item", "labels", "split"]
+        table = self._clips.to_table(columns=columns)
+        rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+        return {clip_id: (item, tuple(labels), split) for clip_id, item, labels, split in rows}
 
     def all_ids(self) -> list[str]:
         """Ids of all clips, whatever their status, in the table's order: entry i is row i of `take`."""
