@@ -339,6 +339,21 @@ def test_a_pipe_is_no_source_and_a_source_has_one_name(tmp_path, good_video):
     assert read_source(folder / ".." / "v") == read_source(folder)
 
 
+def test_a_source_reached_from_elsewhere_is_the_same_source(tmp_path, good_video, monkeypatch):
+    media = tmp_path / "v"
+    (media / "sub").mkdir(parents=True)
+    shutil.copy(good_video, media / f"{ID}_000030.mp4")
+    (tmp_path / "vgg.csv").write_text(f"{ID},30,dog,test\n")
+    for source, files in ((media, None), (tmp_path / "vgg.csv", media)):
+        library = tmp_path / f"L{source.name}"
+        for place in (tmp_path, media, media / "sub"):
+            monkeypatch.chdir(place)
+            found = [None if path is None else Path(os.path.relpath(path)) for path in (source, files)]
+            report = ingest(read_source(found[0], media=found[1]), library, TINY, workers=1)
+            assert (report.clips_added + report.clips_present, report.duplicates) == (2, 0)
+        assert len(read_records(library)) == 1
+
+
 def test_a_split_that_is_no_text_is_refused(tmp_path, good_video):
     with pytest.raises(ConfigError, match="--split"):
         read_source(good_video, split=os.fsdecode(b"\xff"))

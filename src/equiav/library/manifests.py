@@ -39,7 +39,7 @@ def read_source(
         )
     if media and not media.is_dir():
         raise ConfigError(f"{media}: no such folder; --media is the folder of the files that the list names")
-    kind, root = source.suffix.lower(), media or source.parent
+    kind, root = source.suffix.lower(), _plain(media) if media else source.parent
     segments = kind == ".csv" and is_segment_list(source)
     if segments or kind == ".json":
         label_map = label_map or next((path for path in [source.with_name(LABEL_MAP)] if path.is_file()), None)
@@ -57,9 +57,11 @@ def read_source(
 
 
 def _plain(source: Path) -> Path:
-    """The path without `..`: the same source has one name, however it is reached."""
-    plain = Path(os.path.normpath(source))
+    """The path without `..`: the same source has one name, however it is reached, and from wherever."""
+    if ".." not in source.parts:
+        return source
     try:
+        plain = Path(os.path.normpath(source.absolute()))
         return plain if plain.samefile(source) else source
     except (OSError, ValueError):
         return source
