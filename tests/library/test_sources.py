@@ -281,6 +281,23 @@ def test_a_wrong_jsonl_names_its_line(tmp_path, text, message):
         read_source(tmp_path / "t.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("metadata.csv", "file_name,text,label\na.mp4,a dog,dog\nb.mp4,a man, walking,man\n", "line 3: more fields"),
+        ("t.csv", "path,label\na.mp4,dog,bark\n", "line 2: more fields than the header"),
+        ("metadata.csv", "file_name,label,label\na.mp4,dog,bark\n", "two columns are called label"),
+        ("t.csv", "path,label,label\na.mp4,dog,bark\n", "two columns are called label"),
+    ],
+)
+def test_a_csv_in_which_a_column_cannot_be_told_is_named(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_source(tmp_path if name == "metadata.csv" else tmp_path / name)
+    (tmp_path / "metadata.csv").write_text("file_name,text,text,label\na.mp4,a dog,it barks,dog\n")
+    assert read_source(tmp_path).items[0].labels == ("dog",), "columns that are not read may be called anything"
+
+
 def test_an_id_keeps_its_item_when_the_file_is_moved(tmp_path):
     keys = []
     for name in ("a.mp4", "moved.mp4"):
