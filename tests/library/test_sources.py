@@ -80,6 +80,16 @@ def test_a_segment_is_found_under_the_names_that_downloaders_give(tmp_path, name
     assert (item.start_s, item.end_s) == (window or (None, None))
 
 
+@pytest.mark.parametrize("name", [f"{ID}_30.000_40.000.mp4", f"{ID}.MP4"])
+def test_a_segments_video_comes_before_its_sound_however_they_are_called(tmp_path, name):
+    for path in (name, f"{ID}_000030.wav", f"{ID}.m4a"):
+        (tmp_path / path).touch()
+    (tmp_path / "vgg.csv").write_text(f"{ID},30,dog,test\n")
+    assert read_source(tmp_path / "vgg.csv").items[0].path == tmp_path / name
+    (tmp_path / name).unlink()
+    assert read_source(tmp_path / "vgg.csv").items[0].path == tmp_path / f"{ID}_000030.wav"
+
+
 def test_a_file_named_by_its_id_alone_is_the_recording_or_the_window_cut_out_of_it(tmp_path):
     item = Item(tmp_path / "x.mp4", start_s=30.0, end_s=40.0, maybe_cut=True)
     assert (item.within(10.04).start_s, item.within(10.04).end_s) == (None, None)
