@@ -119,6 +119,18 @@ def test_audiosets_list_has_several_labels_by_name_and_its_split_is_what_we_say(
         read_source(tmp_path / "eval.csv")
 
 
+def test_vggsounds_labels_are_names_and_need_no_map_of_mids(tmp_path):
+    (tmp_path / "vgg.csv").write_text(f'{ID},30,"race car, auto racing",test\n{ID},90,people marching,\n')
+    (tmp_path / "class_labels_indices.csv").write_text("index,mid,display_name\n0,/m/09x0r,Speech\n")
+    items = read_source(tmp_path / "vgg.csv", split="dev").items
+    assert [(item.labels, item.split) for item in items] == [
+        (("race car, auto racing",), "test"),
+        (("people marching",), "dev"),
+    ]
+    with pytest.raises(ConfigError, match="'race car, auto racing' is not in the label map"):
+        read_source(tmp_path / "vgg.csv", label_map=tmp_path / "class_labels_indices.csv")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from equiav.errors import ConfigError
 from equiav.library.items import MEDIA, PICTURES, SOUNDS, VIDEOS, Item, is_file, merge
@@ -42,17 +42,17 @@ def read_label_map(path: Path) -> dict[str, str]:
     return names
 
 
-def is_segment_list(source: Path) -> bool:
-    """Whether a CSV is AudioSet's (comments, then id, start, end, labels) or VGGSound's (id, start, label, split)."""
+def segment_list(source: Path) -> Literal["AudioSet", "VGGSound"] | None:
+    """Whose list a CSV is: AudioSet's (comments, then id, start, end, labels), VGGSound's (id, start, label, split)."""
     try:
         with source.open(encoding="utf-8-sig", errors="replace") as file:
             lines = [file.readline(1000) for _ in range(3)]
     except OSError:
-        return False
+        return None
+    if any(line.startswith("#") and "YTID" in line for line in lines):
+        return "AudioSet"
     fields = next(csv.reader(lines[:1], skipinitialspace=True), [])
-    return any(line.startswith("#") and "YTID" in line for line in lines) or (
-        len(fields) == 4 and YOUTUBE_ID.fullmatch(fields[0]) is not None and fields[1].isdigit()
-    )
+    return "VGGSound" if len(fields) == 4 and YOUTUBE_ID.fullmatch(fields[0]) and fields[1].isdigit() else None
 
 
 def read_segments(source: Path, media: Path, found: Sequence[Path], names: Mapping[str, str], split: str) -> list[Item]:
@@ -105,8 +105,8 @@ def _segments(source: Path, names: Mapping[str, str], split: str) -> Iterator[_S
                 raise ConfigError(f"{where}: {row[1]!r}, {row[2]!r} are no seconds") from None
             if not 0 <= start_s < end_s < float("inf"):
                 raise ConfigError(f"{where}: window {start_s}–{end_s} s is empty or negative")
-            labels = row[3].split(",") if audioset else [row[2]]
-            yield _Segment(row[0], start_s, end_s, _named(labels, names, where), split if audioset else row[3].strip())
+            labels, said = (row[3].split(","), split) if audioset else ([row[2]], row[3].strip() or split)
+            yield _Segment(row[0], start_s, end_s, _named(labels, names, where), said)
     except csv.Error as error:
         raise ConfigError(f"{source}, line {rows.line_num}: {error}") from None
 
