@@ -434,6 +434,9 @@ def test_records_of_hidden_sources_count_and_a_damaged_one_is_named(tmp_path, go
     ingest(tmp_path / ".a.mp4", tmp_path / "L", TINY, workers=1)
     assert len(read_records(tmp_path / "L")) == 1
     (path,) = (tmp_path / "L" / "sources").iterdir()
-    path.write_text("{")
-    with pytest.raises(LibraryError, match="is damaged"):
-        read_records(tmp_path / "L")
+    whole = json.loads(path.read_text())
+    bad = ["{", "", "\0" * 9, "[]", "null", "{}", json.dumps(whole | {"duplicates": None})]
+    for text in [*bad, json.dumps(whole | {"coverage": [{"found": 1}]})]:
+        path.write_text(text)
+        with pytest.raises(LibraryError, match="is damaged"):
+            read_records(tmp_path / "L")
