@@ -345,6 +345,23 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, film):
     assert rows(tmp_path / "L") == rows(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("damage", ["gone", "empty", "zeros", "cut"])
+def test_a_damaged_library_is_said_to_be_one(tmp_path, good_video, damage):
+    ingest(good_video, tmp_path / "L", TINY, workers=1)
+    (data,) = (tmp_path / "L" / "clips.lance" / "data").iterdir()
+    whole = data.read_bytes()
+    data.write_bytes({"gone": b"", "empty": b"", "zeros": bytes(len(whole)), "cut": whole[:200]}[damage])
+    if damage == "gone":
+        data.unlink()
+    library = Library(tmp_path / "L")
+    looks = (library.clips, library.all_ids, library.known_items, library.positions, lambda: library.take([0]))
+    for look in (*looks, library.count, lambda: ingest(good_video, tmp_path / "L", TINY, workers=1)):
+        with pytest.raises(LibraryError, match=r"clips\.lance is no readable table"):
+            look()
+    with pytest.raises(LibraryError, match="cannot be written"):
+        library.remove(["x"])
+
+
 def test_one_writer_at_a_time(tmp_path, good_video):
     library = Library.create(tmp_path / "L", TINY)
     with library.locked(), pytest.raises(LibraryError, match="another process is writing"):
