@@ -162,7 +162,9 @@ class _Run:
             raise ConfigError(
                 f"{listing.source}: not one of its {len(items)} files can be found; is a drive missing? Not pruned"
             )
-        shut = tuple(f"{item.source}{os.sep}" for item in items if is_folder(item.path))  # that cannot be listed
+        # what cannot be looked into now, a folder or a tar, may hold them still
+        shut = tuple(f"{item.source}{os.sep}" for item in items if is_folder(item.path))
+        shut += tuple(item.source for item in items if item.members and item.fault and item.fault[0] in TRANSIENT)
         gone = [
             key
             for key, known in self.known.items()
