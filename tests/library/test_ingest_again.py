@@ -167,6 +167,36 @@ def test_pruning_drops_what_its_source_gave_and_has_no_more(tmp_path, good_video
     assert {Path(reject.path).parent.name for reject in Library(tmp_path / "L").rejects()} == {"b"}
 
 
+def test_pruning_after_a_file_was_renamed_keeps_its_clips_and_their_labels(tmp_path, good_video):
+    folder, table = tmp_path / "v", tmp_path / "l.csv"
+    folder.mkdir()
+    for name in ("a", "b"):  # bytes behind the end change the content's hash alone
+        (folder / f"{name}.mp4").write_bytes(good_video.read_bytes() + name.encode())
+    ingest(folder, tmp_path / "L", TINY, workers=1)
+    table.write_text("path,label,split\nv/a.mp4,dog,test\nv/b.mp4,cat,test\n")
+    ingest(table, tmp_path / "L", TINY, workers=1)
+    before = rows(tmp_path / "L")
+    (folder / "a.mp4").rename(folder / "c.mp4")
+    said = []
+    again = {"workers": 1, "prune": True, "on_prune": lambda clips, files: said.append((clips, files))}
+    report = ingest(folder, tmp_path / "L", TINY, **again)
+    assert (said, report.clips_dropped, report.clips_added, report.clips_present) == ([], 0, 0, 4)
+    new = {str(folder / "a.mp4"): str(folder / "c.mp4")}
+    kept = [{**row, "source": new.get(row["source"], row["source"]), "item": ""} for row in before]
+    assert [{**row, "item": ""} for row in rows(tmp_path / "L")] == kept
+
+
+def test_a_copy_gives_what_pruning_dropped(tmp_path, good_video):
+    table = tmp_path / "l.csv"
+    for name in "ab":
+        (tmp_path / f"{name}.mp4").write_bytes(good_video.read_bytes())
+    for names, prune in (("ab", False), ("b", True)):
+        table.write_text("path,label\n" + "".join(f"{name}.mp4,{name}\n" for name in names))
+        report = ingest(table, tmp_path / "L", TINY, workers=1, prune=prune)
+        assert (report.clips_added, report.duplicates) == (2, 2 if names == "ab" else 0)
+    assert [(Path(row["source"]).name, row["labels"]) for row in rows(tmp_path / "L")] == [("b.mp4", ["b"])] * 2
+
+
 def test_nothing_is_pruned_when_the_source_itself_is_away(tmp_path, good_video):
     (tmp_path / "drive").mkdir()
     (tmp_path / "drive" / "v.mp4").write_bytes(good_video.read_bytes())

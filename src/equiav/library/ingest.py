@@ -87,12 +87,14 @@ def ingest(
     report = IngestReport(files=len({item.path for item in listing.items}), ignored=listing.ignored)
     with library.locked():
         run = _Run(library, report, listing, on_progress)
-        if prune:
-            run.prune(listing, on_prune)
+        gone = run.gone(listing) if prune else []
         todo = run.sort_out(listing.items)
         try:
             with _pool(workers, ray) as pool:
                 run.read(todo, features, pool)
+                if prune:  # only now: a renamed file has taken its clips over; a copy may have to give what was dropped
+                    run.drop(gone, on_prune)
+                    run.read([], features, pool)
         finally:
             # also when interrupted: what is read is kept
             run.commit()
@@ -154,8 +156,12 @@ class _Run:
         self.finished: list[tuple[str, Reject | None]] = []
         self.committed_at, self.done = time.monotonic(), 0
 
-    def prune(self, listing: Listing, on_prune: Callable[[int, int], None] | None) -> None:
-        """Drop the clips and rejects of this source whose item is not listed, or whose file is gone."""
+    def gone(self, listing: Listing) -> list[str]:
+        """The items that this source gave and that are not listed any more, or whose file is gone.
+
+        Raises:
+            ConfigError: not one file of the source is there.
+        """
         items = listing.items
         there = {item.key for item in items if stamp_of(*item.files) != NO_FILE}
         if not there:
@@ -165,11 +171,15 @@ class _Run:
         # what cannot be looked into now, a folder or a tar, may hold them still
         shut = tuple(f"{item.source}{os.sep}" for item in items if is_folder(item.path))
         shut += tuple(item.source for item in items if item.members and item.fault and item.fault[0] in TRANSIENT)
-        gone = [
+        return [
             key
             for key, known in self.known.items()
             if known.origin == self.origin and key not in there and not known.source.startswith(shut)
         ]
+
+    def drop(self, gone: list[str], on_prune: Callable[[int, int], None] | None) -> None:
+        """Drop the clips of these items, and the rejects of this source that it does not list."""
+        gone = [key for key in gone if self.clips_of[key]]
         clips = sum(len(self.clips_of[key]) for key in gone)
         if clips and on_prune:
             on_prune(clips, len(gone))
