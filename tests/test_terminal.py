@@ -28,3 +28,8 @@ def test_without_a_terminal_there_are_plain_lines(monkeypatch):
     text = shown(monkeypatch, force_terminal=False)
     assert text.startswith("training: 3/10 loss 2.43")
     assert "\x1b" not in text
+
+
+def test_names_and_labels_are_shown_as_they_are(capsys):
+    terminal.out.print("videos/12:100:30.mp4 :dog:")
+    assert capsys.readouterr().out == "videos/12:100:30.mp4 :dog:\n"

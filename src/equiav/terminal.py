@@ -19,8 +19,9 @@ from rich.text import Text
 
 # of processes started together (torchrun, accelerate launch) the first one speaks
 IS_MAIN = os.environ.get("RANK", "0") == "0"
-err = Console(stderr=True, quiet=not IS_MAIN)
-out = Console()
+# `:dog:` in a name or a label stays what it is
+err = Console(stderr=True, quiet=not IS_MAIN, emoji=False)
+out = Console(emoji=False)
 
 
 def print_json(value: Any) -> None:

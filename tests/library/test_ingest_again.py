@@ -183,6 +183,36 @@ def test_pruning_drops_what_its_source_gave_and_has_no_more(tmp_path, good_video
     assert {Path(reject.path).parent.name for reject in Library(tmp_path / "L").rejects()} == {"b"}
 
 
+def test_pruning_after_a_file_was_renamed_keeps_its_clips_and_their_labels(tmp_path, good_video):
+    folder, table = tmp_path / "v", tmp_path / "l.csv"
+    folder.mkdir()
+    for name in ("a", "b"):  # bytes behind the end change the content's hash alone
+        (folder / f"{name}.mp4").write_bytes(good_video.read_bytes() + name.encode())
+    ingest(folder, tmp_path / "L", TINY, workers=1)
+    table.write_text("path,label,split\nv/a.mp4,dog,test\nv/b.mp4,cat,test\n")
+    ingest(table, tmp_path / "L", TINY, workers=1)
+    before = rows(tmp_path / "L")
+    (folder / "a.mp4").rename(folder / "c.mp4")
+    said = []
+    again = {"workers": 1, "prune": True, "on_prune": lambda clips, files: said.append((clips, files))}
+    report = ingest(folder, tmp_path / "L", TINY, **again)
+    assert (said, report.clips_dropped, report.clips_added, report.clips_present) == ([], 0, 0, 4)
+    new = {str(folder / "a.mp4"): str(folder / "c.mp4")}
+    kept = [{**row, "source": new.get(row["source"], row["source"]), "item": ""} for row in before]
+    assert [{**row, "item": ""} for row in rows(tmp_path / "L")] == kept
+
+
+def test_a_copy_gives_what_pruning_dropped(tmp_path, good_video):
+    table = tmp_path / "l.csv"
+    for name in "ab":
+        (tmp_path / f"{name}.mp4").write_bytes(good_video.read_bytes())
+    for names, prune in (("ab", False), ("b", True)):
+        table.write_text("path,label\n" + "".join(f"{name}.mp4,{name}\n" for name in names))
+        report = ingest(table, tmp_path / "L", TINY, workers=1, prune=prune)
+        assert (report.clips_added, report.duplicates) == (2, 2 if names == "ab" else 0)
+    assert [(Path(row["source"]).name, row["labels"]) for row in rows(tmp_path / "L")] == [("b.mp4", ["b"])] * 2
+
+
 def test_nothing_is_pruned_when_the_source_itself_is_away(tmp_path, good_video):
     (tmp_path / "drive").mkdir()
     (tmp_path / "drive" / "v.mp4").write_bytes(good_video.read_bytes())
@@ -261,6 +291,22 @@ def test_a_list_names_clips_that_a_folder_gave(tmp_path, good_video):
     table.write_text("path,label,split,id\nv/a.mp4,dog,test,one\nv/a.mp4,cow,train,two\n")
     ingest(table, tmp_path / "L2", TINY, workers=1)
     assert {tuple(row["labels"]) for row in rows(tmp_path / "L2")} == {("dog",)}, "of two lines of a list the first"
+
+
+def test_every_window_has_the_labels_and_the_split_that_the_list_gives_it(tmp_path, good_video):
+    library, folder, table = tmp_path / "L", tmp_path / "v", tmp_path / "l.csv"
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes(good_video.read_bytes())
+    ingest(folder, library, TINY, workers=1)
+    for labels, splits in ((["cat", "dog"], ["test", "train"]), (["dog", "cat"], ["train", "test"])):
+        lines = [f"v/a.mp4,{labels[i]},{splits[i]},{0.655 * i},{0.655 * (i + 1)}\n" for i in (0, 1)]
+        table.write_text("path,label,split,start_s,end_s\n" + "".join(lines))
+        for relabelled in (2, 0):
+            assert ingest(table, library, TINY, workers=1).clips_relabelled == relabelled
+        os.utime(folder / "a.mp4", ns=(7, 7))  # looked at again by the folder, which says nothing about labels
+        ingest(folder, library, TINY, workers=1)
+        found = sorted((row["start_s"], row["labels"], row["split"]) for row in rows(library))
+        assert found == [(0.0, labels[:1], splits[0]), (0.655, labels[1:], splits[1])]
 
 
 def test_a_changed_window_of_a_named_item_is_read(tmp_path, good_video):
@@ -374,6 +420,23 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, film):
     ingest(film, tmp_path / "L", TINY, workers=1)
     ingest(film, tmp_path / "whole", TINY, workers=1)
     assert rows(tmp_path / "L") == rows(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "zeros", "cut"])
+def test_a_damaged_library_is_said_to_be_one(tmp_path, good_video, damage):
+    ingest(good_video, tmp_path / "L", TINY, workers=1)
+    (data,) = (tmp_path / "L" / "clips.lance" / "data").iterdir()
+    whole = data.read_bytes()
+    data.write_bytes({"gone": b"", "empty": b"", "zeros": bytes(len(whole)), "cut": whole[:200]}[damage])
+    if damage == "gone":
+        data.unlink()
+    library = Library(tmp_path / "L")
+    looks = (library.clips, library.all_ids, library.known_items, library.positions, lambda: library.take([0]))
+    for look in (*looks, library.count, lambda: ingest(good_video, tmp_path / "L", TINY, workers=1)):
+        with pytest.raises(LibraryError, match=r"clips\.lance is no readable table"):
+            look()
+    with pytest.raises(LibraryError, match="cannot be written"):
+        library.remove(["x"])
 
 
 def test_one_writer_at_a_time(tmp_path, good_video):

@@ -152,3 +152,25 @@ def test_a_tar_of_headers_without_end_is_damaged_and_no_crash(tmp_path):
     (tmp_path / "deep.tar").write_bytes((header.tobuf() + b"a\0".ljust(512, b"\0")) * 5000)
     report = ingest(tmp_path / "deep.tar", tmp_path / "L", TINY, workers=1)
     assert [reject.reason for reject in report.rejects] == ["corrupt"]
+
+
+def test_pruning_keeps_the_clips_of_a_tar_that_cannot_be_read_now(tmp_path, good_video, monkeypatch):
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for number in (0, 1):  # bytes behind the end change the content's hash alone
+        pack(shards / f"{number}.tar", [("a.mp4", good_video.read_bytes() + bytes([number]))])
+    ingest(shards, tmp_path / "L", TINY, workers=1)
+    whole = tarfile.open
+
+    def locked(path, *given):
+        if path.name == "0.tar":
+            raise PermissionError(13, "Permission denied")
+        return whole(path, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile, "open", locked)
+        report = ingest(shards, tmp_path / "L", TINY, workers=1, prune=True)
+    assert ([reject.reason for reject in report.rejects], report.clips_dropped) == (["unreadable"], 0)
+    assert Library(tmp_path / "L").count() == 4
+    (shards / "0.tar").unlink()
+    assert ingest(shards, tmp_path / "L", TINY, workers=1, prune=True).clips_dropped == 2

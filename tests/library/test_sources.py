@@ -80,6 +80,16 @@ def test_a_segment_is_found_under_the_names_that_downloaders_give(tmp_path, name
     assert (item.start_s, item.end_s) == (window or (None, None))
 
 
+@pytest.mark.parametrize("name", [f"{ID}_30.000_40.000.mp4", f"{ID}.MP4"])
+def test_a_segments_video_comes_before_its_sound_however_they_are_called(tmp_path, name):
+    for path in (name, f"{ID}_000030.wav", f"{ID}.m4a"):
+        (tmp_path / path).touch()
+    (tmp_path / "vgg.csv").write_text(f"{ID},30,dog,test\n")
+    assert read_source(tmp_path / "vgg.csv").items[0].path == tmp_path / name
+    (tmp_path / name).unlink()
+    assert read_source(tmp_path / "vgg.csv").items[0].path == tmp_path / f"{ID}_000030.wav"
+
+
 def test_a_file_named_by_its_id_alone_is_the_recording_or_the_window_cut_out_of_it(tmp_path):
     item = Item(tmp_path / "x.mp4", start_s=30.0, end_s=40.0, maybe_cut=True)
     assert (item.within(10.04).start_s, item.within(10.04).end_s) == (None, None)
@@ -107,6 +117,18 @@ def test_audiosets_list_has_several_labels_by_name_and_its_split_is_what_we_say(
     names.write_text(f"index,mid,display_name\n0,/m/09x0r,{'x' * 200_000}\n")
     with pytest.raises(ConfigError, match="line 1: field larger than field limit"):
         read_source(tmp_path / "eval.csv")
+
+
+def test_vggsounds_labels_are_names_and_need_no_map_of_mids(tmp_path):
+    (tmp_path / "vgg.csv").write_text(f'{ID},30,"race car, auto racing",test\n{ID},90,people marching,\n')
+    (tmp_path / "class_labels_indices.csv").write_text("index,mid,display_name\n0,/m/09x0r,Speech\n")
+    items = read_source(tmp_path / "vgg.csv", split="dev").items
+    assert [(item.labels, item.split) for item in items] == [
+        (("race car, auto racing",), "test"),
+        (("people marching",), "dev"),
+    ]
+    with pytest.raises(ConfigError, match="'race car, auto racing' is not in the label map"):
+        read_source(tmp_path / "vgg.csv", label_map=tmp_path / "class_labels_indices.csv")
 
 
 @pytest.mark.parametrize(
@@ -281,6 +303,23 @@ def test_a_wrong_jsonl_names_its_line(tmp_path, text, message):
         read_source(tmp_path / "t.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("metadata.csv", "file_name,text,label\na.mp4,a dog,dog\nb.mp4,a man, walking,man\n", "line 3: more fields"),
+        ("t.csv", "path,label\na.mp4,dog,bark\n", "line 2: more fields than the header"),
+        ("metadata.csv", "file_name,label,label\na.mp4,dog,bark\n", "two columns are called label"),
+        ("t.csv", "path,label,label\na.mp4,dog,bark\n", "two columns are called label"),
+    ],
+)
+def test_a_csv_in_which_a_column_cannot_be_told_is_named(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_source(tmp_path if name == "metadata.csv" else tmp_path / name)
+    (tmp_path / "metadata.csv").write_text("file_name,text,text,label\na.mp4,a dog,it barks,dog\n")
+    assert read_source(tmp_path).items[0].labels == ("dog",), "columns that are not read may be called anything"
+
+
 def test_an_id_keeps_its_item_when_the_file_is_moved(tmp_path):
     keys = []
     for name in ("a.mp4", "moved.mp4"):
@@ -339,6 +378,21 @@ def test_a_pipe_is_no_source_and_a_source_has_one_name(tmp_path, good_video):
     assert read_source(folder / ".." / "v") == read_source(folder)
 
 
+def test_a_source_reached_from_elsewhere_is_the_same_source(tmp_path, good_video, monkeypatch):
+    media = tmp_path / "v"
+    (media / "sub").mkdir(parents=True)
+    shutil.copy(good_video, media / f"{ID}_000030.mp4")
+    (tmp_path / "vgg.csv").write_text(f"{ID},30,dog,test\n")
+    for source, files in ((media, None), (tmp_path / "vgg.csv", media)):
+        library = tmp_path / f"L{source.name}"
+        for place in (tmp_path, media, media / "sub"):
+            monkeypatch.chdir(place)
+            found = [None if path is None else Path(os.path.relpath(path)) for path in (source, files)]
+            report = ingest(read_source(found[0], media=found[1]), library, TINY, workers=1)
+            assert (report.clips_added + report.clips_present, report.duplicates) == (2, 0)
+        assert len(read_records(library)) == 1
+
+
 def test_a_split_that_is_no_text_is_refused(tmp_path, good_video):
     with pytest.raises(ConfigError, match="--split"):
         read_source(good_video, split=os.fsdecode(b"\xff"))
@@ -380,6 +434,9 @@ def test_records_of_hidden_sources_count_and_a_damaged_one_is_named(tmp_path, go
     ingest(tmp_path / ".a.mp4", tmp_path / "L", TINY, workers=1)
     assert len(read_records(tmp_path / "L")) == 1
     (path,) = (tmp_path / "L" / "sources").iterdir()
-    path.write_text("{")
-    with pytest.raises(LibraryError, match="is damaged"):
-        read_records(tmp_path / "L")
+    whole = json.loads(path.read_text())
+    bad = ["{", "", "\0" * 9, "[]", "null", "{}", json.dumps(whole | {"duplicates": None})]
+    for text in [*bad, json.dumps(whole | {"coverage": [{"found": 1}]})]:
+        path.write_text(text)
+        with pytest.raises(LibraryError, match="is damaged"):
+            read_records(tmp_path / "L")

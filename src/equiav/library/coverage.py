@@ -11,7 +11,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,10 @@ def read_records(library: Path) -> Sequence[dict[str, Any]]:
     records = []
     for path in sorted((library / "sources").glob("[!.]*.json")):
         try:
-            records.append(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise LibraryError(f"{path} is damaged ({error}); ingest its source again, or remove it") from None
+            record = json.loads(path.read_text(encoding="utf-8"))
+            record |= {"source": str(record["source"]), "duplicates": int(record["duplicates"])}
+            record["coverage"] = [asdict(Coverage(**one)) for one in record["coverage"]]
+            records.append(record)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise LibraryError(f"{path} is damaged ({error!r}); ingest its source again, or remove it") from None
     return records

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from equiav.errors import ConfigError
 from equiav.library.items import MEDIA, PICTURES, SOUNDS, VIDEOS, Item, is_file, merge
@@ -42,17 +42,17 @@ def read_label_map(path: Path) -> dict[str, str]:
     return names
 
 
-def is_segment_list(source: Path) -> bool:
-    """Whether a CSV is AudioSet's (comments, then id, start, end, labels) or VGGSound's (id, start, label, split)."""
+def segment_list(source: Path) -> Literal["AudioSet", "VGGSound"] | None:
+    """Whose list a CSV is: AudioSet's (comments, then id, start, end, labels), VGGSound's (id, start, label, split)."""
     try:
         with source.open(encoding="utf-8-sig", errors="replace") as file:
             lines = [file.readline(1000) for _ in range(3)]
     except OSError:
-        return False
+        return None
+    if any(line.startswith("#") and "YTID" in line for line in lines):
+        return "AudioSet"
     fields = next(csv.reader(lines[:1], skipinitialspace=True), [])
-    return any(line.startswith("#") and "YTID" in line for line in lines) or (
-        len(fields) == 4 and YOUTUBE_ID.fullmatch(fields[0]) is not None and fields[1].isdigit()
-    )
+    return "VGGSound" if len(fields) == 4 and YOUTUBE_ID.fullmatch(fields[0]) and fields[1].isdigit() else None
 
 
 def read_segments(source: Path, media: Path, found: Sequence[Path], names: Mapping[str, str], split: str) -> list[Item]:
@@ -68,13 +68,13 @@ def read_segments(source: Path, media: Path, found: Sequence[Path], names: Mappi
     Raises:
         ConfigError: a wrong line, or a label that the map does not have.
     """
-    files: dict[str, Path] = {}
-    for path in sorted(found, key=lambda path: path.suffix.lower() in SOUNDS):  # a video before its sound alone
+    videos: dict[str, Path] = {}
+    sounds: dict[str, Path] = {}
+    for path in found:
         if path.suffix.lower() not in PICTURES:
-            files.setdefault(path.stem, path)
-    segments = _segments(source, names, split)
+            (sounds if path.suffix.lower() in SOUNDS else videos).setdefault(path.stem, path)
     root = media.absolute()
-    return merge(source, (_local(root, files, segment) for segment in segments))
+    return merge(source, (_local(root, (videos, sounds), segment) for segment in _segments(source, names, split)))
 
 
 @dataclass(frozen=True)
@@ -105,26 +105,31 @@ def _segments(source: Path, names: Mapping[str, str], split: str) -> Iterator[_S
                 raise ConfigError(f"{where}: {row[1]!r}, {row[2]!r} are no seconds") from None
             if not 0 <= start_s < end_s < float("inf"):
                 raise ConfigError(f"{where}: window {start_s}–{end_s} s is empty or negative")
-            labels = row[3].split(",") if audioset else [row[2]]
-            yield _Segment(row[0], start_s, end_s, _named(labels, names, where), split if audioset else row[3].strip())
+            labels, said = (row[3].split(","), split) if audioset else ([row[2]], row[3].strip() or split)
+            yield _Segment(row[0], start_s, end_s, _named(labels, names, where), said)
     except csv.Error as error:
         raise ConfigError(f"{source}, line {rows.line_num}: {error}") from None
 
 
-def _local(media: Path, files: Mapping[str, Path], segment: _Segment) -> Item:
-    """The file of a segment: one cut out of the recording, by its name, or one named by the id alone."""
+def _local(media: Path, kinds: Sequence[Mapping[str, Path]], segment: _Segment) -> Item:
+    """The file of a segment: one cut out of the recording, by its name, or one named by the id alone.
+
+    `kinds` are videos and sounds: a video comes before its sound alone, whatever each is called.
+    """
     name, start_s, end_s = segment.youtube_id, segment.start_s, segment.end_s
     listed = f"{media}#{name}@{start_s:g}"
     spans = [f"{start_s:06.0f}", f"{start_s:g}", f"{1000 * start_s:.0f}"]
     spans += [f"{start_s:{how}}_{end_s:{how}}" for how in ("g", ".0f", ".1f", ".3f", "06.0f")]
     spans += [f"{1000 * start_s:.0f}_{1000 * end_s:.0f}"]
     # AudioSet's own packs put a Y before the id, so that no name begins with a dash
-    for stem in (f"{prefix}{name}{mark}{span}" for prefix in ("", "Y") for span in spans for mark in "_-"):
-        if stem in files:
-            return Item(files[stem], segment.labels, segment.split, name=listed)
-    whole = files.get(name) or files.get(f"Y{name}")
-    if whole:
-        return Item(whole, segment.labels, segment.split, start_s, end_s, name=listed, maybe_cut=True)
+    stems = [f"{prefix}{name}{mark}{span}" for prefix in ("", "Y") for span in spans for mark in "_-"]
+    for files in kinds:
+        cut = next((files[stem] for stem in stems if stem in files), None)
+        if cut:
+            return Item(cut, segment.labels, segment.split, name=listed)
+        whole = files.get(name) or files.get(f"Y{name}")
+        if whole:
+            return Item(whole, segment.labels, segment.split, start_s, end_s, name=listed, maybe_cut=True)
     fault = ("missing", f"no file of {name} at {start_s:g} s in {media} (such as {name}_{spans[0]}.mp4 or {name}.mp4)")
     return Item(media / f"{name}_{spans[0]}", segment.labels, segment.split, name=listed, fault=fault)
 

@@ -87,12 +87,14 @@ def ingest(
     report = IngestReport(files=len({item.path for item in listing.items}), ignored=listing.ignored)
     with library.locked():
         run = _Run(library, report, listing, on_progress)
-        if prune:
-            run.prune(listing, on_prune)
+        gone = run.gone(listing) if prune else []
         todo = run.sort_out(listing.items)
         try:
             with _pool(workers, ray) as pool:
                 run.read(todo, features, pool)
+                if prune:  # only now: a renamed file has taken its clips over; a copy may have to give what was dropped
+                    run.drop(gone, on_prune)
+                    run.read([], features, pool)
         finally:
             # also when interrupted: what is read is kept
             run.commit()
@@ -137,9 +139,11 @@ class _Run:
         self.library, self.report, self.on_progress = library, report, on_progress
         self.origin, self.relabel, self.total = as_text(listing.source), listing.labelled, len(listing.items)
         self.listed = {item.key for item in listing.items}
-        self.known = library.known_items()
+        self.known, clips = library.known_items(), library.known_clips()
         self.rejected = {reject.item: reject for reject in library.rejects()}
-        self.owner = library.owners()  # clip_id → item
+        self.owner = {clip_id: item for clip_id, (item, _, _) in clips.items()}
+        # labels and split, of each clip: a list may name single windows of a file
+        self.said = {clip_id: (labels, split) for clip_id, (_, labels, split) in clips.items()}
         self.clips_of: dict[str, list[str]] = defaultdict(list)
         for clip_id, item in self.owner.items():
             self.clips_of[item].append(clip_id)
@@ -153,20 +157,30 @@ class _Run:
         self.finished: list[tuple[str, Reject | None]] = []
         self.committed_at, self.done = time.monotonic(), 0
 
-    def prune(self, listing: Listing, on_prune: Callable[[int, int], None] | None) -> None:
-        """Drop the clips and rejects of this source whose item is not listed, or whose file is gone."""
+    def gone(self, listing: Listing) -> list[str]:
+        """The items that this source gave and that are not listed any more, or whose file is gone.
+
+        Raises:
+            ConfigError: not one file of the source is there.
+        """
         items = listing.items
         there = {item.key for item in items if stamp_of(*item.files) != NO_FILE}
         if not there:
             raise ConfigError(
                 f"{listing.source}: not one of its {len(items)} files can be found; is a drive missing? Not pruned"
             )
-        shut = tuple(f"{item.source}{os.sep}" for item in items if is_folder(item.path))  # that cannot be listed
-        gone = [
+        # what cannot be looked into now, a folder or a tar, may hold them still
+        shut = tuple(f"{item.source}{os.sep}" for item in items if is_folder(item.path))
+        shut += tuple(item.source for item in items if item.members and item.fault and item.fault[0] in TRANSIENT)
+        return [
             key
             for key, known in self.known.items()
             if known.origin == self.origin and key not in there and not known.source.startswith(shut)
         ]
+
+    def drop(self, gone: list[str], on_prune: Callable[[int, int], None] | None) -> None:
+        """Drop the clips of these items, and the rejects of this source that it does not list."""
+        gone = [key for key in gone if self.clips_of[key]]
         clips = sum(len(self.clips_of[key]) for key in gone)
         if clips and on_prune:
             on_prune(clips, len(gone))
@@ -202,18 +216,23 @@ class _Run:
 
     def _renew(self, item: Item, known: KnownItem, clip_ids: list[str]) -> None:
         """What is new about clips that need no decoding: labels, split, their file and its time."""
-        labels, split = (item.labels, item.split) if self.relabel else (known.labels, known.split)
         _, changed = stamp_of(*item.files)
-        row = {"labels": labels, "split": split, "source": item.source, "file_mtime_ns": changed}
-        self._update(clip_ids, known, row | {"item": item.key, "item_windows": known.windows, "origin": known.origin})
+        row = {"source": item.source, "file_mtime_ns": changed}
+        row |= {"item": item.key, "item_windows": known.windows, "origin": known.origin}
+        for clip_id in clip_ids:
+            self._update(clip_id, item, known, row)
 
-    def _update(self, clip_ids: list[str], known: KnownItem, row: dict[str, Any]) -> None:
-        before = {"labels": known.labels, "split": known.split, "source": known.source, "origin": known.origin}
-        if all(row[name] == value for name, value in before.items()) and row["file_mtime_ns"] == known.stamp[1]:
+    def _update(self, clip_id: str, item: Item, known: KnownItem, row: dict[str, Any]) -> None:
+        before = self.said.get(clip_id)
+        if before is None:  # it was read in this run
             return
-        self.renewed |= {clip_id: {"clip_id": clip_id, **row} for clip_id in clip_ids}
-        if (row["labels"], row["split"]) != (known.labels, known.split):
-            self.report.clips_relabelled += len(clip_ids)
+        said = (item.labels, item.split) if self.relabel else before
+        stays = (row["source"], row["file_mtime_ns"], row["origin"]) == (known.source, known.stamp[1], known.origin)
+        if said == before and stays:
+            return
+        self.renewed[clip_id] = {"clip_id": clip_id, "labels": said[0], "split": said[1], **row}
+        self.said[clip_id] = said
+        self.report.clips_relabelled += said != before
 
     def _share(self, item: Item, clip_id: str, owner: str, windows: int) -> bool:
         """A clip of a content that another item gave: whether it is this item's now, the other's file being gone.
@@ -224,17 +243,15 @@ class _Run:
         if known is None or owner in self.listed:
             return False
         gone = not any(files_of(known.source))
-        row = {"labels": known.labels, "split": known.split, "source": known.source, "file_mtime_ns": known.stamp[1]}
+        row = {"source": known.source, "file_mtime_ns": known.stamp[1]}
         row |= {"item": owner, "item_windows": known.windows, "origin": known.origin}
-        if self.relabel:
-            row |= {"labels": item.labels, "split": item.split}
         if gone:
             row |= {"source": item.source, "file_mtime_ns": stamp_of(*item.files)[1]}
             row |= {"item": item.key, "item_windows": windows, "origin": self.origin}
             self.clips_of[owner].remove(clip_id)
             self.clips_of[item.key].append(clip_id)
             self.owner[clip_id] = item.key
-        self._update([clip_id], known, row)
+        self._update(clip_id, item, known, row)
         return gone
 
     def read(
@@ -340,6 +357,8 @@ class _Run:
         gone = set(clip_ids)
         self.clips_of[key] = [clip_id for clip_id in self.clips_of[key] if clip_id not in gone]
         self.stale.extend(clip_ids)
+        for clip_id in clip_ids:
+            self.said.pop(clip_id, None)
         self._release(clip_ids)
 
     def _release(self, clip_ids: list[str]) -> None:

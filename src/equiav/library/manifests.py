@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from equiav.errors import ConfigError
-from equiav.library.datasets import LABEL_MAP, is_segment_list, read_cav, read_label_map, read_segments
+from equiav.library.datasets import LABEL_MAP, read_cav, read_label_map, read_segments, segment_list
 from equiav.library.items import MEDIA, Item, Listing, is_file, is_folder
 from equiav.library.rows import check_text, metadata_files, read_hugging_face, read_rows
 from equiav.library.shards import read_tars
@@ -23,7 +23,7 @@ def read_source(
         source: a folder of media (recursive; links that lead out of it are not followed), of tars, or with Hugging
             Face metadata; a .csv, .jsonl, .json or .tar; or one media file. docs/data.md shows each.
         media: folder of the files that an AudioSet, VGGSound or CAV-MAE list names; default the list's own folder.
-        label_map: `class_labels_indices.csv` for those lists; default the one beside the list, where there is one.
+        label_map: `class_labels_indices.csv` for those lists; default the one beside an AudioSet or CAV-MAE list.
         split: of what the source gives no split.
 
     Raises:
@@ -39,10 +39,12 @@ def read_source(
         )
     if media and not media.is_dir():
         raise ConfigError(f"{media}: no such folder; --media is the folder of the files that the list names")
-    kind, root = source.suffix.lower(), media or source.parent
-    segments = kind == ".csv" and is_segment_list(source)
+    kind, root = source.suffix.lower(), _plain(media) if media else source.parent
+    segments = segment_list(source) if kind == ".csv" else None
     if segments or kind == ".json":
-        label_map = label_map or next((path for path in [source.with_name(LABEL_MAP)] if path.is_file()), None)
+        beside = source.with_name(LABEL_MAP)
+        if label_map is None and segments != "VGGSound" and beside.is_file():  # VGGSound's list has names, not mids
+            label_map = beside
         names = read_label_map(label_map) if label_map else {}
         if segments:
             return Listing(source, read_segments(source, root, _media_files(root)[0], names, split), labelled=True)
@@ -57,9 +59,11 @@ def read_source(
 
 
 def _plain(source: Path) -> Path:
-    """The path without `..`: the same source has one name, however it is reached."""
-    plain = Path(os.path.normpath(source))
+    """The path without `..`: the same source has one name, however it is reached, and from wherever."""
+    if ".." not in source.parts:
+        return source
     try:
+        plain = Path(os.path.normpath(source.absolute()))
         return plain if plain.samefile(source) else source
     except (OSError, ValueError):
         return source

@@ -131,7 +131,12 @@ def _rows(source: Path, *, strict: bool) -> Iterator[tuple[int, Row]]:
         try:
             header = tuple(rows.fieldnames or ())
             _check_columns(f"{source}: header is {','.join(header) or 'missing'}", header, path, strict)
+            twice = [name for name in header if header.count(name) > 1 and name in (path, *COLUMNS)]
+            if twice:
+                raise ConfigError(f"{source}: two columns are called {twice[0]}; keep one")
             for row in rows:
+                if None in row:  # also where other columns mean nothing: the known ones may have moved
+                    raise ConfigError(f"{source}, line {rows.line_num}: more fields than the header")
                 yield rows.line_num, row
         except csv.Error as error:
             raise ConfigError(f"{source}, line {rows.line_num}: {error}") from None
@@ -156,8 +161,8 @@ def _check_columns(found: str, columns: tuple[str, ...], path: str, strict: bool
 
 def _item(source: Path, number: int, row: Row, split: str) -> Item:
     where = f"{source}, line {number}"
-    if None in row or not isinstance(row["path"], str) or not row["path"] or "\0" in row["path"]:
-        raise ConfigError(f"{where}: {'more fields than the header' if None in row else 'the path is empty'}")
+    if not isinstance(row["path"], str) or not row["path"] or "\0" in row["path"]:
+        raise ConfigError(f"{where}: the path is empty")
     start_s, end_s = (_seconds(where, row, name) for name in ("start_s", "end_s"))
     if end_s is not None and start_s is None:
         start_s = 0.0

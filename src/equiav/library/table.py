@@ -73,8 +73,6 @@ class KnownItem:
     clips: int
     windows: int
     stamp: tuple[int, int]  # of the file: size, modification time
-    labels: tuple[str, ...]
-    split: str
     source: str
     origin: str
 
@@ -201,17 +199,19 @@ class Library:
         """All reject records."""
         if not self._rejects_path.exists():
             return []
-        return [Reject(**row) for row in _open(self._rejects_path).to_table().to_pylist()]
+        with _reading(self._rejects_path):
+            return [Reject(**row) for row in lance.dataset(self._rejects_path).to_table().to_pylist()]
 
     def clips(
         self, split: str | None = None, columns: list[str] | None = None, statuses: Collection[str] = WHOLE
     ) -> pa.Table:
         """The rows in the table's order, of one split or all; without `statuses` those with both senses (ok)."""
-        return self._clips.to_table(columns=columns, filter=_where(split, statuses))
+        return self._rows(columns, _where(split, statuses))
 
     def count(self, split: str | None = None, statuses: Collection[str] = WHOLE) -> int:
         """How many `clips` there are."""
-        return self._clips.count_rows(filter=_where(split, statuses))
+        with _reading(self._clips_path):
+            return self._clips.count_rows(filter=_where(split, statuses))
 
     def splits(self, statuses: Collection[str] = WHOLE) -> list[str]:
         """Names of the splits that have `clips`."""
@@ -219,7 +219,7 @@ class Library:
 
     def positions(self, split: str | None = None, statuses: Collection[str] = WHOLE) -> NDArray[np.int64]:
         """Row numbers for `take`, of one split or all, in the table's order."""
-        table = self._clips.to_table(columns=["clip_id", "status", "split"])
+        table = self._rows(["clip_id", "status", "split"])
         keep = np.array([status in statuses for status in table["status"].to_pylist()], dtype=bool)
         if split is not None:
             keep &= np.array([found == split for found in table["split"].to_pylist()], dtype=bool)
@@ -227,7 +227,12 @@ class Library:
 
     def take(self, positions: Sequence[int], columns: list[str] | None = None) -> pa.Table:
         """Rows by number, in the order asked."""
-        return self._clips.take(list(positions), columns=columns)
+        with _reading(self._clips_path):
+            return self._clips.take(list(positions), columns=columns)
+
+    def _rows(self, columns: list[str] | None = None, where: str | None = None) -> pa.Table:
+        with _reading(self._clips_path):
+            return self._clips.to_table(columns=columns, filter=where)
 
     def fbanks(self, table: pa.Table) -> NDArray[np.float32]:
         """The `fbank` column of rows of this library as (n, T, M); all of them must have sound."""
@@ -242,7 +247,7 @@ class Library:
         Raises:
             LibraryError: no such clip.
         """
-        table = self._clips.to_table(filter=f"clip_id = {_quoted([clip_id])}")
+        table = self._rows(where=f"clip_id = {_quoted([clip_id])}")
         if not len(table):
             raise LibraryError(f"{self.path} holds no clip {clip_id!r}")
         fbank = None if table["fbank"].null_count else self.fbanks(table)[0]
@@ -264,22 +269,24 @@ class Library:
 
     def known_items(self) -> dict[str, KnownItem]:
         """Everything that gave clips, by `Item.key`."""
-        columns = ["item", "item_windows", "file_size", "file_mtime_ns", "labels", "split", "source", "origin"]
-        table = self._clips.to_table(columns=columns)
+        columns = ["item", "item_windows", "file_size", "file_mtime_ns", "source", "origin"]
+        table = self._rows(columns)
         known: dict[str, KnownItem] = {}
-        for item, windows, size, mtime, labels, *rest in zip(*(table[c].to_pylist() for c in columns), strict=True):
+        for item, windows, size, mtime, *rest in zip(*(table[c].to_pylist() for c in columns), strict=True):
             clips = known[item].clips + 1 if item in known else 1
-            known[item] = KnownItem(clips, windows, (size, mtime), tuple(labels), *rest)
+            known[item] = KnownItem(clips, windows, (size, mtime), *rest)
         return known
 
-    def owners(self) -> dict[str, str]:
-        """clip_id → `Item.key` of the item that gave it."""
-        table = self._clips.to_table(columns=["clip_id", "item"])
-        return dict(zip(table["clip_id"].to_pylist(), table["item"].to_pylist(), strict=True))
+    def known_clips(self) -> dict[str, tuple[str, tuple[str, ...], str]]:
+        """Every clip, by its id: `Item.key` of the item that gave it, its labels and its split."""
+        columns = ["clip_id", "item", "labels", "split"]
+        table = self._rows(columns)
+        rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+        return {clip_id: (item, tuple(labels), split) for clip_id, item, labels, split in rows}
 
     def all_ids(self) -> list[str]:
         """Ids of all clips, whatever their status, in the table's order: entry i is row i of `take`."""
-        return self._clips.to_table(columns=["clip_id"])["clip_id"].to_pylist()
+        return self._rows(["clip_id"])["clip_id"].to_pylist()
 
     def clip_ids(self) -> set[str]:
         """Ids of all clips, whatever their status."""
@@ -345,9 +352,15 @@ def _where(split: str | None, statuses: Collection[str]) -> str:
 
 
 def _open(path: Path) -> lance.LanceDataset:
-    try:
+    with _reading(path):
         return lance.dataset(path)
-    except (ValueError, OSError) as error:
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError) as error:  # what is damaged is found when it is read, not when it is opened
         raise LibraryError(
             f"{path} is no readable table ({error}); if it is damaged, ingest into a new folder"
         ) from None
@@ -366,7 +379,7 @@ def _make(path: Path, schema: pa.Schema) -> None:
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise LibraryError(f"{path} cannot be written: {error}") from None
 
 
