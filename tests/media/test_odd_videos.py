@@ -124,6 +124,38 @@ def test_a_cut_file_is_truncated_behind_the_cut_and_good_before(tmp_path, suffix
     assert reason_of(frames_at, path, [9.0]) == "truncated"
 
 
+def remuxed(path, *sources, marked=(), **options):
+    """The tracks of these files, side by side; `marked`: their dispositions."""
+    with av.open(str(path), "w", **options) as out:
+        opened = [av.open(str(source)) for source in sources]
+        tracks = {stream: out.add_stream_from_template(stream) for source in opened for stream in source.streams}
+        for track, disposition in zip(tracks.values(), marked, strict=False):
+            track.disposition = disposition
+        packets = [packet for source in opened for packet in source.demux() if packet.dts is not None]
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            packet.stream = tracks[packet.stream]
+            out.mux(packet)
+        for source in opened:
+            source.close()
+    return path
+
+
+def test_subtitles_or_a_second_sound_that_outlast_the_film_are_no_damage(tmp_path):
+    film, comment, cues = record(tmp_path / "film.mkv"), tmp_path / "comment.mka", tmp_path / "cues.srt"
+    record(tmp_path / "comment.m4a", seconds=5.0, video=False, tone_hz=200.0)
+    remuxed(comment, tmp_path / "comment.m4a")
+    cues.write_text("1\n00:00:01,000 --> 00:00:09,000\nto be continued\n")
+    for other in (comment, cues):
+        path = remuxed(tmp_path / "x.mkv", film, other)
+        info = probe(path)
+        assert not info.cut
+        assert (info.audio_end_s, info.video_end_s) == pytest.approx((3.0, 3.0), abs=0.1)
+        assert len(decode_audio(path, 0.0, 9.0, 16_000)) == pytest.approx(3.0 * 16_000, abs=1600)
+    whole = remuxed(path, film, comment).read_bytes()
+    path.write_bytes(whole[: len(whole) * 6 // 10])
+    assert probe(path).cut
+
+
 def test_a_cut_sound_file_is_truncated(tmp_path):
     path = record(tmp_path / "x.wav", seconds=4.0)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -14,7 +14,7 @@ from typing import Any
 import av
 import av.error
 from av.container import InputContainer
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 
 from equiav.errors import MediaError
 
@@ -210,7 +210,7 @@ def seek(container: InputContainer, time_s: float, track: av.AudioStream | None 
             return
 
 
-def packets(container: InputContainer, *tracks: av.AudioStream | av.VideoStream) -> Iterator[av.Packet]:
+def packets(container: InputContainer, *tracks: Stream) -> Iterator[av.Packet]:
     """The packets of these tracks from where the container stands."""
     demuxed = container.demux(*tracks)
     while True:
@@ -260,13 +260,28 @@ def _track_ends(container: InputContainer, path: Path) -> tuple[dict[int, float]
     share = _riff_share(path)
     if share < 1:
         return {index: found.get(index, end) / share for index, end in headers.items()}, True
-    last = max(found.values(), default=0.0)
-    if names & PROMISING and promised - last > max(0.5, 0.01 * promised):
+    needed = promised - max(0.5, 0.01 * promised)
+    # subtitles or a second sound may last longer than the tracks that we read
+    if names & PROMISING and max(found.values(), default=0.0) < needed and _others_end_s(container) < needed:
         return {index: end or promised for index, end in headers.items()}, True
     # a track that is over before the tail has no packets there: its header says when, or a look at all packets
     if any(index not in found and not end for index, end in headers.items()):
         found = _packet_ends(container, path, 0.0) | found
     return {index: found.get(index, end) for index, end in headers.items()}, False
+
+
+def _others_end_s(container: InputContainer) -> float:
+    """Where the packets of the tracks that we do not read end; a subtitle may have begun long before."""
+    tracks, zero, end = _tracks(container), start_of(container), 0.0
+    others = [stream for stream in container.streams if stream not in tracks]
+    if not others:
+        return end
+    seek(container, zero)
+    with suppress(av.error.FFmpegError):  # behind damage there is nothing
+        for packet in packets(container, *others):
+            if packet.pts is not None and packet.time_base:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - zero)
+    return end
 
 
 def _riff_share(path: Path) -> float:
