@@ -6,6 +6,7 @@ import struct
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from PIL import Image
 
 from equiav.errors import MediaError
@@ -154,6 +155,53 @@ def test_subtitles_or_a_second_sound_that_outlast_the_film_are_no_damage(tmp_pat
     whole = remuxed(path, film, comment).read_bytes()
     path.write_bytes(whole[: len(whole) * 6 // 10])
     assert probe(path).cut
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_of_several_tracks_the_marked_ones_are_taken_as_players_do(tmp_path, suffix):
+    film, other = (record(tmp_path / f"{at}{suffix}", flash_s=at, click_s=at) for at in (1.5, 0.5))
+    none, chosen, for_the_blind = Disposition(0), Disposition.default, Disposition.visual_impaired
+    for marks, sound_s, picture_s in (
+        ((none, none, chosen, chosen), 1.5, 1.5),
+        ((chosen, for_the_blind, none, none), 1.5, 0.5),
+        ((chosen, chosen, none, none), 0.5, 0.5),
+    ):
+        path = remuxed(tmp_path / f"x{suffix}", other, film, marked=marks)
+        assert click_at(decode_audio(path, 0.0, 3.0, 16_000), 16_000) == pytest.approx(sound_s, abs=0.03)
+        assert brightness(frames_at(path, [picture_s + 0.05])[0][0]) > 220
+
+
+def in_two_programmes(stream: bytes) -> bytes:
+    """A transport stream of three tracks: the first becomes a programme of its own, the others a second one."""
+
+    def section(pid, table, number, body):
+        head = struct.pack(">BHHBBB", table, 0xB000 | len(body) + 9, number, 0xC1, 0, 0) + body
+        crc = 0xFFFFFFFF
+        for byte in head:
+            crc ^= byte << 24
+            for _ in range(8):
+                crc = (crc << 1 ^ (0x04C11DB7 if crc >> 31 else 0)) & 0xFFFFFFFF
+        packet = struct.pack(">BHBB", 0x47, 0x4000 | pid, 0x10, 0) + head + struct.pack(">I", crc)
+        return packet.ljust(188, b"\xff")
+
+    def tracks(*kinds):
+        return b"".join(struct.pack(">BHH", kind, 0xE000 | pid, 0xF000) for kind, pid in kinds)
+
+    aac, h264 = 0x0F, 0x1B
+    tables = section(0, 0, 1, struct.pack(">4H", 1, 0xF000, 2, 0xF001))
+    tables += section(0x1000, 2, 1, struct.pack(">HH", 0xE100, 0xF000) + tracks((aac, 0x100)))
+    tables += section(0x1001, 2, 2, struct.pack(">HH", 0xE101, 0xF000) + tracks((h264, 0x101), (aac, 0x102)))
+    packets = [stream[at : at + 188] for at in range(0, len(stream), 188)]
+    pids = [int.from_bytes(packet[1:3], "big") & 0x1FFF for packet in packets]
+    return tables + b"".join(packet for packet, pid in zip(packets, pids, strict=True) if 0x100 <= pid < 0x1000)
+
+
+def test_pictures_have_the_sound_of_their_own_programme(tmp_path):
+    """A recording of a whole channel of digital television: a radio programme first."""
+    radio, film = record(tmp_path / "radio.m4a", click_s=0.5), record(tmp_path / "film.mp4")
+    path = remuxed(tmp_path / "x.ts", radio, film)
+    path.write_bytes(in_two_programmes(path.read_bytes()))
+    assert click_at(decode_audio(path, 0.0, 3.0, 16_000), 16_000) == pytest.approx(1.5, abs=0.1)
 
 
 def test_a_cut_sound_file_is_truncated(tmp_path):

@@ -54,6 +54,7 @@ MAX_STREAMS = 64
 MAX_CHANNELS = 64
 # Decoders need packets before the asked time, and some demuxers land late: each try starts earlier than the last
 MARGINS_S = (1.0, 5.0, 30.0, float("inf"))
+FOR_FEW = Disposition.hearing_impaired | Disposition.visual_impaired  # tracks that tell what is seen, or heard
 TAIL_S = 2.0  # how far before the promised end we look for the last packets
 
 
@@ -174,16 +175,20 @@ def describe(container: InputContainer, path: Path) -> MediaInfo:
 
 
 def audio_stream(container: InputContainer) -> av.AudioStream | None:
-    """The first sound track."""
-    return container.streams.audio[0] if container.streams.audio else None
+    """The sound track that players take: marked as default, not made for the deaf or the blind; else the first."""
+    # a transport stream may hold several programmes: a radio's sound belongs to no picture
+    related = container.streams.best("audio", video_stream(container)) if container.format.name == "mpegts" else None
+    return related if isinstance(related, av.AudioStream) else min(container.streams.audio, key=_rank, default=None)
 
 
 def video_stream(container: InputContainer) -> av.VideoStream | None:
-    """The first moving-picture track; a cover picture of a song is none."""
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
-            return stream
-    return None
+    """The moving-picture track that players take; a cover picture of a song is none."""
+    moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    return min(moving, key=_rank, default=None)
+
+
+def _rank(stream: Stream) -> tuple[bool, bool]:
+    return bool(stream.disposition & FOR_FEW), not stream.disposition & Disposition.default
 
 
 def start_of(container: InputContainer) -> float:
