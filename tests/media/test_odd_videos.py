@@ -2,6 +2,7 @@
 
 import io
 import struct
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -202,6 +203,28 @@ def test_pictures_have_the_sound_of_their_own_programme(tmp_path):
     path = remuxed(tmp_path / "x.ts", radio, film)
     path.write_bytes(in_two_programmes(path.read_bytes()))
     assert click_at(decode_audio(path, 0.0, 3.0, 16_000), 16_000) == pytest.approx(1.5, abs=0.1)
+
+
+@pytest.mark.parametrize("codec", ["adpcm_ms", "adpcm_ima_wav", "pcm_s16le"])
+def test_a_wav_whose_header_says_a_wrong_byte_rate_is_read_at_the_right_times(tmp_path, codec):
+    """FFmpeg writes the bit rate that it was asked for into the header, whatever its ADPCM takes."""
+    path, rate = tmp_path / "x.wav", 16_000
+    wave = np.zeros(8 * rate, np.int16)
+    wave[5 * rate : 5 * rate + 32] = 30_000
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=rate, layout="mono")
+        stream.codec_context.bit_rate = 128_000
+        size = stream.codec_context.frame_size or rate
+        for first in range(0, len(wave), size):
+            frame = av.AudioFrame.from_ndarray(wave[None, first : first + size].copy(), format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, first, Fraction(1, rate)
+            resampled = av.AudioResampler(stream.format.name, "mono", rate).resample(frame)
+            out.mux([packet for piece in resampled for packet in stream.encode(piece)])
+        out.mux(stream.encode(None))
+    info = probe(path)
+    assert (info.cut, info.duration_s) == (False, pytest.approx(8.0, abs=0.1))
+    for start in (0.0, 3.0, 4.5):
+        assert start + click_at(decode_audio(path, start, 8.0, rate), rate) == pytest.approx(5.0, abs=0.01)
 
 
 def test_a_cut_sound_file_is_truncated(tmp_path):

@@ -202,7 +202,7 @@ def seek(container: InputContainer, time_s: float, track: av.AudioStream | None 
     Some demuxers refuse times before their first key frame, some land late: callers look at what comes.
     """
     start = container.start_time or 0
-    target = max(int(time_s * av.time_base), start)
+    target = start if _misleads(container) else max(int(time_s * av.time_base), start)
     if track is not None and track.time_base:
         with suppress(av.error.FFmpegError):
             container.seek(int(target / av.time_base / track.time_base), stream=track)
@@ -213,6 +213,20 @@ def seek(container: InputContainer, time_s: float, track: av.AudioStream | None 
         with suppress(av.error.FFmpegError):
             container.seek(offset, backward=backward)
             return
+
+
+def _misleads(container: InputContainer) -> bool:
+    """Whether a WAV says another byte rate than its packets have, as FFmpeg writes ADPCM: it would seek by that."""
+    sound = container.streams.audio[0] if container.format.name == "wav" else None
+    if sound is None or sound.codec_context is None or sound.codec_context.name.startswith("pcm_"):
+        return False
+    with suppress(av.error.FFmpegError):
+        container.seek(container.start_time or 0)
+        first = next(packets(container, sound), None)
+        if first is not None and first.size and first.duration:
+            said = (sound.codec_context.bit_rate or 0) * float(first.duration * first.time_base)
+            return abs(8 * first.size - said) > 0.01 * 8 * first.size
+    return False
 
 
 def packets(container: InputContainer, *tracks: Stream) -> Iterator[av.Packet]:
