@@ -333,18 +333,21 @@ def test_pixels_come_out_square(tmp_path):
     assert shown.size == (96, 64)
 
 
-@pytest.mark.parametrize(("lines", "matrix"), [(64, "ITU601"), (720, "ITU709")])
-def test_untagged_colours_are_those_of_the_size(tmp_path, lines, matrix):
-    """Without a tag, SD pictures are BT.601 and HD ones BT.709, as players take them."""
+@pytest.mark.parametrize(
+    ("lines", "said", "matrix"), [(64, 2, "ITU601"), (720, 2, "ITU709"), (720, 6, "ITU601"), (64, 1, "ITU709")]
+)
+def test_untagged_colours_are_those_of_the_size_and_tagged_ones_those_of_the_tag(tmp_path, lines, said, matrix):
+    """Without a tag (2), SD pictures are BT.601 and HD ones BT.709, as players do; many telephones tag 601 (6)."""
     colour = np.array([30, 180, 60], np.uint8)
     path = tmp_path / "x.mp4"
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=5, options={"crf": "5"})
         stream.width, stream.height, stream.pix_fmt = 64, lines, "yuv420p"
+        stream.codec_context.colorspace = said
         for _ in range(5):
             frame = av.VideoFrame.from_ndarray(np.broadcast_to(colour, (lines, 64, 3)).copy(), format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace=matrix)
-            frame.colorspace = 2  # unspecified
+            frame.colorspace = said
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
     shown = np.asarray(Image.open(io.BytesIO(frames_at(path, [0.5], 64)[0][0])))

@@ -42,6 +42,7 @@ from equiav.media.probe import (
 SEEK_AHEAD_S = 2.0  # nearer than this, decoding on is cheaper than seeking
 ROUNDING_S = 1e-3  # containers round time stamps to milliseconds
 HD_LINES = 720  # pictures of this height and more are in BT.709 colours unless they say otherwise
+UNSAID = 2  # FFmpeg's number of "no matrix was said"
 MAX_ASPECT = 4.0  # of a stored frame; the sides of a longer one are cut off
 PICTURE_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF"})
 MATRIX = struct.Struct("=9i")  # as FFmpeg gives a display matrix
@@ -255,7 +256,7 @@ def _jpeg(scaler: VideoReformatter, frame: av.VideoFrame, short_side: int, quali
     wide, high = frame.width * pixel_aspect, float(frame.height)
     scale = min(1.0, short_side / min(wide, high))
     width, height = (max(1, round(side * scale)) for side in (wide, high))
-    if frame.colorspace not in set(Colorspace) and frame.height >= HD_LINES:
+    if frame.colorspace == UNSAID and frame.height >= HD_LINES:
         frame.colorspace = Colorspace.ITU709  # FFmpeg takes untagged pictures for SD ones
     interpolation = "AREA" if scale < 1 else "BICUBIC"
     small = scaler.reformat(frame, width, height, "rgb24", interpolation=interpolation, threads=1)
