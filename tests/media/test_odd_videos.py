@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
+from av.video.frame import PictureType
 from PIL import Image
 
 from equiav.errors import MediaError
@@ -39,6 +40,26 @@ def test_flash_and_click_meet_in_every_container(tmp_path, suffix):
     seen = times[[brightness(jpeg) > 220 for jpeg in frames_at(path, times)[0]]]
     assert seen.min() == pytest.approx(heard, abs=0.03 if suffix != ".avi" else 0.06)
     assert seen.max() - seen.min() == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_pictures_that_are_decoded_in_another_order_are_shown_in_theirs(tmp_path, suffix):
+    """B-frames; an AVI has no times of display."""
+    path = tmp_path / f"x{suffix}"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=20, options={"g": "20", "bf": "3", "x264-params": "b-adapt=0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(60):
+            grey = np.full((48, 64, 3), 20 + 3 * i, np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        out.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        assert any(frame.pict_type == PictureType.B for frame in container.decode(video=0))
+    for first in (0.025, 1.325):
+        times = np.arange(first, first + 1.5, 0.05)
+        shown, since = frames_at(path, times)
+        assert [brightness(jpeg) for jpeg in shown] == pytest.approx(20 + 60 * (times - 0.025), abs=1.5)
+        assert since == pytest.approx(times - 0.025, abs=0.002)
 
 
 @pytest.mark.parametrize("suffix", VIDEOS)

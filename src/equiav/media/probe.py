@@ -5,6 +5,7 @@ Only local files are opened, through demuxers of a list: no URLs, no playlists, 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -251,8 +252,16 @@ class Damage:
     packets: int = 0
 
 
-def decoded(container: InputContainer, stream: av.AudioStream | av.VideoStream, damage: Damage) -> Iterator[Any]:
-    """Decoded frames; a damaged packet is counted and skipped, as players do, and damage to the file ends it."""
+def decoded(
+    container: InputContainer,
+    stream: av.AudioStream | av.VideoStream,
+    damage: Damage,
+    taken: deque[av.Packet] | None = None,
+) -> Iterator[Any]:
+    """Decoded frames; a damaged packet is counted and skipped, as players do, and damage to the file ends it.
+
+    Into `taken` go the packets that were decoded, for whoever takes them out again.
+    """
     coming = packets(container, stream)
     while True:
         try:
@@ -263,9 +272,13 @@ def decoded(container: InputContainer, stream: av.AudioStream | av.VideoStream, 
         if packet is None:
             return
         try:
-            yield from packet.decode()
+            frames = packet.decode()
         except av.error.FFmpegError:
             damage.packets += 1
+            continue
+        if taken is not None and packet.size:
+            taken.append(packet)
+        yield from frames
 
 
 def _track_ends(container: InputContainer, path: Path) -> tuple[dict[int, float], bool]:
