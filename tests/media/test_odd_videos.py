@@ -2,10 +2,13 @@
 
 import io
 import struct
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
+from av.video.frame import PictureType
 from PIL import Image
 
 from equiav.errors import MediaError
@@ -37,6 +40,26 @@ def test_flash_and_click_meet_in_every_container(tmp_path, suffix):
     seen = times[[brightness(jpeg) > 220 for jpeg in frames_at(path, times)[0]]]
     assert seen.min() == pytest.approx(heard, abs=0.03 if suffix != ".avi" else 0.06)
     assert seen.max() - seen.min() == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_pictures_that_are_decoded_in_another_order_are_shown_in_theirs(tmp_path, suffix):
+    """B-frames; an AVI has no times of display."""
+    path = tmp_path / f"x{suffix}"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=20, options={"g": "20", "bf": "3", "x264-params": "b-adapt=0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(60):
+            grey = np.full((48, 64, 3), 20 + 3 * i, np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        out.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        assert any(frame.pict_type == PictureType.B for frame in container.decode(video=0))
+    for first in (0.025, 1.325):
+        times = np.arange(first, first + 1.5, 0.05)
+        shown, since = frames_at(path, times)
+        assert [brightness(jpeg) for jpeg in shown] == pytest.approx(20 + 60 * (times - 0.025), abs=1.5)
+        assert since == pytest.approx(times - 0.025, abs=0.002)
 
 
 @pytest.mark.parametrize("suffix", VIDEOS)
@@ -122,6 +145,107 @@ def test_a_cut_file_is_truncated_behind_the_cut_and_good_before(tmp_path, suffix
     assert reason_of(decode_audio, path, 8.0, 10.0, 16_000) == "truncated"
     assert reason_of(frames_at, path, [2.0, 5.0, 8.0]) == "truncated"
     assert reason_of(frames_at, path, [9.0]) == "truncated"
+
+
+def remuxed(path, *sources, marked=(), **options):
+    """The tracks of these files, side by side; `marked`: their dispositions."""
+    with av.open(str(path), "w", **options) as out:
+        opened = [av.open(str(source)) for source in sources]
+        tracks = {stream: out.add_stream_from_template(stream) for source in opened for stream in source.streams}
+        for track, disposition in zip(tracks.values(), marked, strict=False):
+            track.disposition = disposition
+        packets = [packet for source in opened for packet in source.demux() if packet.dts is not None]
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            packet.stream = tracks[packet.stream]
+            out.mux(packet)
+        for source in opened:
+            source.close()
+    return path
+
+
+def test_subtitles_or_a_second_sound_that_outlast_the_film_are_no_damage(tmp_path):
+    film, comment, cues = record(tmp_path / "film.mkv"), tmp_path / "comment.mka", tmp_path / "cues.srt"
+    record(tmp_path / "comment.m4a", seconds=5.0, video=False, tone_hz=200.0)
+    remuxed(comment, tmp_path / "comment.m4a")
+    cues.write_text("1\n00:00:01,000 --> 00:00:09,000\nto be continued\n")
+    for other in (comment, cues):
+        path = remuxed(tmp_path / "x.mkv", film, other)
+        info = probe(path)
+        assert not info.cut
+        assert (info.audio_end_s, info.video_end_s) == pytest.approx((3.0, 3.0), abs=0.1)
+        assert len(decode_audio(path, 0.0, 9.0, 16_000)) == pytest.approx(3.0 * 16_000, abs=1600)
+    whole = remuxed(path, film, comment).read_bytes()
+    path.write_bytes(whole[: len(whole) * 6 // 10])
+    assert probe(path).cut
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_of_several_tracks_the_marked_ones_are_taken_as_players_do(tmp_path, suffix):
+    film, other = (record(tmp_path / f"{at}{suffix}", flash_s=at, click_s=at) for at in (1.5, 0.5))
+    none, chosen, for_the_blind = Disposition(0), Disposition.default, Disposition.visual_impaired
+    for marks, sound_s, picture_s in (
+        ((none, none, chosen, chosen), 1.5, 1.5),
+        ((chosen, for_the_blind, none, none), 1.5, 0.5),
+        ((chosen, chosen, none, none), 0.5, 0.5),
+    ):
+        path = remuxed(tmp_path / f"x{suffix}", other, film, marked=marks)
+        assert click_at(decode_audio(path, 0.0, 3.0, 16_000), 16_000) == pytest.approx(sound_s, abs=0.03)
+        assert brightness(frames_at(path, [picture_s + 0.05])[0][0]) > 220
+
+
+def in_two_programmes(stream: bytes) -> bytes:
+    """A transport stream of three tracks: the first becomes a programme of its own, the others a second one."""
+
+    def section(pid, table, number, body):
+        head = struct.pack(">BHHBBB", table, 0xB000 | len(body) + 9, number, 0xC1, 0, 0) + body
+        crc = 0xFFFFFFFF
+        for byte in head:
+            crc ^= byte << 24
+            for _ in range(8):
+                crc = (crc << 1 ^ (0x04C11DB7 if crc >> 31 else 0)) & 0xFFFFFFFF
+        packet = struct.pack(">BHBB", 0x47, 0x4000 | pid, 0x10, 0) + head + struct.pack(">I", crc)
+        return packet.ljust(188, b"\xff")
+
+    def tracks(*kinds):
+        return b"".join(struct.pack(">BHH", kind, 0xE000 | pid, 0xF000) for kind, pid in kinds)
+
+    aac, h264 = 0x0F, 0x1B
+    tables = section(0, 0, 1, struct.pack(">4H", 1, 0xF000, 2, 0xF001))
+    tables += section(0x1000, 2, 1, struct.pack(">HH", 0xE100, 0xF000) + tracks((aac, 0x100)))
+    tables += section(0x1001, 2, 2, struct.pack(">HH", 0xE101, 0xF000) + tracks((h264, 0x101), (aac, 0x102)))
+    packets = [stream[at : at + 188] for at in range(0, len(stream), 188)]
+    pids = [int.from_bytes(packet[1:3], "big") & 0x1FFF for packet in packets]
+    return tables + b"".join(packet for packet, pid in zip(packets, pids, strict=True) if 0x100 <= pid < 0x1000)
+
+
+def test_pictures_have_the_sound_of_their_own_programme(tmp_path):
+    """A recording of a whole channel of digital television: a radio programme first."""
+    radio, film = record(tmp_path / "radio.m4a", click_s=0.5), record(tmp_path / "film.mp4")
+    path = remuxed(tmp_path / "x.ts", radio, film)
+    path.write_bytes(in_two_programmes(path.read_bytes()))
+    assert click_at(decode_audio(path, 0.0, 3.0, 16_000), 16_000) == pytest.approx(1.5, abs=0.1)
+
+
+@pytest.mark.parametrize("codec", ["adpcm_ms", "adpcm_ima_wav", "pcm_s16le"])
+def test_a_wav_whose_header_says_a_wrong_byte_rate_is_read_at_the_right_times(tmp_path, codec):
+    """FFmpeg writes the bit rate that it was asked for into the header, whatever its ADPCM takes."""
+    path, rate = tmp_path / "x.wav", 16_000
+    wave = np.zeros(8 * rate, np.int16)
+    wave[5 * rate : 5 * rate + 32] = 30_000
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=rate, layout="mono")
+        stream.codec_context.bit_rate = 128_000
+        size = stream.codec_context.frame_size or rate
+        for first in range(0, len(wave), size):
+            frame = av.AudioFrame.from_ndarray(wave[None, first : first + size].copy(), format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, first, Fraction(1, rate)
+            resampled = av.AudioResampler(stream.format.name, "mono", rate).resample(frame)
+            out.mux([packet for piece in resampled for packet in stream.encode(piece)])
+        out.mux(stream.encode(None))
+    info = probe(path)
+    assert (info.cut, info.duration_s) == (False, pytest.approx(8.0, abs=0.1))
+    for start in (0.0, 3.0, 4.5):
+        assert start + click_at(decode_audio(path, start, 8.0, rate), rate) == pytest.approx(5.0, abs=0.01)
 
 
 def test_a_cut_sound_file_is_truncated(tmp_path):
@@ -230,18 +354,21 @@ def test_pixels_come_out_square(tmp_path):
     assert shown.size == (96, 64)
 
 
-@pytest.mark.parametrize(("lines", "matrix"), [(64, "ITU601"), (720, "ITU709")])
-def test_untagged_colours_are_those_of_the_size(tmp_path, lines, matrix):
-    """Without a tag, SD pictures are BT.601 and HD ones BT.709, as players take them."""
+@pytest.mark.parametrize(
+    ("lines", "said", "matrix"), [(64, 2, "ITU601"), (720, 2, "ITU709"), (720, 6, "ITU601"), (64, 1, "ITU709")]
+)
+def test_untagged_colours_are_those_of_the_size_and_tagged_ones_those_of_the_tag(tmp_path, lines, said, matrix):
+    """Without a tag (2), SD pictures are BT.601 and HD ones BT.709, as players do; many telephones tag 601 (6)."""
     colour = np.array([30, 180, 60], np.uint8)
     path = tmp_path / "x.mp4"
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=5, options={"crf": "5"})
         stream.width, stream.height, stream.pix_fmt = 64, lines, "yuv420p"
+        stream.codec_context.colorspace = said
         for _ in range(5):
             frame = av.VideoFrame.from_ndarray(np.broadcast_to(colour, (lines, 64, 3)).copy(), format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace=matrix)
-            frame.colorspace = 2  # unspecified
+            frame.colorspace = said
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
     shown = np.asarray(Image.open(io.BytesIO(frames_at(path, [0.5], 64)[0][0])))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ from equiav.media.probe import (
 SEEK_AHEAD_S = 2.0  # nearer than this, decoding on is cheaper than seeking
 ROUNDING_S = 1e-3  # containers round time stamps to milliseconds
 HD_LINES = 720  # pictures of this height and more are in BT.709 colours unless they say otherwise
+UNTIMED = frozenset({"h264", "hevc"})  # codecs whose order of display FFmpeg does not work out without time stamps
+UNSAID = 2  # FFmpeg's number of "no matrix was said"
 MAX_ASPECT = 4.0  # of a stored frame; the sides of a longer one are cut off
 PICTURE_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF"})
 MATRIX = struct.Struct("=9i")  # as FFmpeg gives a display matrix
@@ -109,6 +112,8 @@ class _Held:
 
 def _pick(container: InputContainer, stream: av.VideoStream, times_s: list[float]) -> _Played | None:
     """Decode as few packets as give exactly the pictures shown at `times_s`; None where that is not certain."""
+    if _is_untimed(container, stream):
+        return None
     held = _hold(container, stream, times_s)
     shown = [entry for entry in held if not entry.packet.is_discard]
     if not shown or len({entry.packet.pts for entry in shown}) < len(shown):
@@ -216,10 +221,19 @@ def _start_at(
 
 def _timed(container: InputContainer, stream: av.VideoStream, damage: Damage) -> Iterator[tuple[float, av.VideoFrame]]:
     time_s, zero = 0.0, start_of(container)
-    for frame in decoded(container, stream, damage):
+    taken = deque[av.Packet]() if _is_untimed(container, stream) else None
+    for frame in decoded(container, stream, damage, taken):
+        # the n-th picture that comes out is shown at the time of the n-th packet that went in
+        packet = taken.popleft() if taken else None
+        told = frame.time if packet is None or packet.dts is None else packet.dts * packet.time_base
         # a frame without a time stamp comes one frame after the last
-        time_s = time_s + float(1 / (stream.average_rate or 25)) if frame.time is None else float(frame.time) - zero
+        time_s = time_s + float(1 / (stream.average_rate or 25)) if told is None else float(told) - zero
         yield time_s, frame
+
+
+def _is_untimed(container: InputContainer, stream: av.VideoStream) -> bool:
+    """Whether FFmpeg guesses when pictures are shown, and wrong: an AVI only knows their order of decoding."""
+    return container.format.name == "avi" and stream.codec_context.name in UNTIMED
 
 
 def probe_picture(path: Path) -> MediaInfo | None:
@@ -255,7 +269,7 @@ def _jpeg(scaler: VideoReformatter, frame: av.VideoFrame, short_side: int, quali
     wide, high = frame.width * pixel_aspect, float(frame.height)
     scale = min(1.0, short_side / min(wide, high))
     width, height = (max(1, round(side * scale)) for side in (wide, high))
-    if frame.colorspace not in set(Colorspace) and frame.height >= HD_LINES:
+    if frame.colorspace == UNSAID and frame.height >= HD_LINES:
         frame.colorspace = Colorspace.ITU709  # FFmpeg takes untagged pictures for SD ones
     interpolation = "AREA" if scale < 1 else "BICUBIC"
     small = scaler.reformat(frame, width, height, "rgb24", interpolation=interpolation, threads=1)

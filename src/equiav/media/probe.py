@@ -5,6 +5,7 @@ Only local files are opened, through demuxers of a list: no URLs, no playlists, 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import av
 import av.error
 from av.container import InputContainer
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 
 from equiav.errors import MediaError
 
@@ -54,6 +55,7 @@ MAX_STREAMS = 64
 MAX_CHANNELS = 64
 # Decoders need packets before the asked time, and some demuxers land late: each try starts earlier than the last
 MARGINS_S = (1.0, 5.0, 30.0, float("inf"))
+FOR_FEW = Disposition.hearing_impaired | Disposition.visual_impaired  # tracks that tell what is seen, or heard
 TAIL_S = 2.0  # how far before the promised end we look for the last packets
 
 
@@ -174,16 +176,20 @@ def describe(container: InputContainer, path: Path) -> MediaInfo:
 
 
 def audio_stream(container: InputContainer) -> av.AudioStream | None:
-    """The first sound track."""
-    return container.streams.audio[0] if container.streams.audio else None
+    """The sound track that players take: marked as default, not made for the deaf or the blind; else the first."""
+    # a transport stream may hold several programmes: a radio's sound belongs to no picture
+    related = container.streams.best("audio", video_stream(container)) if container.format.name == "mpegts" else None
+    return related if isinstance(related, av.AudioStream) else min(container.streams.audio, key=_rank, default=None)
 
 
 def video_stream(container: InputContainer) -> av.VideoStream | None:
-    """The first moving-picture track; a cover picture of a song is none."""
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
-            return stream
-    return None
+    """The moving-picture track that players take; a cover picture of a song is none."""
+    moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    return min(moving, key=_rank, default=None)
+
+
+def _rank(stream: Stream) -> tuple[bool, bool]:
+    return bool(stream.disposition & FOR_FEW), not stream.disposition & Disposition.default
 
 
 def start_of(container: InputContainer) -> float:
@@ -197,7 +203,7 @@ def seek(container: InputContainer, time_s: float, track: av.AudioStream | None 
     Some demuxers refuse times before their first key frame, some land late: callers look at what comes.
     """
     start = container.start_time or 0
-    target = max(int(time_s * av.time_base), start)
+    target = start if _misleads(container) else max(int(time_s * av.time_base), start)
     if track is not None and track.time_base:
         with suppress(av.error.FFmpegError):
             container.seek(int(target / av.time_base / track.time_base), stream=track)
@@ -210,7 +216,21 @@ def seek(container: InputContainer, time_s: float, track: av.AudioStream | None 
             return
 
 
-def packets(container: InputContainer, *tracks: av.AudioStream | av.VideoStream) -> Iterator[av.Packet]:
+def _misleads(container: InputContainer) -> bool:
+    """Whether a WAV says another byte rate than its packets have, as FFmpeg writes ADPCM: it would seek by that."""
+    sound = container.streams.audio[0] if container.format.name == "wav" else None
+    if sound is None or sound.codec_context is None or sound.codec_context.name.startswith("pcm_"):
+        return False
+    with suppress(av.error.FFmpegError):
+        container.seek(container.start_time or 0)
+        first = next(packets(container, sound), None)
+        if first is not None and first.size and first.duration:
+            said = (sound.codec_context.bit_rate or 0) * float(first.duration * first.time_base)
+            return abs(8 * first.size - said) > 0.01 * 8 * first.size
+    return False
+
+
+def packets(container: InputContainer, *tracks: Stream) -> Iterator[av.Packet]:
     """The packets of these tracks from where the container stands."""
     demuxed = container.demux(*tracks)
     while True:
@@ -232,8 +252,16 @@ class Damage:
     packets: int = 0
 
 
-def decoded(container: InputContainer, stream: av.AudioStream | av.VideoStream, damage: Damage) -> Iterator[Any]:
-    """Decoded frames; a damaged packet is counted and skipped, as players do, and damage to the file ends it."""
+def decoded(
+    container: InputContainer,
+    stream: av.AudioStream | av.VideoStream,
+    damage: Damage,
+    taken: deque[av.Packet] | None = None,
+) -> Iterator[Any]:
+    """Decoded frames; a damaged packet is counted and skipped, as players do, and damage to the file ends it.
+
+    Into `taken` go the packets that were decoded, for whoever takes them out again.
+    """
     coming = packets(container, stream)
     while True:
         try:
@@ -244,9 +272,13 @@ def decoded(container: InputContainer, stream: av.AudioStream | av.VideoStream, 
         if packet is None:
             return
         try:
-            yield from packet.decode()
+            frames = packet.decode()
         except av.error.FFmpegError:
             damage.packets += 1
+            continue
+        if taken is not None and packet.size:
+            taken.append(packet)
+        yield from frames
 
 
 def _track_ends(container: InputContainer, path: Path) -> tuple[dict[int, float], bool]:
@@ -260,13 +292,28 @@ def _track_ends(container: InputContainer, path: Path) -> tuple[dict[int, float]
     share = _riff_share(path)
     if share < 1:
         return {index: found.get(index, end) / share for index, end in headers.items()}, True
-    last = max(found.values(), default=0.0)
-    if names & PROMISING and promised - last > max(0.5, 0.01 * promised):
+    needed = promised - max(0.5, 0.01 * promised)
+    # subtitles or a second sound may last longer than the tracks that we read
+    if names & PROMISING and max(found.values(), default=0.0) < needed and _others_end_s(container) < needed:
         return {index: end or promised for index, end in headers.items()}, True
     # a track that is over before the tail has no packets there: its header says when, or a look at all packets
     if any(index not in found and not end for index, end in headers.items()):
         found = _packet_ends(container, path, 0.0) | found
     return {index: found.get(index, end) for index, end in headers.items()}, False
+
+
+def _others_end_s(container: InputContainer) -> float:
+    """Where the packets of the tracks that we do not read end; a subtitle may have begun long before."""
+    tracks, zero, end = _tracks(container), start_of(container), 0.0
+    others = [stream for stream in container.streams if stream not in tracks]
+    if not others:
+        return end
+    seek(container, zero)
+    with suppress(av.error.FFmpegError):  # behind damage there is nothing
+        for packet in packets(container, *others):
+            if packet.pts is not None and packet.time_base:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - zero)
+    return end
 
 
 def _riff_share(path: Path) -> float:
