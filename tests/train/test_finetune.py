@@ -89,6 +89,15 @@ def test_the_kept_weights_are_the_mean_over_the_last_epochs(library, source, tmp
         torch.testing.assert_close(weight, (last[0][name] + last[1][name]) / 2)
 
 
+def test_a_mean_over_more_epochs_than_there_are_is_the_mean_over_all_and_not_over_the_first_weights(
+    library, source, tmp_path
+):
+    for last in (2, 8):
+        recipe = tiny_recipe("train.epochs=2", f"train.average_last={last}", source=source)
+        finetune(recipe, library, tmp_path / str(last))
+    assert weights(tmp_path / "8") == weights(tmp_path / "2")
+
+
 def test_a_validation_split_chooses_the_epoch(library, source, tmp_path, monkeypatch):
     errors = iter([0.5, 0.25, 0.75])
     monkeypatch.setattr(finetune_module, "error", lambda *_: next(errors))
