@@ -228,6 +228,8 @@ def test_what_cannot_be_meant_is_a_message_on_the_command_line(equiav, library, 
         assert (code, message in err) == (1, True), err
     assert not (tmp_path / "R").exists()
     small = ["train.global_batch=4", "train.epochs=1", "train.trackers=[]"]
+    code, _, err = equiav(*line, *small, "task.classes=[class0, class1, class2, class0]")
+    assert (code, "class0 stand there twice" in err) == (1, True), err
     code, out, err = equiav(*line, *small, "--test", "none")
     assert (code, "nothing was measured" in err) == (0, True)
     assert "of 3 classes" in out
