@@ -46,6 +46,14 @@ def test_what_is_no_result_is_refused(tmp_path, text):
         result([1]).save(tmp_path / "r.json" / "below.json")
 
 
+def test_a_result_of_another_version_is_refused_by_the_field_that_tells(tmp_path):
+    file = tmp_path / "r.json"
+    result([0, 1]).save(file)
+    file.write_text(file.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    with pytest.raises(ConfigError, match=r"schema_version: Input should be 1.*measure again"):
+        Result.load(file)
+
+
 def test_a_small_gain_on_every_item_is_beyond_chance_pair_by_pair_and_not_otherwise():
     hard = np.random.default_rng(0).random(200) < 0.5
     better = hard | (np.arange(200) % 20 == 0)  # the same items, a few more right

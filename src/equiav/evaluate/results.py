@@ -14,7 +14,7 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ class About(FrozenResult):
 class Result(FrozenResult):
     """The JSON of an evaluation."""
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     evaluation: str
     about: About
     figures: dict[str, Measured]
@@ -95,8 +95,15 @@ class Result(FrozenResult):
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
-        except (ValidationError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is no result that this equiav wrote: {str(error).splitlines()[0]}") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} is no result that this equiav wrote: {error}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the whole"
+            raise ConfigError(
+                f"{path} is no result that this equiav wrote ({place}: {first['msg']}); expected what "
+                "`equiav evaluate … --out` stores: measure again with this equiav"
+            ) from None
 
 
 def about(
