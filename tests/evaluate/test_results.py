@@ -88,8 +88,13 @@ def test_unlike_evaluations_are_not_compared():
     with pytest.raises(ConfigError, match="retrieval cannot be compared with one of probe"):
         compare_results(result([1]), result([1], evaluation="probe"))
     other = result([1]).model_copy(update={"figures": {}})
-    with pytest.raises(ConfigError, match="no figure in common"):
+    with pytest.raises(ConfigError, match="no figure in common: the first has recall, the second none"):
         compare_results(result([1]), other)
+
+
+def test_galleries_of_unlike_sizes_are_among_what_differs():
+    settings = compare_results(result([0, 1, 1, 0]), result([1, 1])).settings
+    assert settings == {"items": ("4", "2")}
 
 
 def test_a_comparison_is_json_and_a_table():

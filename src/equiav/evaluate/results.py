@@ -196,12 +196,18 @@ def compare_results(first: Result, second: Result) -> Comparison:
         raise ConfigError(f"a result of {first.evaluation} cannot be compared with one of {second.evaluation}")
     names = [name for name in first.figures if name in second.figures]
     if not names:
-        raise ConfigError("the two results have no figure in common")
+        raise ConfigError(
+            "the two results have no figure in common: "
+            f"the first has {', '.join(first.figures) or 'none'}, the second {', '.join(second.figures) or 'none'}"
+        )
     places = {name: i for i, name in enumerate(second.items)}
     shared = [(i, places[name]) for i, name in enumerate(first.items) if name in places]
     whole = len(shared) == len(first.items) == len(second.items) > 0
     differences = [_difference(first, second, name, shared if whole else []) for name in names]
-    return Comparison(_settings(first.about, second.about), differences, len(shared))
+    settings = _settings(first.about, second.about)
+    if len(first.items) != len(second.items):  # a rank among fewer is a better one: no gain of the model
+        settings["items"] = (str(len(first.items)), str(len(second.items)))
+    return Comparison(settings, differences, len(shared))
 
 
 def _difference(first: Result, second: Result, name: str, pairs: list[tuple[int, int]]) -> Difference:
