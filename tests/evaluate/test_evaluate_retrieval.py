@@ -181,3 +181,5 @@ def test_clips_that_the_model_was_trained_on_are_counted(library, model, tmp_pat
     assert any("2 of 13 clips are among those that the model was trained on" in line for line in report.warnings)
     assert evaluate_retrieval(library, model, training=library, resamples=50).trained_on == 0
     assert evaluate_retrieval(library, model, resamples=50).trained_on is None
+    with pytest.raises(LibraryError, match=r"split 'fold1' has no clips .* \(splits: train\)"):
+        evaluate_retrieval(library, model, training=other, training_split="fold1", resamples=50)
