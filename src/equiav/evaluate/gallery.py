@@ -100,8 +100,8 @@ def names_of(source: str, start_s: float) -> set[str]:
         source = place
     elif place.lower().endswith(".tar"):
         source = part
-    stem = PurePath(source).stem
-    names = {stem, f"{stem}_{start_s:06.0f}"}
+    name, stem = PurePath(source).name, PurePath(source).stem
+    names = {name, stem, f"{stem}_{start_s:06.0f}"}
     segment = SEGMENT.fullmatch(stem)
     if segment:
         names |= {segment[1], f"{segment[1]}_{int(segment[2]):06d}"}
