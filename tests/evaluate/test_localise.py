@@ -170,6 +170,11 @@ def test_boxes_that_cannot_be_read_are_errors(tmp_path):
         Boxes(write_boxes(tmp_path / "boxes.csv", [], header=("path", "time_s", "x0", "y0", "x1")))
 
 
+def test_boxes_that_a_spreadsheet_saved_with_a_byte_order_mark_are_read(tmp_path):
+    (tmp_path / "boxes.csv").write_text("path,time_s,x0,y0,x1,y1\na.mp4,1,0,0,0.5,0.5\n", encoding="utf-8-sig")
+    assert Boxes(tmp_path / "boxes.csv").at(str(tmp_path / "a.mp4"), 1.0) == [(0.0, 0.0, 0.5, 0.5)]
+
+
 def test_the_boxes_of_a_frame_are_those_of_the_nearest_time_unless_it_is_far(tmp_path):
     rows = [["a.mp4", 1.0, 0, 0, 0.5, 0.5], ["a.mp4", 1.0, 0.5, 0.5, 1, 1], ["a.mp4", 1.4, 0, 0, 1, 1]]
     boxes = Boxes(write_boxes(tmp_path / "boxes.csv", rows))

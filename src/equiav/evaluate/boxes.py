@@ -34,7 +34,7 @@ class Boxes:
         self.path = path
         self._known: dict[Path, dict[float, list[Box]]] = {}
         try:
-            with path.open(newline="", encoding="utf-8") as file:
+            with path.open(newline="", encoding="utf-8-sig") as file:
                 rows = csv.DictReader(file)
                 if missing := set(COLUMNS) - set(rows.fieldnames or ()):
                     raise ConfigError(f"{path} lacks columns {sorted(missing)}; expected {', '.join(COLUMNS)}")
