@@ -139,6 +139,13 @@ def test_the_auc_is_that_of_the_curve_over_all_clips():
     assert np.mean([one["ciou"] for one in found]) == np.mean(np.array(ious) >= 0.5)
 
 
+@pytest.mark.parametrize("step", range(21))
+def test_an_iou_that_equals_a_threshold_reaches_it(step):
+    values = np.ones((1, 20), dtype=np.float32)  # a flat map predicts all of it
+    found = scores(values, (np.arange(20) < step)[None])
+    assert found["auc"] == pytest.approx(min(step + 0.5, 20) / 20)
+
+
 def test_a_flat_map_points_everywhere_at_once():
     inside = mask([(0.0, 0.0, 0.5, 0.5)], 40, 40)
     assert scores(on_frame(np.ones((4, 4)), 40, 40), inside)["pointing"] == 0.25
