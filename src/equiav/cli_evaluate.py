@@ -242,8 +242,13 @@ def evaluate_localise(
     from equiav.evaluate.overlay import localise_page
     from equiav.library.table import Library
 
-    shelf, model = Library(library), load_model(run)
     page = page or run / "report" / "localise.html"
+    if page.suffix == ".json":
+        raise ConfigError(
+            f"--out {page}: expected the name of a page, such as {page.with_suffix('.html')}; the result "
+            "is written beside it as .json"
+        )
+    shelf, model = Library(library), load_model(run)
     known = Boxes(boxes) if boxes else None
     with Bar("mapping", "clips") as bar:
         found = localise(shelf, model, known, split=split, seed=seed, on_progress=bar.update)

@@ -220,6 +220,9 @@ def test_the_verb_writes_a_page_that_fetches_nothing_and_a_result(tmp_path, equi
     code, out, _ = equiav("evaluate", "localise", *where, "--out", tmp_path / "maps.html")
     assert (code, out.strip()) == (0, str(tmp_path / "maps.html"))
     assert not (tmp_path / "maps.json").exists()
+    code, _, err = equiav("evaluate", "localise", *where, "--out", tmp_path / "maps.json")
+    assert (code, "the result is written beside it" in err) == (1, True)
+    assert not (tmp_path / "maps.json").exists(), "a page would stand where the result was"
 
 
 def test_without_boxes_a_page_has_maps_and_no_figures(tmp_path):
