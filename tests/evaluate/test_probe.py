@@ -132,6 +132,8 @@ def test_folds_that_cannot_be_are_named(library, model):
         probe(library, model, stratified=3, folds=True)
     with pytest.raises(ConfigError, match="at least 2, found 1"):
         probe(library, model, stratified=1)
+    with pytest.raises(LibraryError, match="4 folds need a label with as many clips, the commonest has 3"):
+        probe(library, model, stratified=4)
 
 
 def test_clips_of_small_folds_weigh_as_much_as_their_fold(library, model):

@@ -228,6 +228,10 @@ def _stratified(
     if len(set(sources)) < folds:
         raise LibraryError(f"{folds} folds need as many sources of clips, found {len(set(sources))}")
     rarest = np.where(goal, goal.sum(0), len(goal) + 1).argmin(1)
+    if (most := np.bincount(rarest).max()) < folds:
+        raise LibraryError(
+            f"{folds} folds need a label with as many clips, the commonest has {most}: ask for fewer folds"
+        )
     cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(goal, rarest, sources)
     found = {f"fold {i}": there for i, (_, there) in enumerate(cut, 1)}
     if empty := [name for name, there in found.items() if not len(there)]:
