@@ -156,6 +156,12 @@ def test_without_labels_or_with_one_class_there_is_nothing_to_probe(library, mod
         probe(library, model, train="a", test="gone")
 
 
+@pytest.mark.parametrize("kind", ["linear", "sgd", "knn"])
+def test_where_one_class_alone_is_learned_every_clip_is_said_to_be_of_it(library, model, kind):
+    shelve(library, lambda i: ["rare" if i in (6, 7) else "common"], lambda i: "ab"[i > 5])
+    assert list(probe(library, model, kind=kind, train="a", test="b").right.values()) == [0.0, 0.0, 1.0]
+
+
 def test_a_result_of_a_probe_is_stored_with_every_clip(library, model, tmp_path):
     found = probe(library, model, train="a", test="b")
     stored = probe_result(found, library, model)

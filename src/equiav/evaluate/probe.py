@@ -330,6 +330,9 @@ def _linear(
     scale = StandardScaler().fit(train)
     train, test = np.asarray(scale.transform(train)), np.asarray(scale.transform(test))
     scores = np.full((len(test), targets.shape[1]), -1e9)  # of classes that the training split lacks
+    if one_label and targets.any(0).sum() == 1:  # of a fold without the rare class
+        scores[:, targets.any(0)] = 0.0
+        return scores
     if one_label:
         model = LogisticRegression(max_iter=1000).fit(train, targets.argmax(1))
         scores[:, model.classes_] = model.predict_log_proba(test)
