@@ -1,6 +1,7 @@
 """Probes: labels that features tell are read off them, folds in turn, one label or several."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from equiav.config import load_recipe
-from equiav.errors import ConfigError, LibraryError
+from equiav.errors import ConfigError, LibraryError, ModelError
 from equiav.evaluate.gradient_probe import fitted_scores
 from equiav.evaluate.probe import _features, _linear, _stratified, _targets, _vote, probe, probe_result
 from equiav.evaluate.results import compare_results
@@ -160,6 +161,14 @@ def test_without_labels_or_with_one_class_there_is_nothing_to_probe(library, mod
 def test_where_one_class_alone_is_learned_every_clip_is_said_to_be_of_it(library, model, kind):
     shelve(library, lambda i: ["rare" if i in (6, 7) else "common"], lambda i: "ab"[i > 5])
     assert list(probe(library, model, kind=kind, train="a", test="b").right.values()) == [0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", ["linear", "sgd", "knn", "attentive"])
+def test_broken_weights_are_an_error_and_no_figure(library, model, kind):
+    with torch.no_grad():
+        next(model.visual_tower.encoder.parameters()).fill_(math.nan)
+    with pytest.raises(ModelError, match="NaN or infinite features"):
+        probe(library, model, kind=kind, train="a", test="b")
 
 
 def test_a_result_of_a_probe_is_stored_with_every_clip(library, model, tmp_path):

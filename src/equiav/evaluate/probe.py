@@ -27,7 +27,7 @@ from torch import Tensor
 
 from equiav.augment.visual import normalise
 from equiav.config import Senses
-from equiav.errors import ConfigError, LibraryError
+from equiav.errors import ConfigError, LibraryError, ModelError
 from equiav.evaluate.bootstrap import RESAMPLES, interval, resampled_classes, resampled_means
 from equiav.evaluate.gradient_probe import fitted_scores
 from equiav.evaluate.results import Measured, Result, about
@@ -148,6 +148,7 @@ def probe(
         ConfigError: folds of both kinds, or fewer than two.
         LibraryError: a split has no clips or is both learned from and measured on, clips have no labels, or there are
             fewer than two classes or folds.
+        ModelError: the model gives NaN or infinite features.
     """
     check_features(library, model)
     if folds and stratified is not None:
@@ -275,6 +276,8 @@ def _part(model: EquiAV, batch: Batch, sense: str, what: Feature | Literal["toke
     else:
         plain = model.visual_space.plain(batch.frames.to(device), batch.sizes.to(device))
         tokens = model.visual_tokens(normalise(plain))
+    if not tokens.isfinite().all():  # a classifier that says nothing would score as one that always says the same
+        raise ModelError("the model gave NaN or infinite features: its weights are broken; look at the run's losses")
     return tokens.half().cpu() if what == "tokens" else tokens.mean(1).float().cpu()
 
 
