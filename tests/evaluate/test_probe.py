@@ -79,6 +79,21 @@ def test_classes_apart_are_told_apart_by_a_plane_and_noise_is_not():
     assert (lacking[:, 2] == -1e9).all(), "a class that was not there to learn"
 
 
+@pytest.mark.parametrize("kind", ["sgd", "linear"])
+def test_what_is_the_same_in_all_that_is_learned_from_decides_nothing(kind):
+    rng = np.random.default_rng(0)
+    label = np.arange(120) % 3
+    targets = np.eye(3, dtype=bool)[label]
+    told = np.concatenate([rng.normal(3 * targets, 0.5), np.ones((120, 4))], axis=1)
+    told[60:, 3:] += rng.normal(size=(60, 4))  # a sense that is new in the test split
+    if kind == "linear":
+        scores = _linear(told[:60], targets[:60], told[60:], True)
+    else:
+        here, there = ([torch.from_numpy(part).float()] for part in (told[:60], told[60:]))
+        scores = fitted_scores("sgd", here, torch.from_numpy(targets[:60]), there, heads=1, one_label=True).numpy()
+    assert (scores.argmax(1) == label[60:]).mean() > 0.95
+
+
 def test_folds_are_measured_on_in_turn_and_never_learned_from(library, model):
     shelve(library, lambda i: [f"class{i // 3}"], lambda i: f"fold{i // 3}")
     found = probe(library, model, folds=True)
