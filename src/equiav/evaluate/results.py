@@ -76,12 +76,14 @@ class Result(FrozenResult):
         Raises:
             ConfigError: the file cannot be written.
         """
+        beside = path.with_name(f".{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{path.name}.part")
             beside.write_text(self.model_dump_json(indent=1), encoding="utf-8")
             beside.replace(path)
         except OSError as error:
+            if beside.is_file():
+                beside.unlink()
             raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from None
 
     @classmethod
