@@ -21,6 +21,9 @@ Frames = Annotated[
 SeenFeature = Annotated[
     Literal["pooled", "embedding"], typer.Option("--features", help="Mean patch token, or what search compares.")
 ]
+ResultFile = Annotated[
+    Path | None, typer.Option("--out", dir_okay=False, help="File for the result, to compare later.")
+]
 Senses = Annotated[Literal["audio", "visual", "both"], typer.Option(help="What is looked at.")]
 TrainSplit = Annotated[str, typer.Option("--train", help="Split to learn from.")]
 Folds = Annotated[bool, typer.Option("--folds", help="The library's splits are folds: measure on each.")]
@@ -79,7 +82,7 @@ def evaluate_retrieval(
     training: Annotated[
         Path | None, typer.Option("--trained-on", help="Library of the training: its clips in the gallery are counted.")
     ] = None,
-    result: Annotated[Path | None, typer.Option("--out", help="File for the result, to compare later.")] = None,
+    result: ResultFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the picture by its sound and the sound by its picture, over all clips of a split.
@@ -119,7 +122,7 @@ def evaluate_probe(
     folds: Folds = False,
     stratified: Stratified = None,
     seed: Annotated[int, typer.Option(min=0, help="Of attentive and SGD probes, stratified folds, intervals.")] = 0,
-    result: Annotated[Path | None, typer.Option("--out", help="File for the result, to compare later.")] = None,
+    result: ResultFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Say how well a simple classifier tells the labels from frozen features.
@@ -144,7 +147,7 @@ def evaluate_knn(
     folds: Folds = False,
     stratified: Stratified = None,
     seed: Annotated[int, typer.Option(min=0, help="Of stratified folds and intervals.")] = 0,
-    result: Annotated[Path | None, typer.Option("--out", help="File for the result, to compare later.")] = None,
+    result: ResultFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Say how often the nearest training clips have a clip's label: nothing is learned.
@@ -174,7 +177,7 @@ def evaluate_classify(
     run: Annotated[Path, typer.Option("--run", "-R", help="Run folder, made by `equiav finetune`.")],
     split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
     frames: Frames = None,
-    result: Annotated[Path | None, typer.Option("--out", help="File for the result, to compare later.")] = None,
+    result: ResultFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Say how well a fine-tuned classifier knows the labels of a library's clips.
@@ -242,8 +245,13 @@ def evaluate_localise(
     from equiav.evaluate.overlay import localise_page
     from equiav.library.table import Library
 
-    shelf, model = Library(library), load_model(run)
     page = page or run / "report" / "localise.html"
+    if page.suffix == ".json":
+        raise ConfigError(
+            f"--out {page}: expected the name of a page, such as {page.with_suffix('.html')}; the result "
+            "is written beside it as .json"
+        )
+    shelf, model = Library(library), load_model(run)
     known = Boxes(boxes) if boxes else None
     with Bar("mapping", "clips") as bar:
         found = localise(shelf, model, known, split=split, seed=seed, on_progress=bar.update)

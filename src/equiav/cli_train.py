@@ -148,6 +148,7 @@ def finetune(
             settings,
             shelf,
             run,
+            test=test,
             on_step=lambda step: bar.update(step.step, step.steps, step.describe()),
             should_stop=should_stop,
         )

@@ -193,7 +193,9 @@ class Train(Settings):
         default=None, gt=0, lt=1, description="Decay of a running average of the weights, which is then what is kept."
     )
     average_last: int | None = Field(
-        default=None, gt=0, description="Last epochs whose final weights are averaged, which is then what is kept."
+        default=None,
+        gt=0,
+        description="Last epochs (all, of fewer) whose final weights are averaged, which is then what is kept.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of initialisation, order and augmentation.")
     roll: bool = Field(default=True, description="Roll the base spectrogram by a random time, as the release does.")

@@ -131,6 +131,14 @@ def test_a_stored_result_holds_the_reports_figures_and_compares_with_itself(libr
     assert "ranks" not in stored.details["audio_to_visual"]
 
 
+def test_the_n_of_a_figure_is_the_queries_that_it_was_asked_with(library, model):
+    library.update([{"clip_id": f"clip{i:02d}", "labels": [], "split": "test"} for i in range(4)])
+    figures = retrieval_result(evaluate_retrieval(library, model, resamples=50), library, model).figures
+    assert figures["audio_to_visual.recall_at_1"].n == figures["visual_to_audio.median_rank"].n == 13
+    assert figures["audio_to_visual.class_level.precision_at_1"].n == 9
+    assert figures["visual_to_audio.class_level_others.mean_average_precision"].n == 9
+
+
 def test_the_diagonal_score_is_the_mean_cosine_of_equal_places(model, tmp_path):
     """Against places embedded one by one; the sound around place k of K is 13/32 of the clip, kept inside it."""
     places = 3
@@ -173,3 +181,5 @@ def test_clips_that_the_model_was_trained_on_are_counted(library, model, tmp_pat
     assert any("2 of 13 clips are among those that the model was trained on" in line for line in report.warnings)
     assert evaluate_retrieval(library, model, training=library, resamples=50).trained_on == 0
     assert evaluate_retrieval(library, model, resamples=50).trained_on is None
+    with pytest.raises(LibraryError, match=r"split 'fold1' has no clips .* \(splits: train\)"):
+        evaluate_retrieval(library, model, training=other, training_split="fold1", resamples=50)

@@ -139,6 +139,13 @@ def test_the_auc_is_that_of_the_curve_over_all_clips():
     assert np.mean([one["ciou"] for one in found]) == np.mean(np.array(ious) >= 0.5)
 
 
+@pytest.mark.parametrize("step", range(21))
+def test_an_iou_that_equals_a_threshold_reaches_it(step):
+    values = np.ones((1, 20), dtype=np.float32)  # a flat map predicts all of it
+    found = scores(values, (np.arange(20) < step)[None])
+    assert found["auc"] == pytest.approx(min(step + 0.5, 20) / 20)
+
+
 def test_a_flat_map_points_everywhere_at_once():
     inside = mask([(0.0, 0.0, 0.5, 0.5)], 40, 40)
     assert scores(on_frame(np.ones((4, 4)), 40, 40), inside)["pointing"] == 0.25
@@ -214,6 +221,9 @@ def test_the_verb_writes_a_page_that_fetches_nothing_and_a_result(tmp_path, equi
     code, out, _ = equiav("evaluate", "localise", *where, "--out", tmp_path / "maps.html")
     assert (code, out.strip()) == (0, str(tmp_path / "maps.html"))
     assert not (tmp_path / "maps.json").exists()
+    code, _, err = equiav("evaluate", "localise", *where, "--out", tmp_path / "maps.json")
+    assert (code, "the result is written beside it" in err) == (1, True)
+    assert not (tmp_path / "maps.json").exists(), "a page would stand where the result was"
 
 
 def test_without_boxes_a_page_has_maps_and_no_figures(tmp_path):

@@ -175,6 +175,21 @@ def test_of_a_video_the_middle_frame_counts_as_frames_and_from_a_decoder(ours, m
     np.testing.assert_allclose(found, np.repeat(model.encode(image=[shown[2]]), 2, axis=0), atol=1e-6)
 
 
+def test_a_picture_as_an_array_is_that_picture(ours, model):
+    shown = pictures(2)
+    found = embedded(ours, model, image=[shown[0], torch.from_numpy(shown[1])])
+    np.testing.assert_allclose(found, model.encode(image=list(shown)), atol=1e-6)
+
+
+def test_items_that_hold_nothing_are_named(ours, model):
+    with pytest.raises(ConfigError, match="Made: its split '' has no rows"):
+        ours.MtebEncoder(model).encode(SimpleNamespace(dataset=[]), task_metadata=SimpleNamespace(name="Made"))
+    with pytest.raises(ConfigError, match="need their sample_rate"):
+        embedded(ours, model, audio=[{"array": tone(1.0)}])
+    with pytest.raises(ConfigError, match=r"found uint8 of \(0, 3, 8, 8\)"):
+        embedded(ours, model, video=[np.zeros((0, 3, 8, 8), np.uint8)])
+
+
 def test_text_is_refused_before_anything_is_loaded(ours, model, tmp_path):
     with pytest.raises(ConfigError, match="VGGSoundAVT2VRetrieval: asks with text, and the model has no text tower"):
         ours.evaluate_mteb(model, ["VGGSoundAVT2VRetrieval"], tmp_path)

@@ -1,6 +1,7 @@
 """Probes: labels that features tell are read off them, folds in turn, one label or several."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from equiav.config import load_recipe
-from equiav.errors import ConfigError, LibraryError
+from equiav.errors import ConfigError, LibraryError, ModelError
 from equiav.evaluate.gradient_probe import fitted_scores
 from equiav.evaluate.probe import _features, _linear, _stratified, _targets, _vote, probe, probe_result
 from equiav.evaluate.results import compare_results
@@ -78,6 +79,21 @@ def test_classes_apart_are_told_apart_by_a_plane_and_noise_is_not():
     assert (lacking[:, 2] == -1e9).all(), "a class that was not there to learn"
 
 
+@pytest.mark.parametrize("kind", ["sgd", "linear"])
+def test_what_is_the_same_in_all_that_is_learned_from_decides_nothing(kind):
+    rng = np.random.default_rng(0)
+    label = np.arange(120) % 3
+    targets = np.eye(3, dtype=bool)[label]
+    told = np.concatenate([rng.normal(3 * targets, 0.5), np.ones((120, 4))], axis=1)
+    told[60:, 3:] += rng.normal(size=(60, 4))  # a sense that is new in the test split
+    if kind == "linear":
+        scores = _linear(told[:60], targets[:60], told[60:], True)
+    else:
+        here, there = ([torch.from_numpy(part).float()] for part in (told[:60], told[60:]))
+        scores = fitted_scores("sgd", here, torch.from_numpy(targets[:60]), there, heads=1, one_label=True).numpy()
+    assert (scores.argmax(1) == label[60:]).mean() > 0.95
+
+
 def test_folds_are_measured_on_in_turn_and_never_learned_from(library, model):
     shelve(library, lambda i: [f"class{i // 3}"], lambda i: f"fold{i // 3}")
     found = probe(library, model, folds=True)
@@ -132,6 +148,8 @@ def test_folds_that_cannot_be_are_named(library, model):
         probe(library, model, stratified=3, folds=True)
     with pytest.raises(ConfigError, match="at least 2, found 1"):
         probe(library, model, stratified=1)
+    with pytest.raises(LibraryError, match="4 folds need a label with as many clips, the commonest has 3"):
+        probe(library, model, stratified=4)
 
 
 def test_clips_of_small_folds_weigh_as_much_as_their_fold(library, model):
@@ -150,8 +168,22 @@ def test_without_labels_or_with_one_class_there_is_nothing_to_probe(library, mod
     shelve(library, lambda i: ["same"], lambda i: "ab"[i > 5])
     with pytest.raises(LibraryError, match="two classes"):
         probe(library, model, train="a", test="b")
-    with pytest.raises(LibraryError, match="gone"):
+    with pytest.raises(LibraryError, match=r"'gone' has 0 clips .* it has the splits a, b"):
         probe(library, model, train="a", test="gone")
+
+
+@pytest.mark.parametrize("kind", ["linear", "sgd", "knn"])
+def test_where_one_class_alone_is_learned_every_clip_is_said_to_be_of_it(library, model, kind):
+    shelve(library, lambda i: ["rare" if i in (6, 7) else "common"], lambda i: "ab"[i > 5])
+    assert list(probe(library, model, kind=kind, train="a", test="b").right.values()) == [0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", ["linear", "sgd", "knn", "attentive"])
+def test_broken_weights_are_an_error_and_no_figure(library, model, kind):
+    with torch.no_grad():
+        next(model.visual_tower.encoder.parameters()).fill_(math.nan)
+    with pytest.raises(ModelError, match="NaN or infinite features"):
+        probe(library, model, kind=kind, train="a", test="b")
 
 
 def test_a_result_of_a_probe_is_stored_with_every_clip(library, model, tmp_path):

@@ -46,6 +46,22 @@ def test_what_is_no_result_is_refused(tmp_path, text):
         result([1]).save(tmp_path / "r.json" / "below.json")
 
 
+def test_a_folder_is_no_file_for_a_result_and_is_told_before_anything_is_measured(tmp_path, equiav):
+    with pytest.raises(ConfigError, match="cannot be written: Is a directory"):
+        result([1]).save(tmp_path)
+    assert not list(tmp_path.parent.glob(".*.part"))
+    code, _, err = equiav("evaluate", "retrieval", "--library", "none", "--run", "none", "--out", tmp_path)
+    assert (code, "is a directory" in err) == (2, True), err
+
+
+def test_a_result_of_another_version_is_refused_by_the_field_that_tells(tmp_path):
+    file = tmp_path / "r.json"
+    result([0, 1]).save(file)
+    file.write_text(file.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    with pytest.raises(ConfigError, match=r"schema_version: Input should be 1.*measure again"):
+        Result.load(file)
+
+
 def test_a_small_gain_on_every_item_is_beyond_chance_pair_by_pair_and_not_otherwise():
     hard = np.random.default_rng(0).random(200) < 0.5
     better = hard | (np.arange(200) % 20 == 0)  # the same items, a few more right
@@ -80,8 +96,13 @@ def test_unlike_evaluations_are_not_compared():
     with pytest.raises(ConfigError, match="retrieval cannot be compared with one of probe"):
         compare_results(result([1]), result([1], evaluation="probe"))
     other = result([1]).model_copy(update={"figures": {}})
-    with pytest.raises(ConfigError, match="no figure in common"):
+    with pytest.raises(ConfigError, match="no figure in common: the first has recall, the second none"):
         compare_results(result([1]), other)
+
+
+def test_galleries_of_unlike_sizes_are_among_what_differs():
+    settings = compare_results(result([0, 1, 1, 0]), result([1, 1])).settings
+    assert settings == {"items": ("4", "2")}
 
 
 def test_a_comparison_is_json_and_a_table():

@@ -43,6 +43,8 @@ def test_a_list_without_ids_is_an_error_that_names_it(tmp_path, name, text):
         ("/v/-0jeONf82dE.wav#frames", 0.0, "-0jeONf82dE"),
         ("/v/shard-000.tar#test/-0jeONf82dE_000021", 0.0, "-0jeONf82dE_000021"),
         ("/v/dog#2.mp4", 0.0, "dog#2"),
+        ("/v/dog#2.mp4", 0.0, "dog#2.mp4"),
+        ("/v/shard-000.tar#test/dog.flac", 0.0, "dog.flac"),
     ],
 )
 def test_a_clip_answers_to_the_names_that_lists_use(source, start_s, name):

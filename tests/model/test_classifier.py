@@ -11,6 +11,7 @@ from torch import nn
 
 from equiav.errors import ModelError
 from equiav.model.classifier import Classifier
+from equiav.model.equiav import EquiAV
 
 CLASSES = ["bark", "rain", "horn"]
 SENSES = ("audio", "visual", "audio-visual")
@@ -101,9 +102,15 @@ def test_a_saved_classifier_comes_back_the_same(senses, tmp_path):
     assert torch.equal(loaded(**given), classifier.eval()(**given))
 
 
+def test_a_classifiers_folder_is_no_models(tmp_path):
+    Classifier(small_config(), CLASSES).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="a fine-tuned classifier's: give the run that it was fine-tuned from"):
+        EquiAV.from_pretrained(tmp_path)
+
+
 def test_a_models_folder_is_no_classifiers(tmp_path):
     small_model().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"not a classifier's config\.json"):
+    with pytest.raises(ModelError, match=r"not a classifier's config\.json but .* make a classifier of it"):
         Classifier.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"classes": []}))
     with pytest.raises(ModelError, match=r"not a classifier's config\.json"):

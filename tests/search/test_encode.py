@@ -109,6 +109,18 @@ def test_pictures_as_path_bytes_pil_and_array_give_one_vector(tmp_path, model):
         np.testing.assert_array_equal(encode(model, image=same), expected)
 
 
+def test_a_pillow_picture_is_seen_as_its_file_is(tmp_path, model):
+    turned = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # a camera held upright
+    turned.save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as opened:
+        np.testing.assert_array_equal(encode(model, image=opened), encode(model, image=tmp_path / "a.png"))
+    deep = Image.fromarray(np.full((40, 40), 30_000, dtype=np.uint16))
+    with pytest.raises(MediaError, match="mode I;16, expected 8 bits"):
+        encode(model, image=deep)
+
+
 def test_a_video_gives_what_embedding_the_library_stored(videos, embedded, model):
     found = encode(model, video=[videos / "0.mp4", (videos / "1.mp4").read_bytes()])
     assert isinstance(found, Embeddings)

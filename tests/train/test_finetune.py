@@ -89,6 +89,15 @@ def test_the_kept_weights_are_the_mean_over_the_last_epochs(library, source, tmp
         torch.testing.assert_close(weight, (last[0][name] + last[1][name]) / 2)
 
 
+def test_a_mean_over_more_epochs_than_there_are_is_the_mean_over_all_and_not_over_the_first_weights(
+    library, source, tmp_path
+):
+    for last in (2, 8):
+        recipe = tiny_recipe("train.epochs=2", f"train.average_last={last}", source=source)
+        finetune(recipe, library, tmp_path / str(last))
+    assert weights(tmp_path / "8") == weights(tmp_path / "2")
+
+
 def test_a_validation_split_chooses_the_epoch(library, source, tmp_path, monkeypatch):
     errors = iter([0.5, 0.25, 0.75])
     monkeypatch.setattr(finetune_module, "error", lambda *_: next(errors))
@@ -180,6 +189,10 @@ def test_unlabelled_clips_unknown_classes_and_several_labels_are_named(library_o
         resolve(tiny_recipe("task.classes=[class0, class1]"), Library(shelf.path))
     with pytest.raises(TrainingError, match=r"split 'gone' has 0 clips .* it has the splits test, train, val"):
         resolve(tiny_recipe("data.split=gone"), Library(shelf.path))
+    rare = label(shelf, [["rare"] if split == "test" else own for own, split in zip(LABELS, SPLITS, strict=True)])
+    assert resolve(tiny_recipe(), rare)[0].task.classes == ("class0", "class1", "class2")
+    with pytest.raises(LibraryError, match=r"split 'test': 1 labels are no class .* 3: rare"):
+        resolve(tiny_recipe(), rare, test="test")
     same = label(shelf, [["same"]] * len(LABELS))
     with pytest.raises(TrainingError, match="needs two classes"):
         resolve(tiny_recipe(), same)
@@ -215,6 +228,8 @@ def test_what_cannot_be_meant_is_a_message_on_the_command_line(equiav, library, 
         assert (code, message in err) == (1, True), err
     assert not (tmp_path / "R").exists()
     small = ["train.global_batch=4", "train.epochs=1", "train.trackers=[]"]
+    code, _, err = equiav(*line, *small, "task.classes=[class0, class1, class2, class0]")
+    assert (code, "class0 stand there twice" in err) == (1, True), err
     code, out, err = equiav(*line, *small, "--test", "none")
     assert (code, "nothing was measured" in err) == (0, True)
     assert "of 3 classes" in out

@@ -51,6 +51,14 @@ def test_padding_stays_padding_and_adds_nothing():
     assert (mixed[4:] == 0).all()
 
 
+def test_no_share_makes_a_mixture_that_is_no_number():
+    first, second = torch.full((2, 6, 4), -3.0), torch.full((2, 6, 4), -5.0)
+    second[:, 2:] = 0
+    mixed = mix_sounds(first, second, torch.tensor([0.0, 1e-42]))
+    assert mixed.isfinite().all()
+    torch.testing.assert_close(mixed[:, :2], second[:, :2])
+
+
 def test_a_clip_that_is_not_mixed_is_left_as_it_is():
     first, second = torch.randn(2, 5, 4), torch.randn(2, 5, 4)
     assert torch.equal(mix_sounds(first, second, torch.ones(2)), first)

@@ -100,8 +100,8 @@ def names_of(source: str, start_s: float) -> set[str]:
         source = place
     elif place.lower().endswith(".tar"):
         source = part
-    stem = PurePath(source).stem
-    names = {stem, f"{stem}_{start_s:06.0f}"}
+    name, stem = PurePath(source).name, PurePath(source).stem
+    names = {name, stem, f"{stem}_{start_s:06.0f}"}
     segment = SEGMENT.fullmatch(stem)
     if segment:
         names |= {segment[1], f"{segment[1]}_{int(segment[2]):06d}"}
@@ -109,8 +109,17 @@ def names_of(source: str, start_s: float) -> set[str]:
 
 
 def trained_on(library: Library, rows: NDArray[np.int64], training: Library, split: str) -> int:
-    """Clips of a gallery that are also in the training split of a library: the same content and window, by its hash."""
+    """Clips of a gallery that are also in the training split of a library: the same content and window, by its hash.
+
+    Raises:
+        LibraryError: that split has no clips: none in common would say nothing.
+    """
     known = set(training.clips(split, ["clip_id"])["clip_id"].to_pylist())
+    if not known:
+        raise LibraryError(
+            f"{training.path}: split {split!r} has no clips that a model could be trained on "
+            f"(splits: {', '.join(training.splits()) or 'none'}); evaluate_retrieval takes another as training_split"
+        )
     return sum(clip_id in known for clip_id in library.take(rows.tolist(), ["clip_id"])["clip_id"].to_pylist())
 
 

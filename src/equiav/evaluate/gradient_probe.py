@@ -45,7 +45,9 @@ class LinearProbe(nn.Module):
     def __init__(self, train: list[Float[Tensor, "n D"]], classes: int) -> None:
         super().__init__()
         features = torch.cat(train, dim=1)
-        self.mean, self.scale = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
+        self.mean, scale = features.mean(0), features.std(0, correction=0)
+        # what is constant here has a weight that nothing taught: it is left as it is and not blown up
+        self.scale = torch.where(scale > 1e-6, scale, 1.0)
         self.head = nn.Linear(features.shape[1], classes)
 
     def forward(self, features: list[Float[Tensor, "B D"]]) -> Float[Tensor, "B classes"]:

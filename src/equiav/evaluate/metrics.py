@@ -92,6 +92,11 @@ class RetrievalResult(FrozenResult):
             found |= {f"{level}.{name}": value for name, value in known or () if isinstance(value, Estimate)}
         return found
 
+    def asked(self, figure: str) -> int:
+        """How many queries a figure of `estimates` is the mean or median of."""
+        level = getattr(self, figure.split(".")[0])
+        return level.queries if isinstance(level, ClassLevel) else self.gallery_size
+
     def per_query(self) -> dict[str, list[float]]:
         """What each query adds to the figures that are means over the queries."""
         return {name: column.tolist() for name, column in _per_query(np.array(self.ranks)).items()}

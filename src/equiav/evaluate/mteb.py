@@ -85,6 +85,8 @@ class MtebEncoder(AbsEncoder):
             MediaError: a row's sound or picture cannot be used.
         """
         rows: Any = inputs.dataset
+        if not len(rows):
+            raise ConfigError(f"{task_metadata.name}: its split {hf_split!r} has no rows, there is nothing to embed")
         columns = rows.column_names if isinstance(rows, Dataset) else list(rows[0])
         if "text" in columns:
             raise ConfigError(_no_text(task_metadata.name))
@@ -262,18 +264,18 @@ def _sound(item: Any) -> Any:
         samples = item.get_all_samples()
         item = {"array": samples.data, "sampling_rate": samples.sample_rate}
     if isinstance(item, dict) and item.get("array") is not None:
-        array = np.asarray(item["array"])
-        return wav_file(array.mean(axis=0) if array.ndim > 1 else array, int(item["sampling_rate"]))
+        array, rate = np.asarray(item["array"]), item.get("sampling_rate")
+        return wav_file(array.mean(axis=0) if array.ndim > 1 else array, rate and int(rate))
     return _stored(item)
 
 
 def _picture(item: Any) -> Any:
-    """What `encode` takes as a picture: a file's bytes or path, or frames (F, 3, H, W): the middle one counts."""
+    """What `encode` takes as a picture: a file's bytes or path, (H, W, 3), or the middle of frames (F, 3, H, W)."""
     if hasattr(item, "get_frame_at"):
         item = item.get_frame_at(len(item) // 2).data[None]
     if torch.is_tensor(item) or isinstance(item, np.ndarray):
-        frames = torch.as_tensor(item)
-        return frames[len(frames) // 2].permute(1, 2, 0).numpy()
+        frames = np.asarray(item)
+        return frames[len(frames) // 2].transpose(1, 2, 0) if frames.ndim == 4 and len(frames) else frames
     return _stored(item)
 
 

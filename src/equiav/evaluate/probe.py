@@ -27,7 +27,7 @@ from torch import Tensor
 
 from equiav.augment.visual import normalise
 from equiav.config import Senses
-from equiav.errors import ConfigError, LibraryError
+from equiav.errors import ConfigError, LibraryError, ModelError
 from equiav.evaluate.bootstrap import RESAMPLES, interval, resampled_classes, resampled_means
 from equiav.evaluate.gradient_probe import fitted_scores
 from equiav.evaluate.results import Measured, Result, about
@@ -148,6 +148,7 @@ def probe(
         ConfigError: folds of both kinds, or fewer than two.
         LibraryError: a split has no clips or is both learned from and measured on, clips have no labels, or there are
             fewer than two classes or folds.
+        ModelError: the model gives NaN or infinite features.
     """
     check_features(library, model)
     usable = USABLE[SENSES[senses]]
@@ -235,6 +236,10 @@ def _stratified(
     if len(set(sources)) < folds:
         raise LibraryError(f"{folds} folds need as many sources of clips, found {len(set(sources))}")
     rarest = np.where(goal, goal.sum(0), len(goal) + 1).argmin(1)
+    if (most := np.bincount(rarest).max()) < folds:
+        raise LibraryError(
+            f"{folds} folds need a label with as many clips, the commonest has {most}: ask for fewer folds"
+        )
     cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(goal, rarest, sources)
     found = {f"fold {i}": there for i, (_, there) in enumerate(cut, 1)}
     if empty := [name for name, there in found.items() if not len(there)]:
@@ -299,6 +304,8 @@ def _part(model: EquiAV, batch: Batch, sense: str, what: Feature | Literal["toke
     else:
         plain = model.visual_space.plain(batch.frames.to(device), batch.sizes.to(device))
         tokens = model.visual_tokens(normalise(plain))
+    if not tokens.isfinite().all():  # a classifier that says nothing would score as one that always says the same
+        raise ModelError("the model gave NaN or infinite features: its weights are broken; look at the run's losses")
     return tokens.half().cpu() if what == "tokens" else tokens.mean(1).float().cpu()
 
 
@@ -354,6 +361,9 @@ def _linear(
     scale = StandardScaler().fit(train)
     train, test = np.asarray(scale.transform(train)), np.asarray(scale.transform(test))
     scores = np.full((len(test), targets.shape[1]), -1e9)  # of classes that the training split lacks
+    if one_label and targets.any(0).sum() == 1:  # of a fold without the rare class
+        scores[:, targets.any(0)] = 0.0
+        return scores
     if one_label:
         model = LogisticRegression(max_iter=1000).fit(train, targets.argmax(1))
         scores[:, model.classes_] = model.predict_log_proba(test)

@@ -14,7 +14,7 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ class About(FrozenResult):
 class Result(FrozenResult):
     """The JSON of an evaluation."""
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     evaluation: str
     about: About
     figures: dict[str, Measured]
@@ -74,12 +74,14 @@ class Result(FrozenResult):
         Raises:
             ConfigError: the file cannot be written.
         """
+        beside = path.with_name(f".{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{path.name}.part")
             beside.write_text(self.model_dump_json(indent=1), encoding="utf-8")
             beside.replace(path)
         except OSError as error:
+            if beside.is_file():
+                beside.unlink()
             raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from None
 
     @classmethod
@@ -93,8 +95,15 @@ class Result(FrozenResult):
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
-        except (ValidationError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is no result that this equiav wrote: {str(error).splitlines()[0]}") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} is no result that this equiav wrote: {error}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the whole"
+            raise ConfigError(
+                f"{path} is no result that this equiav wrote ({place}: {first['msg']}); expected what "
+                "`equiav evaluate … --out` stores: measure again with this equiav"
+            ) from None
 
 
 def about(
@@ -187,12 +196,18 @@ def compare_results(first: Result, second: Result) -> Comparison:
         raise ConfigError(f"a result of {first.evaluation} cannot be compared with one of {second.evaluation}")
     names = [name for name in first.figures if name in second.figures]
     if not names:
-        raise ConfigError("the two results have no figure in common")
+        raise ConfigError(
+            "the two results have no figure in common: "
+            f"the first has {', '.join(first.figures) or 'none'}, the second {', '.join(second.figures) or 'none'}"
+        )
     places = {name: i for i, name in enumerate(second.items)}
     shared = [(i, places[name]) for i, name in enumerate(first.items) if name in places]
     whole = len(shared) == len(first.items) == len(second.items) > 0
     differences = [_difference(first, second, name, shared if whole else []) for name in names]
-    return Comparison(_settings(first.about, second.about), differences, len(shared))
+    settings = _settings(first.about, second.about)
+    if len(first.items) != len(second.items):  # a rank among fewer is a better one: no gain of the model
+        settings["items"] = (str(len(first.items)), str(len(second.items)))
+    return Comparison(settings, differences, len(shared))
 
 
 def _difference(first: Result, second: Result, name: str, pairs: list[tuple[int, int]]) -> Difference:

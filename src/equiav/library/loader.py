@@ -92,7 +92,8 @@ class ClipLoader:
         if not len(self):
             raise LibraryError(
                 f"{library.path}: split {split!r} has {len(self.rows)} clips with {NAMED[senses]}, "
-                f"not enough for a batch of {batch_size if drop_last else 1}"
+                f"not enough for a batch of {batch_size if drop_last else 1}; it has the splits "
+                f"{', '.join(library.splits(USABLE[senses])) or 'none'}"
             )
 
     def __len__(self) -> int:

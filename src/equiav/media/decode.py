@@ -16,7 +16,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from equiav.errors import MediaError
-from equiav.media.frames import load_image, read_frames
+from equiav.media.frames import load_image, read_frames, upright_rgb
 from equiav.media.probe import (
     MARGINS_S,
     Damage,
@@ -29,7 +29,7 @@ from equiav.media.probe import (
     start_of,
 )
 
-__all__ = ["decode_audio", "load_image", "load_waveform", "read_audio", "read_frames"]
+__all__ = ["decode_audio", "load_image", "load_waveform", "read_audio", "read_frames", "upright_rgb"]
 
 GAP_S = 0.05  # a jump of the time stamps larger than this is a hole in the sound, filled with silence
 MAX_PLANES = 8  # PyAV reads beyond the memory of frames with more

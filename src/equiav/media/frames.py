@@ -330,10 +330,19 @@ def load_image(source: Path | str | bytes) -> NDArray[np.uint8]:
 
 def _picture(file: Path | io.BytesIO, name: str) -> NDArray[np.uint8]:
     with _opened(file, name, PICTURE_FORMATS) as picture:
-        upright = ImageOps.exif_transpose(picture)
-        if upright.mode in ("I;16", "I", "F"):
-            raise MediaError("unsupported", f"{name} is a picture of mode {upright.mode}, expected 8 bits")
-        return np.asarray(upright.convert("RGB"))
+        return upright_rgb(picture, name)
+
+
+def upright_rgb(picture: Image.Image, name: str) -> NDArray[np.uint8]:
+    """What a Pillow picture shows, as RGB (H, W, 3).
+
+    Raises:
+        MediaError: more than 8 bits, which the conversion would clip to white.
+    """
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
+        raise MediaError("unsupported", f"{name} is a picture of mode {upright.mode}, expected 8 bits")
+    return np.asarray(upright.convert("RGB"))
 
 
 @contextmanager

@@ -180,6 +180,11 @@ class Classifier(nn.Module):
         """
         paths = [fetch(name, file, revision=revision, local_files_only=local_files_only) for file in (CONFIG, WEIGHTS)]
         tree = read_json(paths[0])
+        if "architecture" in tree:
+            raise ModelError(
+                f"{paths[0]}: not a classifier's config.json but that of a model that embeds: make a classifier of it "
+                "with `equiav finetune … --from` it"
+            )
         if not tree.keys() >= {"classes", "senses", "labels", "model"}:
             raise ModelError(f"{paths[0]}: not a classifier's config.json: it needs classes, senses, labels and model")
         config = parse_settings(ModelConfig, tree["model"], where=str(paths[0]))

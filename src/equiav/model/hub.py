@@ -58,6 +58,11 @@ def read_config(path: Path) -> ModelConfig:
         ConfigError: a key is unknown or a value out of range.
     """
     tree = read_json(path)
+    if "classes" in tree:
+        raise ModelError(
+            f"{path}: not the config.json of a model that embeds but a fine-tuned classifier's: give the run that it "
+            "was fine-tuned from, or measure it with `equiav evaluate classify`"
+        )
     if "schema_version" not in tree:
         raise ModelError(f"{path}: not an equiav model's config.json: it has no schema_version")
     return parse_settings(ModelConfig, tree, where=str(path))

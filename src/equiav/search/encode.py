@@ -25,7 +25,7 @@ from equiav.errors import ConfigError, MediaError, ModelError
 from equiav.library.ingest import plan_windows
 from equiav.library.loader import stack_pictures
 from equiav.library.manifests import Item
-from equiav.media.decode import load_image, load_waveform, read_audio, read_frames
+from equiav.media.decode import load_image, load_waveform, read_audio, read_frames, upright_rgb
 from equiav.media.fbank import fit_frames, log_mel
 from equiav.media.probe import MediaInfo, describe, open_media
 
@@ -236,7 +236,7 @@ def wav_file(samples: np.ndarray, sample_rate: int | None) -> bytes:
 def _picture(item: Any, features: Features) -> UInt8[np.ndarray, "h w 3"]:
     """A picture as RGB, its short side at most that of the stored frames."""
     if isinstance(item, Image.Image):
-        item = np.asarray(item.convert("RGB"))
+        item = upright_rgb(item, "the picture")
     elif isinstance(item, (str, Path, bytes)):
         with _as_path(item) as path:
             item = load_image(path)

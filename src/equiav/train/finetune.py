@@ -2,7 +2,8 @@
 
 A classifier on the encoders of a pretrained model, or on fresh ones, is trained in the loop that pretraining uses: run
 again with the same recipe it goes on where it was. Only the training split, and a validation split where one is named,
-is looked at: whatever else the library holds has no influence on the weights.
+is looked at: whatever else the library holds has no influence on the weights. (Of a test split the labels are checked
+first, so that a run of days does not end in one that it can't measure.)
 
 EquiAV's release (ft_main.py, ft_trainer.py, datasets/AudioVisual.py). Deliberate differences: the head really learns
 at `head_lr_ratio` (the released scheduler writes one rate to all groups), SpecAugment is really applied (the released
@@ -41,10 +42,14 @@ def finetune(
     library: Library,
     run: Path,
     *,
+    test: str | None = None,
     on_step: Callable[[Step], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train, or go on training, a classifier on the labelled clips of `library` into the folder `run`.
+
+    Args:
+        test: split that will be measured on: before the first step its labels must be ones that the task can use.
 
     Started by `torchrun` or `accelerate launch`, all processes call this; the run folder must be one that they share.
 
@@ -56,7 +61,7 @@ def finetune(
     """
     check_trackers(recipe.train)
     joined = make_accelerator()
-    recipe, config = from_main(joined, lambda: resolve(recipe, library, joined.num_processes))
+    recipe, config = from_main(joined, lambda: resolve(recipe, library, joined.num_processes, test))
     accelerator = make_accelerator(recipe.train.precision, recipe.train.trackers, run)
     from_main(accelerator, lambda: claim_run(run, recipe))
     loader = MixingLoader(library, recipe, (accelerator.process_index, accelerator.num_processes))
@@ -87,14 +92,16 @@ def finetune(
     return Outcome(run, progress.step, steps, len(loader.rows), len(model.classes))
 
 
-def resolve(recipe: FinetuneRecipe, library: Library, processes: int = 1) -> tuple[FinetuneRecipe, ModelConfig]:
+def resolve(
+    recipe: FinetuneRecipe, library: Library, processes: int = 1, test: str | None = None
+) -> tuple[FinetuneRecipe, ModelConfig]:
     """Fill in what the pretrained model, the library and the machine decide; the config of the encoders.
 
     Raises:
         TrainingError: features that the pretrained model does not know, or more processes than clips.
         LibraryError: no clips, or labels that the task cannot use.
     """
-    classes = _classes(recipe, library)
+    classes = _classes(recipe, library, test)
     usable, deaf = USABLE[recipe.task.senses], recipe.task.senses == "visual"
     if recipe.init.model:
         config = read_config(fetch(recipe.init.model, CONFIG))
@@ -122,7 +129,7 @@ def resolve(recipe: FinetuneRecipe, library: Library, processes: int = 1) -> tup
     return recipe.model_copy(update=made), config
 
 
-def _classes(recipe: FinetuneRecipe, library: Library) -> tuple[str, ...]:
+def _classes(recipe: FinetuneRecipe, library: Library, test: str | None) -> tuple[str, ...]:
     """The classes, once the labels of all clips that are looked at are known to be among them."""
     splits = [name for name in (recipe.data.split, recipe.data.validation) if name is not None]
     usable = USABLE[recipe.task.senses]
@@ -134,6 +141,8 @@ def _classes(recipe: FinetuneRecipe, library: Library) -> tuple[str, ...]:
                 f"splits {', '.join(library.splits(usable)) or 'none'}"
             )
     classes = list(recipe.task.classes or sorted({name for own in labels[recipe.data.split] for name in own}))
+    if test is not None:
+        labels[test] = library.clips(test, ["labels"], usable)["labels"].to_pylist()
     for split, own in labels.items():
         check_labels(own, recipe.task.labels, classes, f"{library.path}, split {split!r}")
     if len(classes) < 2:

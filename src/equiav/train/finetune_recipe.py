@@ -32,6 +32,12 @@ class Task(Settings):
         default=0.1, ge=0, lt=1, description="Chance that a clip skips a branch of the last block; less before it."
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if twice := sorted({name for name in self.classes or () if (self.classes or ()).count(name) > 1}):
+            raise ValueError(f"classes: {', '.join(twice)} stand there twice; a class is one output")
+        return self
+
 
 class FinetuneData(Data):
     """What a run reads from its library."""

@@ -123,7 +123,8 @@ def mix_sounds(
         second: likewise.
         shares: of the first; where it is 1, the first is returned as it is.
     """
-    weight = shares.to(first)[:, None, None]
+    # a small `mix_beta` draws shares of 0, whose logarithm no loss survives where the second is padding
+    weight = shares.to(first).clamp_min(torch.finfo(first.dtype).tiny)[:, None, None]
     silent = (second == 0).all(2, keepdim=True)
     added = torch.where(silent, -torch.inf, second + torch.log1p(-weight))
     mixed = torch.logaddexp(first + weight.log(), added)

@@ -55,5 +55,5 @@ def share_of_step(decay: float, step: int) -> float:
 
 
 def share_of_epoch(last: int, epoch: int, epochs: int) -> float:
-    """Of the mean over the `last` epochs: 1, ½, ⅓, …; an earlier epoch replaces the one before."""
-    return 1 / (max(epoch - (epochs - last), 0) + 1)
+    """Of the mean over the `last` epochs, or all of fewer: 1, ½, ⅓, …; an earlier epoch replaces the one before."""
+    return 1 / (max(epoch - max(epochs - last, 0), 0) + 1)
