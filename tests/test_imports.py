@@ -15,6 +15,7 @@ ALLOWED = {
     "_version": set(),
     "errors": set(),
     "machine": set(),
+    "pages": set(),
     "terminal": set(),
     "config": {"errors"},
     "augment": {"errors", "config"},
@@ -24,9 +25,10 @@ ALLOWED = {
     "library": {"errors", "config", "machine", "media"},
     "toyworld": {"errors", "media"},
     "train": {"errors", "config", "augment", "model", "media", "library"},
-    "evaluate": {"errors", "config", "machine", "augment", "model", "media", "library", "train", "search"},
+    "evaluate": {"errors", "config", "machine", "pages", "augment", "model", "media", "library", "train", "search"},
     "search": {"errors", "config", "augment", "model", "media", "library", "train"},
-    "diagnose": {"errors", "config", "machine", "augment", "model", "media", "library", "train", "evaluate", "search"},
+    "diagnose": {"errors", "config", "machine", "pages"}
+    | {"augment", "model", "media", "library", "train", "evaluate", "search"},
 }
 UNBOUND = {"cli", "cli_evaluate", "cli_library", "cli_train", "compare", "demo", "__main__", "__init__"}
 # A package outside: the only files that may import it

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,11 +23,10 @@ from equiav.augment.transform import Slot, Transform
 from equiav.augment.visual import VisualSpace
 from equiav.diagnose.pictures import mel_uri, picture_uri
 from equiav.errors import ConfigError
+from equiav.pages import render
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
-
-TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,6 @@ def augment_gallery(
     Raises:
         ConfigError: the spectrogram is not of the space's size, or the frame is no (3, H, W) bytes.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     sound, picture = torch.as_tensor(audio).float(), torch.as_tensor(frame)
     if picture.ndim != 3 or picture.dtype != torch.uint8:
         raise ConfigError(f"expected a frame (3, H, W) of bytes, found {picture.dtype} {tuple(picture.shape)}")
@@ -101,10 +97,7 @@ def augment_gallery(
             picture_uri,
         ),
     ]
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("gallery.html.jinja").render(title=title, senses=senses, version=__version__)
+    return render("gallery.html.jinja", title=title, senses=senses, version=__version__)
 
 
 def _sense(

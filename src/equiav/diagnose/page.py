@@ -20,13 +20,13 @@ from equiav.diagnose.pictures import mel_uri, picture_uri
 from equiav.diagnose.plots import Panel, Series, bars, dots, panels
 from equiav.diagnose.sense import FULL, SENSES, Clips, Effort, Sense, read_clips
 from equiav.diagnose.unseen import Point
+from equiav.pages import render
 from equiav.train.health import ALARMS
 
 if TYPE_CHECKING:
     from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
 
-TEMPLATES = Path(__file__).parent.parent / "templates"
 TITLES = {"audio": "Sound", "visual": "Picture"}
 
 
@@ -82,13 +82,9 @@ def diagnosis_page(found: Diagnosis, shown: dict[str, list[ShownMap]], title: st
         shown: by sense, pictures of the predictor's attention.
         title: its heading.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"figure": figure_text, "interval": interval_text, "best": best_yardstick}
-    return environment.get_template("diagnosis.html.jinja").render(
+    return render(
+        "diagnosis.html.jinja",
+        {"figure": figure_text, "interval": interval_text, "best": best_yardstick},
         title=title,
         found=found,
         about=found.about,

@@ -11,7 +11,6 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,11 +21,11 @@ from equiav._version import __version__
 from equiav.diagnose.plots import Panel, Series, panels
 from equiav.errors import ConfigError
 from equiav.evaluate.metrics import Estimate, RetrievalReport, RetrievalResult
+from equiav.pages import render
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-TEMPLATES = Path(__file__).parent.parent / "templates"
 
 LOSS_NAMES = {
     "loss": "total",
@@ -101,13 +100,9 @@ def demo_page(
         queries: searches to show.
         commands: shell lines that lead to this page.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"picture": picture_uri, "spectrogram": spectrogram_uri, "sound": sound_uri}
-    return environment.get_template("demo.html.jinja").render(
+    return render(
+        "demo.html.jinja",
+        {"picture": picture_uri, "spectrogram": spectrogram_uri, "sound": sound_uri},
         title=title,
         summary=summary,
         commands=commands,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,8 @@ from equiav.diagnose.report import ClipShown, picture_uri, spectrogram_uri
 from equiav.errors import LibraryError
 from equiav.library.coverage import read_records
 from equiav.library.table import Library
+from equiav.pages import render
 
-TEMPLATES = Path(__file__).parent.parent / "templates"
 COLUMNS = ["source", "start_s", "end_s", "labels", "split", "status", "fbank_frames", "fbank_mean", "fbank_square"]
 LABELS_SHOWN = 40
 SAMPLES = 24
@@ -143,13 +142,9 @@ def library_stats(library: Library) -> LibraryStats:
 
 def stats_page(library: Library, stats: LibraryStats) -> str:
     """The page as HTML text, with up to 24 clips drawn evenly over the ids, which are hashes."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"picture": picture_uri, "spectrogram": spectrogram_uri}
-    return environment.get_template("library.html.jinja").render(
+    return render(
+        "library.html.jinja",
+        {"picture": picture_uri, "spectrogram": spectrogram_uri},
         stats=stats,
         labels=list(stats.labels.items())[:LABELS_SHOWN],
         most=max(stats.labels.values(), default=1),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from equiav._version import __version__
 from equiav.evaluate.localise import KINDS, MEASURES
+from equiav.pages import render
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, UInt8
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from equiav.evaluate.boxes import Box
     from equiav.evaluate.localise import Localisation
 
-TEMPLATES = Path(__file__).parent.parent / "templates"
 HEIGHT = 132  # pixels of a picture on the page
 OPACITY = 0.6  # of the map over the frame
 DRAWN = ("own_sound", "other_sound", "picture")
@@ -27,17 +26,13 @@ DRAWN = ("own_sound", "other_sound", "picture")
 
 def localise_page(found: Localisation, title: str = "Where is the sound?") -> str:
     """The page of `equiav evaluate localise`: the figures, and per clip the frame and what each map makes of it."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.globals["overlay"] = overlay_uri
-    return environment.get_template("localise.html.jinja").render(
+    return render(
+        "localise.html.jinja",
         title=title,
         found=found,
         measures=list(MEASURES.values()),
         drawn={kind: KINDS[kind] for kind in DRAWN},
+        overlay=overlay_uri,
         version=__version__,
     )
 
