@@ -38,6 +38,8 @@ def load_model(run: Path) -> EquiAV:
     """The model of a run, ready to embed."""
     from equiav.model.equiav import EquiAV
 
+    if not run.is_dir():  # a mistyped folder is not to be looked for on the Hub
+        raise ConfigError(f"{run}: no such folder; expected a run that `equiav pretrain` made, or a model's folder")
     folder = run / "model" if (run / "model").is_dir() else run
     return EquiAV.from_pretrained(folder).eval()
 
