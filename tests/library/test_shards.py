@@ -135,6 +135,22 @@ def test_a_member_that_lies_about_its_size_ends_the_tar(tmp_path, good_video, si
     assert len(items) > 1
 
 
+def test_tars_written_one_behind_the_other_are_not_taken_for_the_first_alone(tmp_path, good_video):
+    one, two = (pack(tmp_path / f"{i}.tar", [(f"{i}.mp4", good_video.read_bytes())]) for i in range(2))
+    (tmp_path / "both.tar").write_bytes(one.read_bytes() + two.read_bytes())
+    good, fault = read_source(tmp_path / "both.tar").items
+    assert (good.fault, fault.fault[0]) == (None, "corrupt")
+    assert "several tars" in fault.fault[1]
+
+
+def test_what_macs_pack_beside_every_file_is_no_sample_and_a_suffix_may_be_in_capitals(tmp_path, good_video):
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    pack(shards / "A.TAR", [("v/._a.mp4", b"Mac OS X"), ("v/a.mp4", good_video.read_bytes()), ("._v", b"Mac OS X")])
+    (item,) = read_source(shards).items
+    assert (item.source, item.fault) == (f"{shards}/A.TAR#v/a", None)
+
+
 def test_what_is_no_tar_is_a_reject_that_says_so(tmp_path):
     (tmp_path / "s.tar").write_bytes(b"\x1f\x8b" + bytes(600))
     (item,) = read_source(tmp_path / "s.tar").items

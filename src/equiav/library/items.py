@@ -12,11 +12,11 @@ from equiav.errors import ConfigError
 
 VIDEOS = frozenset(
     {".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpe"}
-    | {".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv"}
+    | {".m2v", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv"}
 )
 SOUNDS = frozenset(
     {".aac", ".ac3", ".aif", ".aiff", ".amr", ".ape", ".caf", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg"}
-    | {".opus", ".tta", ".wav", ".wma", ".wv"}
+    | {".aifc", ".m4b", ".mp2", ".opus", ".tta", ".w64", ".wav", ".wma", ".wv"}
 )
 PICTURES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 MEDIA = VIDEOS | SOUNDS | PICTURES

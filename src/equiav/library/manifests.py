@@ -74,7 +74,8 @@ def _folder(folder: Path, split: str) -> Listing:
         return Listing(folder, read_hugging_face(folder, split), labelled=True)
     paths, others = _media_files(folder)
     whole = folder.resolve()
-    tars = sorted(path for path in folder.glob("[!.]*.tar") if is_file(path) and _inside(path, whole))
+    entries = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".tar" and path.name[0] != ".")
+    tars = [path for path in entries if is_file(path) and _inside(path, whole)]
     if tars and paths:
         raise ConfigError(
             f"{folder}: {len(paths)} media files and {len(tars)} tars; ingest the tars from their own folder"

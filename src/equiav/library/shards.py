@@ -60,12 +60,16 @@ def _members(tar: Path) -> Iterator[tuple[Member, Fault | None]]:
                 if file.offset <= at:  # a header with a negative size would lead back
                     raise tarfile.ReadError("a member's size is negative")
                 at = file.offset
-                if not info.isdir():
+                # hidden files are nobody's clips: macOS packs a `._NAME` beside every file
+                if not info.isdir() and not PurePosixPath(info.name).name.startswith("."):
                     yield Member(info.name, info.offset_data, info.size), _member_fault(info, size)
         with tar.open("rb") as file:  # tarfile takes a bad header behind good ones for the end
             file.seek(at)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("no end mark where the members end")
+            while block := file.read(1 << 20):
+                if block.strip(b"\0"):
+                    raise tarfile.ReadError("more behind its end mark: several tars in one file; give each its own")
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             fault = ("unreadable", f"{tar} cannot be read: {error.strerror}")
