@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from equiav.config import Features
-from equiav.library.table import Clip, Library
+from equiav.library.records import Clip
+from equiav.library.table import Library
 
 
 def picture(rng: np.random.Generator, side: int, quality: int) -> bytes:

@@ -134,7 +134,8 @@ def finetune(
               equiav finetune finetune-vggsound --library L --run runs/vgg --from runs/base task.senses=audio
               torchrun --nproc-per-node 8 -m equiav finetune finetune-audioset20k -L L -R runs/as --from runs/base
     """
-    from equiav.library.table import USABLE, Library
+    from equiav.library.records import USABLE
+    from equiav.library.table import Library
     from equiav.train.finetune import finetune as run_finetune
     from equiav.train.finetune_recipe import load_finetune_recipe
     from equiav.train.processes import leave

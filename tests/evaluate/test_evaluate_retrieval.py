@@ -12,7 +12,8 @@ from equiav.errors import LibraryError
 from equiav.evaluate.metrics import RetrievalReport, retrieval_metrics
 from equiav.evaluate.results import compare_results
 from equiav.evaluate.retrieval import evaluate_retrieval, retrieval_result
-from equiav.library.table import Clip, Library
+from equiav.library.records import Clip
+from equiav.library.table import Library
 from equiav.model.equiav import EquiAV
 from equiav.search.embed import embed_library
 from equiav.search.encode import embed_log_mels

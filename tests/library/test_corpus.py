@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from corpus import CORPUS, as_table, found_in, make_corpus
-from equiav.library.table import STATUSES
+from equiav.library.records import STATUSES
 from equiav.media.probe import REASONS
 
 

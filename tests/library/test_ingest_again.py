@@ -19,7 +19,8 @@ from equiav.library import table as table_module
 from equiav.library.ingest import IngestReport, ingest
 from equiav.library.loader import ClipLoader
 from equiav.library.manifests import Item, Listing, read_source
-from equiav.library.table import FRAGMENTS, Library, Reject
+from equiav.library.records import Reject
+from equiav.library.table import FRAGMENTS, Library
 from equiav.library.windows import Examined, Read, Task, Window, examine, plan_windows, work
 from equiav.media.probe import MediaInfo
 from samples import TINY, pictures, tone, write_media

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from equiav.config import Architecture, Features, ModelConfig
-from equiav.library.table import Clip
+from equiav.library.records import Clip
 from equiav.model.equiav import EquiAV
 
 FEATURES = Features(

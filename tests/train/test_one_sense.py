@@ -10,7 +10,8 @@ from equiav.errors import LibraryError
 from equiav.evaluate.probe import probe
 from equiav.library.ingest import ingest
 from equiav.library.loader import ClipLoader
-from equiav.library.table import USABLE, Library
+from equiav.library.records import USABLE
+from equiav.library.table import Library
 from equiav.model.equiav import EquiAV
 from equiav.train.finetune import finetune
 from samples import TINY, pictures, tone, write_media

@@ -32,7 +32,7 @@ from equiav.evaluate.bootstrap import RESAMPLES, interval, resampled_classes, re
 from equiav.evaluate.gradient_probe import fitted_scores
 from equiav.evaluate.results import Measured, Result, about
 from equiav.library.loader import Batch, ClipLoader
-from equiav.library.table import USABLE
+from equiav.library.records import USABLE
 from equiav.search.embed import check_features
 from equiav.search.encode import embed_log_mels, embed_pictures
 from equiav.search.index import By

@@ -18,7 +18,7 @@ from typing import Any
 
 from equiav.errors import LibraryError
 from equiav.library.items import Item, as_text
-from equiav.library.table import Reject
+from equiav.library.records import Reject
 
 
 @dataclass

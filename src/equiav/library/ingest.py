@@ -21,7 +21,8 @@ from equiav.errors import ConfigError, MediaError
 from equiav.library.coverage import Coverage, cover, keep_record
 from equiav.library.items import as_text, files_of, is_folder
 from equiav.library.manifests import Item, Listing, read_source
-from equiav.library.table import STATUSES, Clip, KnownItem, Library, Reject
+from equiav.library.records import STATUSES, Clip, KnownItem, Reject
+from equiav.library.table import Library
 from equiav.library.windows import NO_FILE, Examined, Read, Stamp, Task, plan_windows, stamp_of, work
 from equiav.machine import usable_cores
 from equiav.media.sandbox import Sandbox

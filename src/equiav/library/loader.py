@@ -20,7 +20,8 @@ from torch import Tensor
 
 from equiav.config import Senses
 from equiav.errors import LibraryError
-from equiav.library.table import USABLE, Library
+from equiav.library.records import USABLE
+from equiav.library.table import Library
 
 if TYPE_CHECKING:
     import pyarrow as pa

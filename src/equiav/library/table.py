@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,72 +23,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from equiav.config import Features, Senses
+from equiav.config import Features
 from equiav.errors import LibraryError
+from equiav.library.records import WHOLE, Clip, KnownItem, Reject
 
 SCHEMA_VERSION = 2
 VERSION_KEY, FEATURES_KEY = b"equiav.library", b"equiav.features"
-# What a clip may be: whole; or both senses, of which one says nothing; or one sense, the other empty in its row
-STATUSES = ("ok", "silent", "still", "no_audio", "no_video")
-# Those in which the senses that one looks at say something
-USABLE: dict[Senses, tuple[str, ...]] = {
-    "audio-visual": ("ok",),
-    "audio": ("ok", "still", "no_video"),
-    "visual": ("ok", "silent", "no_audio"),
-}
-WHOLE = USABLE["audio-visual"]
 FRAGMENTS = 64  # more small ones than this are joined
 FRAGMENT_ROWS = 4096  # larger ones are left alone: a gigabyte or two
 READABLE = timedelta(days=1)  # that a version of the library stays after the next one came
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One row of clips.lance: a window of one media file."""
-
-    clip_id: str
-    item: str  # what of a source the row was made from: `library.manifests.Item.key`
-    source: str
-    start_s: float
-    end_s: float
-    labels: list[str]
-    split: str
-    status: str
-    fbank: NDArray[np.float16] | None  # (T, M) raw log-mel; None without sound
-    fbank_frames: int  # rows of fbank that are sound; the rest is padding
-    fbank_mean: float | None  # mean and mean square over those rows
-    fbank_square: float | None
-    frames: list[bytes]  # none without picture
-    frame_times_s: list[float]
-    file_size: int
-    file_mtime_ns: int
-    item_windows: int = 1  # windows that the item was cut into: fewer rows than this, and it is not done
-    origin: str = ""  # the folder, file or table that was ingested
-
-
-@dataclass(frozen=True)
-class KnownItem:
-    """What the library holds of an item."""
-
-    clips: int
-    windows: int
-    stamp: tuple[int, int]  # of the file: size, modification time
-    source: str
-    origin: str
-
-
-@dataclass(frozen=True)
-class Reject:
-    """One row of rejects.lance: an item that gave no clip, and why."""
-
-    item: str
-    path: str
-    stage: str
-    reason: str
-    detail: str
-    file_size: int
-    file_mtime_ns: int
-    origin: str = ""
 
 
 class Library:

@@ -14,7 +14,7 @@ from equiav.config import Features
 from equiav.errors import MediaError
 from equiav.library.items import Item
 from equiav.library.pieces import as_one_file
-from equiav.library.table import Clip
+from equiav.library.records import Clip
 from equiav.media.decode import read_audio
 from equiav.media.fbank import FRAME_S, fit_frames, log_mel
 from equiav.media.frames import is_still, probe_picture, read_frames, read_picture

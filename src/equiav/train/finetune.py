@@ -21,7 +21,8 @@ from accelerate import Accelerator
 from equiav.config import ModelConfig
 from equiav.errors import TrainingError
 from equiav.library.loader import NAMED
-from equiav.library.table import USABLE, Library
+from equiav.library.records import USABLE
+from equiav.library.table import Library
 from equiav.model.classifier import Classifier
 from equiav.model.convert import start_encoders
 from equiav.model.equiav import EquiAV

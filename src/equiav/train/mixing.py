@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from equiav.library.loader import Batch, ClipLoader
-from equiav.library.table import USABLE
+from equiav.library.records import USABLE
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64

@@ -22,7 +22,7 @@ from torch import Tensor
 from equiav.augment.visual import normalise, visual_space
 from equiav.errors import LibraryError, ModelError
 from equiav.library.loader import pictures_of, stack_pictures
-from equiav.library.table import USABLE
+from equiav.library.records import USABLE
 from equiav.train.classification import check_labels, targets
 
 if TYPE_CHECKING:

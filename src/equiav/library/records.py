@@ -1,0 +1,71 @@
+"""What a library records:  a clip, a reject, and what is known of an item; which clips are of use for which senses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from equiav.config import Senses
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# What a clip may be: whole; or both senses, of which one says nothing; or one sense, the other empty in its row
+STATUSES = ("ok", "silent", "still", "no_audio", "no_video")
+# Those in which the senses that one looks at say something
+USABLE: dict[Senses, tuple[str, ...]] = {
+    "audio-visual": ("ok",),
+    "audio": ("ok", "still", "no_video"),
+    "visual": ("ok", "silent", "no_audio"),
+}
+WHOLE = USABLE["audio-visual"]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One row of clips.lance: a window of one media file."""
+
+    clip_id: str
+    item: str  # what of a source the row was made from: `library.manifests.Item.key`
+    source: str
+    start_s: float
+    end_s: float
+    labels: list[str]
+    split: str
+    status: str
+    fbank: NDArray[np.float16] | None  # (T, M) raw log-mel; None without sound
+    fbank_frames: int  # rows of fbank that are sound; the rest is padding
+    fbank_mean: float | None  # mean and mean square over those rows
+    fbank_square: float | None
+    frames: list[bytes]  # none without picture
+    frame_times_s: list[float]
+    file_size: int
+    file_mtime_ns: int
+    item_windows: int = 1  # windows that the item was cut into: fewer rows than this, and it is not done
+    origin: str = ""  # the folder, file or table that was ingested
+
+
+@dataclass(frozen=True)
+class KnownItem:
+    """What the library holds of an item."""
+
+    clips: int
+    windows: int
+    stamp: tuple[int, int]  # of the file: size, modification time
+    source: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Reject:
+    """One row of rejects.lance: an item that gave no clip, and why."""
+
+    item: str
+    path: str
+    stage: str
+    reason: str
+    detail: str
+    file_size: int
+    file_mtime_ns: int
+    origin: str = ""
