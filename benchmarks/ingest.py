@@ -4,7 +4,7 @@ Prints one JSON object of up to three parts, in processor time of all processes,
 
 - speed: 10-s 720p30 H.264 + AAC clips with the `base` recipe's features, in several encodings: seconds of video per
   second of one core, of reading (the best of a video's copies) and of the writer; where that goes; and beside it, in
-  the same run, the same with every picture of the file decoded. Bar: 25 times real time.
+  the same run, the same with `frame_pick=key`, and with every picture decoded. Bar: 25 times real time.
 - memory: resident size of the writer and of its workers after a fifth of the files and after all, for 10-s 360p clips
   with the same features. Bar: within 50 MB.
 - rate: small files per second, the first quarter against the last. Bar: no slower than 0.9 of the first.
@@ -92,7 +92,7 @@ class Stages:
         return timed
 
 
-def decode_all(container: Any, stream: av.VideoStream, times_s: list[float]) -> Any:
+def decode_all(container: Any, stream: av.VideoStream, times_s: list[float], _keys_s: object) -> Any:
     """In place of picking: every picture of the file, of which those at `times_s` are kept."""
     shown: list[tuple[float, av.VideoFrame]] = []
     current: tuple[float, av.VideoFrame] | None = None
@@ -152,6 +152,7 @@ def measure_speed(place: Path, originals: list[Path], clips: int) -> dict[str, A
     plain, found = read_all(paths, features)
     with Stages() as stages:
         timed, _ = read_all(paths, features)
+    keyed, found_keyed = read_all(paths, features.model_copy(update={"frame_pick": "key"}))
     few = paths[: max(clips // 4, ORIGINALS)]
     with patch.object(frames, "_pick", decode_all):
         full, found_full = read_all(few, features)
@@ -165,6 +166,10 @@ def measure_speed(place: Path, originals: list[Path], clips: int) -> dict[str, A
         "clips": clips,
         "mbit_per_s": round(bits / 1e6, 2),
         "times_real_time_per_core": round(CLIP_S / (best(plain) + writer), 1),
+        "times_real_time_key_frames": round(CLIP_S / (best(keyed) + writer), 1),
+        "key_frames_per_clip": round(
+            float(np.mean([len(clip.frames) for read in found_keyed for clip in read.clips])), 1
+        ),
         "times_real_time_full_decode": round(CLIP_S / (best(full) + writer), 1),
         "times_real_time_whole_ingest": round(CLIP_S / (writer + worker), 1),  # with this moment's load on the machine
         "reading_cheaper_than_full_decode": round(best(full) / best(plain), 2),

@@ -54,6 +54,11 @@ class Features(Settings):
     frames_per_clip: int = Field(
         default=10, gt=0, le=10_000, description="Video frames stored per window, evenly spaced inside it."
     )
+    frame_pick: Literal["exact", "key"] = Field(
+        default="exact",
+        description="Which frames: those on the screen at these times; or (key) the window's key frames nearest to "
+        "them, decoded several times as fast, and fewer where several times are near one.",
+    )
     jpeg_quality: int = Field(default=92, ge=1, le=100, description="JPEG quality of the stored frames.")
 
     def differences(self, wanted: Features) -> str:

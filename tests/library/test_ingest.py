@@ -51,6 +51,15 @@ def test_a_folder_becomes_clips_and_a_second_run_adds_nothing(tmp_path, videos):
     assert rows(tmp_path / "L") == before
 
 
+def test_key_frames_are_stored_once_and_one_alone_is_not_called_still(tmp_path):
+    path = write_media(tmp_path / "a.mp4", frames=pictures(25), sound=tone(2.5))  # a key frame every second
+    features = TINY.model_copy(update={"frame_pick": "key", "clip_s": 1.5, "hop_s": 1.5, "frames_per_clip": 4})
+    ingest(path, tmp_path / "L", features, workers=1)
+    first, second = sorted(Library(tmp_path / "L").clips().to_pylist(), key=lambda row: row["start_s"])
+    assert (first["frame_times_s"], len(first["frames"])) == ([0.0, 1.0], 2)
+    assert (second["frame_times_s"], len(second["frames"]), second["status"]) == ([2.0], 1, "ok")
+
+
 def test_a_row_holds_what_its_window_holds(tmp_path, videos):
     ingest(videos / "a.mp4", tmp_path / "L", TINY, workers=1)
     library = Library(tmp_path / "L")

@@ -2,6 +2,7 @@
 
 import io
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -76,6 +77,26 @@ def test_frames_of_a_variable_rate_are_those_shown_at_the_time(tmp_path):
     path = write_media(tmp_path / "vfr.mkv", frames=frames, sound=tone(2.6), fps=100, times_s=times)
     shown = [round(brightness(jpeg) / 20) for jpeg in frames_at(path, [0.3, 0.65, 1.0, 1.58, 2.0, 2.6])[0]]
     assert shown == [2, 3, 4, 6, 7, 9]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".mov", ".ts"])
+def test_key_frames_are_those_nearest_in_the_span_and_exact_ones_where_it_has_none(tmp_path, suffix):
+    path = write_media(tmp_path / f"keys{suffix}", frames=pictures(40), sound=tone(4.0))  # a key frame every second
+    times = [0.4, 0.7, 1.5, 2.3, 3.7]
+    with open_media(path) as container:
+        jpegs, shown = read_frames(container, path, times, 32, 95, keys_s=(0.0, 4.0))
+    with av.open(str(path)) as container:  # where the encoder put them
+        stream = container.streams.video[0]
+        start_s = (container.start_time or 0) / av.time_base
+        found = [float(p.pts * p.time_base) - start_s for p in container.demux(stream) if p.size and p.is_keyframe]
+    keys = np.array(found)
+    assert len(keys) >= 4
+    assert np.allclose(shown, [keys[np.abs(keys - time).argmin()] for time in times], atol=1e-3)
+    assert jpegs == frames_at(path, [time + 0.05 for time in shown])[0]
+    span = keys[1] + 0.15, keys[2]  # holds none
+    with open_media(path) as container:
+        between = read_frames(container, path, [keys[1] + 0.25, keys[1] + 0.55], 32, 95, keys_s=span)
+    assert between == frames_at(path, [keys[1] + 0.25, keys[1] + 0.55])
 
 
 @pytest.mark.parametrize("channels", [2, 6])

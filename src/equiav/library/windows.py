@@ -218,14 +218,20 @@ def read_sound(container: InputContainer, path: Path, window: Window, features: 
 def read_pictures(
     container: InputContainer, path: Path, window: Window, features: Features, info: MediaInfo
 ) -> Pictures:
-    """The pictures shown at `frames_per_clip` times evenly inside a window of an open file.
+    """The pictures shown at `frames_per_clip` times evenly inside a window of an open file, or near them.
 
     Raises:
         MediaError: what `read_frames` says.
     """
     n, shown_s = features.frames_per_clip, min(window.end_s, info.video_end_s or window.end_s) - window.start_s
     times = [window.start_s + (i + 0.5) / n * shown_s for i in range(n)]
-    return Pictures(*read_frames(container, path, times, features.frame_side, features.jpeg_quality, info))
+    side, quality = features.frame_side, features.jpeg_quality
+    if features.frame_pick == "exact":
+        return Pictures(*read_frames(container, path, times, side, quality, info))
+    span = window.start_s, window.start_s + shown_s
+    jpegs, times = read_frames(container, path, times, side, quality, info, keys_s=span)
+    different = dict(zip(times, jpegs, strict=True))
+    return Pictures(list(different.values()), list(different))
 
 
 def _status(sound: Sound | None, pictures: Pictures, one_picture: bool) -> str:

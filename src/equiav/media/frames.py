@@ -61,10 +61,15 @@ def read_frames(
     short_side: int,
     quality: int,
     info: MediaInfo | None = None,
+    *,
+    keys_s: tuple[float, float] | None = None,
 ) -> tuple[list[bytes], list[float]]:
     """The frames shown at `times_s` (ascending), as JPEG with at most `short_side` pixels on the short side.
 
     Returns the pictures, upright and with square pixels, and the times at which each began to show.
+
+    Args:
+        keys_s: of this span the key frames nearest to `times_s`, if it has any: they need no other picture decoded.
 
     Raises:
         MediaError: no_video, corrupt, truncated.
@@ -75,7 +80,7 @@ def read_frames(
     info = info or describe(container, path)
     if not stream.codec_context.is_open:
         stream.thread_type = "NONE"
-    played = _pick(container, stream, times_s) or _play(container, stream, times_s)
+    played = _pick(container, stream, times_s, keys_s) or _play(container, stream, times_s)
     if len(played.shown) < len(times_s):
         reason = "corrupt" if played.damage.packets and not info.cut else "truncated"
         raise MediaError(reason, f"{path.name}: no picture could be decoded at {times_s[len(played.shown)]:.2f} s")
@@ -110,11 +115,13 @@ class _Held:
     time_s: float
 
 
-def _pick(container: InputContainer, stream: av.VideoStream, times_s: list[float]) -> _Played | None:
+def _pick(
+    container: InputContainer, stream: av.VideoStream, times_s: list[float], keys_s: tuple[float, float] | None
+) -> _Played | None:
     """Decode as few packets as give exactly the pictures shown at `times_s`; None where that is not certain."""
     if _is_untimed(container, stream):
         return None
-    held = _hold(container, stream, times_s)
+    held, whole = _hold(container, stream, times_s)
     shown = [entry for entry in held if not entry.packet.is_discard]
     if not shown or len({entry.packet.pts for entry in shown}) < len(shown):
         return None
@@ -122,6 +129,11 @@ def _pick(container: InputContainer, stream: av.VideoStream, times_s: list[float
     marks = [entry.time_s for entry in shown]
     # before the first frame of a track, players show that frame
     numbers = np.maximum(np.searchsorted(marks, np.array(times_s) + ROUNDING_S, side="right") - 1, 0)
+    first_s, end_s = keys_s or (0.0, 0.0)
+    keys = [i for i, entry in enumerate(shown) if entry.packet.is_keyframe and first_s <= entry.time_s < end_s]
+    if keys:
+        numbers = np.array([min(keys, key=lambda i: abs(marks[i] - time_s)) for time_s in times_s])
+        held = [shown[i] for i in keys]
     wanted = {shown[number].packet.pts: shown[number].time_s for number in numbers}
     try:
         frames = _decode_wanted(stream, held, wanted)
@@ -129,31 +141,38 @@ def _pick(container: InputContainer, stream: av.VideoStream, times_s: list[float
         return None
     if frames is None:
         return None
-    return _Played([(marks[n], frames[shown[n].packet.pts]) for n in numbers], Damage(), ended=False)
+    ended = whole and not keys and marks[-1] <= times_s[-1]
+    return _Played([(marks[n], frames[shown[n].packet.pts]) for n in numbers], Damage(), ended)
 
 
-def _hold(container: InputContainer, stream: av.VideoStream, times_s: list[float]) -> list[_Held]:
-    """The packets from the key frame shown at or before the first time up to the picture after the last one."""
+def _hold(container: InputContainer, stream: av.VideoStream, times_s: list[float]) -> tuple[list[_Held], bool]:
+    """The packets from the key frame shown at or before the first time up to the picture after the last one.
+
+    And whether they are all that the track still has.
+    """
     zero = start_of(container)
     for margin_s in (0.0, *MARGINS_S):
         from_s = max(times_s[0] - margin_s, 0.0)
         seek(container, zero + from_s)
-        held, size = list[_Held](), 0
+        held, size, ended = list[_Held](), 0, True
         try:
             for packet in packets(container, stream):
                 if packet.size == 0:
                     continue  # the end
                 size += packet.size
                 if packet.pts is None or packet.dts is None or packet.is_corrupt or size > MAX_HELD:
-                    return []
+                    return [], False
                 if held or packet.is_keyframe:
                     held.append(_Held(packet, float(packet.pts * packet.time_base) - zero))
                 # what comes is decoded later, so it is shown later
                 if held and float(packet.dts * packet.time_base) - zero > times_s[-1] + ROUNDING_S:
-                    return held if held[0].time_s <= times_s[0] + ROUNDING_S or from_s == 0 else []
+                    ended = False
+                    break
         except av.error.FFmpegError:
-            return []
-    return []
+            return [], False
+        if held and (held[0].time_s <= times_s[0] + ROUNDING_S or from_s == 0):
+            return held, ended
+    return [], False
 
 
 def _decode_wanted(
