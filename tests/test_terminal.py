@@ -30,6 +30,15 @@ def test_without_a_terminal_there_are_plain_lines(monkeypatch):
     assert "\x1b" not in text
 
 
+def test_without_a_terminal_the_end_is_told_once_whatever_comes_after_it(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(terminal, "err", Console(file=out, width=80, force_terminal=False))
+    with terminal.Bar("embedding", "clips") as bar:
+        for done, note in ((1, ""), (2, ""), (2, "epoch 1 of 2"), (2, "epoch 2 of 2")):
+            bar.update(done, 2, note)
+    assert [line.split()[1] for line in out.getvalue().splitlines()] == ["1/2", "2/2"]
+
+
 def test_names_and_labels_are_shown_as_they_are(capsys):
     terminal.out.print("videos/12:100:30.mp4 :dog:")
     assert capsys.readouterr().out == "videos/12:100:30.mp4 :dog:\n"

@@ -46,7 +46,7 @@ class Bar:
         self.task = self.progress.add_task(what, total=None, rate="")
         self.note = Text(style="dim")
         self.live = Live(Group(self.progress, self.note), console=err) if err.is_terminal else None
-        self.printed = 0.0
+        self.printed, self.done = 0.0, -1
 
     def __enter__(self) -> Bar:
         if self.live:
@@ -63,8 +63,8 @@ class Bar:
         state = self.progress.tasks[self.task]
         self.progress.update(self.task, rate=f"{state.speed:.1f} {self.unit}/s" if state.speed else "")
         self.note.plain = note
-        if not self.live and (time.monotonic() - self.printed > 10 or done == total):
-            self.printed = time.monotonic()
+        if not self.live and (time.monotonic() - self.printed > 10 or self.done < done == total):
+            self.printed, self.done = time.monotonic(), done
             left = f", {(total - done) / state.speed:.0f} s left" if state.speed and done < total else ""
             err.print(f"{self.what}: {done}/{total} {escape(note)}{left}", highlight=False, soft_wrap=True)
 

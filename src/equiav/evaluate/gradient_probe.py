@@ -9,6 +9,7 @@ Both run a cosine over their epochs, of few clips over 1,000 steps: nothing is c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -64,10 +65,12 @@ def fitted_scores(
     heads: int,
     one_label: bool,
     seed: int = 0,
+    on_epoch: Callable[[int, int], None] | None = None,
 ) -> Float[Tensor, "m classes"]:
     """Fit on one set of clips, score another; the seed decides initialisation and order.
 
-    `train` and `test` hold one part per sense: (n, N, D) for attentive, (n, D) for sgd.
+    `train` and `test` hold one part per sense: (n, N, D) for attentive, (n, D) for sgd. `on_epoch` is called with
+    (epochs begun, epochs).
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -81,7 +84,9 @@ def fitted_scores(
         per_epoch = -(-len(targets) // BATCH)
         epochs = max(EPOCHS[kind], -(-FEWEST_STEPS // per_epoch))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * per_epoch)
-        for _ in range(epochs):
+        for epoch in range(epochs):
+            if on_epoch:
+                on_epoch(epoch + 1, epochs)
             for rows in torch.randperm(len(targets)).split(BATCH):
                 scores, goal = probe([x[rows].float() for x in train]), targets[rows]
                 if one_label:

@@ -131,7 +131,7 @@ def probe(
     stratified: int | None = None,
     neighbours: int = NEIGHBOURS,
     seed: int = 0,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Probed:
     """Fit a classifier on frozen features and measure it on clips it has not seen.
 
@@ -143,6 +143,7 @@ def probe(
             labels, the rarest counts) and with all windows of a source, or none.
         neighbours: that vote, of `knn`.
         seed: of the attentive and SGD probes, of the stratified folds and of the resampling.
+        on_progress: called with (clips seen, clips, what is fitted).
 
     Raises:
         ConfigError: folds of both kinds, or fewer than two.
@@ -172,7 +173,10 @@ def probe(
     for i, (name, there) in enumerate(held_out.items()):
         here = np.setdiff1d(np.arange(len(seen.ids)), there)
         fitted, unseen = ([part[rows] for part in seen.parts] for rows in (here, there))
-        scores = _scores(kind, model, fitted, goal[here], unseen, one_label, neighbours, seed)
+        tell = (
+            (lambda said, name=name: on_progress(sum(counts), sum(counts), f"{name}: {said}")) if on_progress else None
+        )
+        scores = _scores(kind, model, fitted, goal[here], unseen, one_label, neighbours, seed, tell)
         if one_label:
             hits = goal[there][np.arange(len(there)), scores.argmax(1)].astype(float)
             figures[name] = float(hits.mean())
@@ -254,12 +258,12 @@ def _read(
     counts: list[int],
     senses: By,
     what: Feature | Literal["tokens"],
-    on_progress: Callable[[int, int], None] | None,
+    on_progress: Callable[[int, int, str], None] | None,
 ) -> Features:
     """The clips of several splits, one behind the other."""
     known: list[Features] = []
     for i, split in enumerate(splits):
-        tell = (lambda n, i=i: on_progress(sum(counts[:i]) + n, sum(counts))) if on_progress else None
+        tell = (lambda n, i=i: on_progress(sum(counts[:i]) + n, sum(counts), "")) if on_progress else None
         known.append(_features(library, model, split, senses, what, tell))
     return Features(
         [torch.cat(parts) for parts in zip(*(found.parts for found in known), strict=True)],
@@ -326,11 +330,14 @@ def _scores(
     one_label: bool,
     neighbours: int,
     seed: int,
+    tell: Callable[[str], None] | None,
 ) -> Float[np.ndarray, "m classes"]:
     """What the classifier says of every clip and class; larger is more likely."""
     if kind in ("attentive", "sgd"):
         heads, goal = model.config.architecture.heads, torch.from_numpy(targets)
-        return fitted_scores(kind, train, goal, test, heads=heads, one_label=one_label, seed=seed).numpy()
+        on_epoch = (lambda epoch, epochs: tell(f"epoch {epoch} of {epochs}")) if tell else None
+        options = {"heads": heads, "one_label": one_label, "seed": seed, "on_epoch": on_epoch}
+        return fitted_scores(kind, train, goal, test, **options).numpy()
     here, there = (torch.cat(parts, dim=1).double().numpy() for parts in (train, test))
     return _vote(here, targets, there, neighbours) if kind == "knn" else _linear(here, targets, there, one_label)
 
