@@ -167,6 +167,7 @@ class Comparison:
 
     def to_table(self) -> Table:
         """For people."""
+        from rich.markup import escape
         from rich.table import Column, Table
 
         made = "; ".join(f"{name}: {a} → {b}" for name, (a, b) in self.settings.items())
@@ -176,7 +177,7 @@ class Comparison:
             "second",
             "difference [95 % interval]",
             "beyond chance",
-            caption=made or None,
+            caption=escape(made) or None,
         )
         for found in self.differences:
             interval = f"{found.second - found.first:+.3g} [{found.low:+.3g}, {found.high:+.3g}]"
