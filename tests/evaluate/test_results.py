@@ -144,6 +144,11 @@ def test_a_split_may_be_called_as_it_likes(split):
     assert [split in shown(table) for table in tables] == [True] * 5
 
 
+def test_what_was_measured_stands_in_one_line_above_a_narrow_table():
+    classified = Classified("test", 1, ["a"], {}, {}, {"dog": 1.0})
+    assert "split 'test': 1 clips, 1 classes [95 % interval]" in shown(classified.to_table()).splitlines()[0]
+
+
 def test_the_command_line_says_what_differs_between_two_files(tmp_path, equiav):
     result([0, 0, 1, 0] * 50).save(tmp_path / "a.json")
     result([0, 1, 1, 0] * 50, model="b2").save(tmp_path / "b.json")

@@ -109,8 +109,8 @@ class Probed:
         from rich.markup import escape
         from rich.table import Table
 
-        title = f"{self.described}, {self.senses}: {self.classes} classes, {self.clips} clips measured on"
-        table = Table("measured on", f"{self.measure} %", title=title, title_justify="left")
+        title = f"{self.described}, {self.senses}: {self.classes} classes, {self.clips} clips"
+        table = Table("measured on", f"{self.measure} %", title=title, title_justify="left", min_width=len(title))
         for name, value in self.folds.items():
             table.add_row(escape(name), f"{100 * value:.1f}")
         if len(self.folds) > 1:
