@@ -13,7 +13,7 @@ from equiav.evaluate.classify import Classified
 from equiav.evaluate.localise import Localisation
 from equiav.evaluate.metrics import RetrievalReport, retrieval_metrics
 from equiav.evaluate.probe import Probed
-from equiav.evaluate.results import About, Measured, Result, compare_results
+from equiav.evaluate.results import About, Comparison, Difference, Measured, Result, compare_results
 
 ABOUT = {
     "model": "a1", "method": "equiav", "recipe": "r1", "library": "l1", "split": "test", "protocol": "p", "seed": 0,
@@ -147,6 +147,16 @@ def test_a_split_may_be_called_as_it_likes(split):
 def test_what_was_measured_stands_in_one_line_above_a_narrow_table():
     classified = Classified("test", 1, ["a"], {}, {}, {"dog": 1.0})
     assert "split 'test': 1 clips, 1 classes [95 % interval]" in shown(classified.to_table()).splitlines()[0]
+
+
+def test_a_comparison_fits_80_columns():
+    name = "audio_to_visual.class_level_others.mean_average_precision"
+    figures = [
+        Difference(name, 0.1929, 0.192376, -0.0806, 0.0765, paired=False),
+        Difference(name, 0.1269, 0.127056, -0.016701, 0.014801, paired=True),
+    ]
+    lines = shown(Comparison({}, figures, 0).to_table()).splitlines()
+    assert {line[-1] for line in lines} == set("┓┃┩│┘"), "the right border"
 
 
 def test_the_command_line_says_what_differs_between_two_files(tmp_path, equiav):

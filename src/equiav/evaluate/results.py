@@ -176,7 +176,7 @@ class Comparison:
             "first",
             "second",
             "difference [95 % interval]",
-            "beyond chance",
+            "beyond\nchance",  # with it in one line the table is a column wider than 80
             caption=escape(made) or None,
         )
         for found in self.differences:
