@@ -188,10 +188,14 @@ def search(
     audio: Annotated[Path | None, typer.Option(help="Search by a sound (any audio or video file).")] = None,
     image: Annotated[Path | None, typer.Option(help="Search by a picture.")] = None,
     video: Annotated[Path | None, typer.Option(help="Search by a video: its sound and its picture.")] = None,
-    clip: Annotated[str | None, typer.Option(help="Search by a clip of the library, by its id.")] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="Search by a clip of the library, by its id; `--json` shows ids.")
+    ] = None,
     by: Annotated[
         Literal["audio", "visual", "both"] | None,
-        typer.Option(help="Compare with the clips' audio, visual, or both; default: the other sense."),
+        typer.Option(
+            help="Compare with the clips' audio, visual, or both; default: the other sense, of --video and --clip both."
+        ),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many hits.")] = 5,
     as_json: AsJson = False,
