@@ -30,6 +30,14 @@ def test_without_a_terminal_there_are_plain_lines(monkeypatch):
     assert "\x1b" not in text
 
 
+def test_a_plain_line_without_a_note_has_no_gap(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(terminal, "err", Console(file=out, width=80, force_terminal=False))
+    with terminal.Bar("rendering", "videos") as bar:
+        bar.update(10, 10)
+    assert out.getvalue() == "rendering: 10/10\n"
+
+
 def test_names_and_labels_are_shown_as_they_are(capsys):
     terminal.out.print("videos/12:100:30.mp4 :dog:")
     assert capsys.readouterr().out == "videos/12:100:30.mp4 :dog:\n"
