@@ -151,13 +151,14 @@ def diagnose(
         found = write_report(
             Library(library), load_model(run), page, split=split, clips=clips, seed=seed, on_progress=bar.update
         )
-    checked = [condition.check(found.figures()) for condition in conditions]
     if as_json:
         typer.echo(page.with_suffix(".json").read_text(encoding="utf-8"))
     else:
         for line in verdicts(found):
             typer.echo(line)
         typer.echo(f"{page}, {page.with_suffix('.json')}")
+    # last: a figure that there is not is an error, and what was measured is shown all the same
+    checked = [condition.check(found.figures()) for condition in conditions]
     for _, line in checked:
         err.print(line, highlight=False, soft_wrap=True)
     if not all(met for met, _ in checked):
