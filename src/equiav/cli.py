@@ -139,7 +139,7 @@ def diagnose(
     """Measure what the predictor knows of the transformations, how good the centroid is, and what both cost.
 
     Examples: equiav diagnose --library L --run runs/toy --out report.html
-              equiav diagnose --library L --run runs/toy --gate "flip.mrr>0.2,centroid.k16<0.1"
+              equiav diagnose -L L -R R --gate "flip.mrr>0.2,centroid.k16<0.1"
     """
     from equiav.diagnose.figures import parse_gate
     from equiav.diagnose.page import verdicts, write_report
@@ -268,7 +268,7 @@ def augment_gallery(
 ) -> None:
     """Draw every transformation of a recipe on one clip, low, neutral and high, with its slots.
 
-    Example: equiav augment-gallery 0123456789abcdef01234567 gallery.html --library L
+    Example: equiav augment-gallery 0123456789abcdef01234567 gallery.html -L L
     """
     from equiav.augment.audio import audio_space
     from equiav.augment.visual import visual_space

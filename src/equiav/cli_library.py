@@ -54,9 +54,9 @@ def ingest(
     Videos, sounds and pictures: what has no sound or no picture can be searched, but is not trained on.
 
     Examples: equiav ingest videos --library L --prune
-              equiav ingest labels.csv --library L --recipe toy features.clip_s=2.5
+              equiav ingest labels.csv -L L --recipe toy features.clip_s=2.5
               equiav ingest vggsound.csv --library L --media vggsound/videos
-              equiav ingest eval_segments.csv --library L --media audioset --split test
+              equiav ingest eval_segments.csv -L L --media audioset --split test
     """
     from equiav.config import load_recipe
     from equiav.library.ingest import ingest as run_ingest
