@@ -150,6 +150,9 @@ def test_every_verb_has_help_with_an_example(equiav):
         assert code == 0
         assert "Example" in out, verb
         assert "equiav" in out
+        command = root.commands[verb[0]] if len(verb) == 1 else root.commands["evaluate"].commands[verb[1]]
+        examples = command.help.split("Example")[1].splitlines()
+        assert all(len(line.strip()) <= 78 for line in examples), "in 80 columns it is one line, and can be pasted"
 
 
 def test_a_run_of_another_recipe_is_refused(equiav, videos, tmp_path):

@@ -1,7 +1,13 @@
 """The verbs about a library and the machine: what they print, write, and exit with."""
 
+import io
 import json
+from types import SimpleNamespace
 
+import pytest
+from rich.console import Console
+
+from equiav import cli_library
 from equiav.diagnose import doctor
 from samples import pictures, tone, write_media
 from test_cli import TINY
@@ -53,6 +59,16 @@ def test_ingest_says_what_it_relabelled_and_what_it_ignored(equiav, tmp_path):
     assert (code, out.splitlines()[0]) == (0, expected)
     code, out, _ = equiav("ingest", listed, "--library", library, *TINY)
     assert (code, out.splitlines()[0]) == (0, "1 files: 0 clips added, 1 already there")
+
+
+@pytest.mark.parametrize("show", [cli_library._print_left_out, cli_library._print_rejects])
+def test_nothing_of_a_long_path_is_cut(show, monkeypatch):
+    console = Console(width=80, file=io.StringIO())
+    monkeypatch.setattr(cli_library, "out", console)
+    detail = "there is no file /" + "x" * 100
+    row = ("/a/b.mp4", "missing", detail)
+    show([SimpleNamespace(path=row[0], reason=row[1], detail=detail)] if "rejects" in show.__name__ else [row])
+    assert console.file.getvalue().count("x") == 100
 
 
 def test_the_doctor_exits_1_when_something_is_broken(equiav, tmp_path, monkeypatch):

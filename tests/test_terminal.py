@@ -39,6 +39,14 @@ def test_without_a_terminal_the_end_is_told_once_whatever_comes_after_it(monkeyp
     assert [line.split()[1] for line in out.getvalue().splitlines()] == ["1/2", "2/2"]
 
 
+def test_a_plain_line_without_a_note_has_no_gap(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(terminal, "err", Console(file=out, width=80, force_terminal=False))
+    with terminal.Bar("rendering", "videos") as bar:
+        bar.update(10, 10)
+    assert out.getvalue() == "rendering: 10/10\n"
+
+
 def test_names_and_labels_are_shown_as_they_are(capsys):
     terminal.out.print("videos/12:100:30.mp4 :dog:")
     assert capsys.readouterr().out == "videos/12:100:30.mp4 :dog:\n"

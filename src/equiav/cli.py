@@ -139,7 +139,7 @@ def diagnose(
     """Measure what the predictor knows of the transformations, how good the centroid is, and what both cost.
 
     Examples: equiav diagnose --library L --run runs/toy --out report.html
-              equiav diagnose --library L --run runs/toy --gate "flip.mrr>0.2,centroid.k16<0.1"
+              equiav diagnose -L L -R R --gate "flip.mrr>0.2,centroid.k16<0.1"
     """
     from equiav.diagnose.figures import parse_gate
     from equiav.diagnose.page import verdicts, write_report
@@ -151,13 +151,14 @@ def diagnose(
         found = write_report(
             Library(library), load_model(run), page, split=split, clips=clips, seed=seed, on_progress=bar.update
         )
-    checked = [condition.check(found.figures()) for condition in conditions]
     if as_json:
         typer.echo(page.with_suffix(".json").read_text(encoding="utf-8"))
     else:
         for line in verdicts(found):
             typer.echo(line)
         typer.echo(f"{page}, {page.with_suffix('.json')}")
+    # last: a figure that there is not is an error, and what was measured is shown all the same
+    checked = [condition.check(found.figures()) for condition in conditions]
     for _, line in checked:
         err.print(line, highlight=False, soft_wrap=True)
     if not all(met for met, _ in checked):
@@ -188,10 +189,14 @@ def search(
     audio: Annotated[Path | None, typer.Option(help="Search by a sound (any audio or video file).")] = None,
     image: Annotated[Path | None, typer.Option(help="Search by a picture.")] = None,
     video: Annotated[Path | None, typer.Option(help="Search by a video: its sound and its picture.")] = None,
-    clip: Annotated[str | None, typer.Option(help="Search by a clip of the library, by its id.")] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="Search by a clip of the library, by its id; `--json` shows ids.")
+    ] = None,
     by: Annotated[
         Literal["audio", "visual", "both"] | None,
-        typer.Option(help="Compare with the clips' audio, visual, or both; default: the other sense."),
+        typer.Option(
+            help="Compare with the clips' audio, visual, or both; default: the other sense, of --video and --clip both."
+        ),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many hits.")] = 5,
     as_json: AsJson = False,
@@ -263,7 +268,7 @@ def augment_gallery(
 ) -> None:
     """Draw every transformation of a recipe on one clip, low, neutral and high, with its slots.
 
-    Example: equiav augment-gallery 0123456789abcdef01234567 gallery.html --library L
+    Example: equiav augment-gallery 0123456789abcdef01234567 gallery.html -L L
     """
     from equiav.augment.audio import audio_space
     from equiav.augment.visual import visual_space

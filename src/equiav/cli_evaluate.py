@@ -55,7 +55,7 @@ def evaluate_compare(
 ) -> None:
     """Measure a model on a library, or compare two measurements.
 
-    Examples: equiav evaluate retrieval --library L --run runs/toy --out before.json
+    Examples: equiav evaluate retrieval -L L -R runs/toy --out before.json
               equiav evaluate --compare before.json after.json
     """
     if compare is None:
@@ -89,8 +89,8 @@ def evaluate_retrieval(
 ) -> None:
     """Find the picture by its sound and the sound by its picture, over all clips of a split.
 
-    Examples: equiav evaluate retrieval --library L --run runs/toy --split test --out toy.json
-              equiav evaluate retrieval --library VGG --run runs/base --subset vgg_5_per_class.csv --trained-on AS
+    Examples: equiav evaluate retrieval -L L -R R --split test --out toy.json
+              equiav evaluate retrieval -L L2 -R R --subset ids.csv --trained-on L
     """
     from equiav.evaluate.retrieval import evaluate_retrieval as measure
     from equiav.evaluate.retrieval import retrieval_result
@@ -130,7 +130,7 @@ def evaluate_probe(
     """Say how well a simple classifier tells the labels from frozen features.
 
     Examples: equiav evaluate probe --library L --run runs/toy
-              equiav evaluate probe --library ESC50 --run runs/base --kind attentive --senses audio --folds
+              equiav evaluate probe -L L -R R --kind knn --senses audio --folds
               equiav evaluate probe --library L --run runs/toy --stratified 5
     """
     settings = {"train": train, "test": split, "folds": folds, "stratified": stratified, "seed": seed}
@@ -155,7 +155,7 @@ def evaluate_knn(
     """Say how often the nearest training clips have a clip's label: nothing is learned.
 
     Examples: equiav evaluate knn --library L --run runs/toy -k 20
-              equiav evaluate knn --library L --run runs/toy --senses audio --features embedding
+              equiav evaluate knn -L L -R R --senses audio --features embedding
     """
     settings = {"train": train, "test": split, "folds": folds, "stratified": stratified, "seed": seed}
     _probe(library, run, result, as_json, kind="knn", feature=feature, senses=senses, neighbours=neighbours, **settings)
@@ -184,7 +184,7 @@ def evaluate_classify(
 ) -> None:
     """Say how well a fine-tuned classifier knows the labels of a library's clips.
 
-    Example: equiav evaluate classify --library L --run runs/classes --out classes.json
+    Example: equiav evaluate classify -L L -R runs/classes --out classes.json
     """
     from equiav.train.processes import leave
 
@@ -206,7 +206,7 @@ def evaluate_mteb(
 
     A task's data comes from the Hugging Face Hub, once; results that are there are not computed again.
 
-    Example: equiav evaluate mteb --run runs/base --tasks VGGSoundAVA2VRetrieval,VGGSoundAVV2ARetrieval
+    Example: equiav evaluate mteb -R runs/base --tasks VGGSoundAVA2VRetrieval
     """
     from equiav.evaluate.mteb import evaluate_mteb as measure
     from equiav.evaluate.mteb import to_table
@@ -240,7 +240,7 @@ def evaluate_localise(
 ) -> None:
     """Map where in each picture the sound is, as overlays on a page; with boxes, say how well.
 
-    Example: equiav evaluate localise --library L --run runs/toy --boxes videos/boxes.csv --out maps.html
+    Example: equiav evaluate localise -L L -R R --boxes boxes.csv --out maps.html
     """
     from equiav.evaluate.boxes import Boxes
     from equiav.evaluate.localise import localisation_result, localise

@@ -54,9 +54,9 @@ def ingest(
     Videos, sounds and pictures: what has no sound or no picture can be searched, but is not trained on.
 
     Examples: equiav ingest videos --library L --prune
-              equiav ingest labels.csv --library L --recipe toy features.clip_s=2.5
+              equiav ingest labels.csv -L L --recipe toy features.clip_s=2.5
               equiav ingest vggsound.csv --library L --media vggsound/videos
-              equiav ingest eval_segments.csv --library L --media audioset --split test
+              equiav ingest eval_segments.csv -L L --media audioset --split test
     """
     from equiav.config import load_recipe
     from equiav.library.ingest import ingest as run_ingest
@@ -106,7 +106,7 @@ def _print_rejects(rejects: list[Any]) -> None:
     table = Table(
         Column("file", overflow="fold"),
         "reason",
-        "detail",
+        Column("detail", overflow="fold"),
         title=f"{len(rejects)} files could not be read, wholly or in part",
         title_justify="left",
     )
@@ -211,7 +211,8 @@ def print_coverage(coverage: Sequence[Coverage]) -> None:
 def _print_left_out(rows: Sequence[tuple[str, str, str]]) -> None:
     if not rows:
         return
-    table = Table(Column("source", overflow="fold"), "reason", "detail", title=f"{len(rows)} clips left out")
+    folded = (Column(name, overflow="fold") for name in ("source", "reason", "detail"))  # nothing of a path is cut
+    table = Table(*folded, title=f"{len(rows)} clips left out", title_justify="left")
     for row in rows[:20]:
         table.add_row(*(escape(part) for part in row))
     out.print(table)

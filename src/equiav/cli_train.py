@@ -30,7 +30,7 @@ def pretrain(
 
     Examples: equiav pretrain toy --library L --run runs/toy train.epochs=20
               equiav pretrain base --library L --run runs/base --dry-run
-              torchrun --nproc-per-node 8 -m equiav pretrain base -L L -R runs/base
+              torchrun --nproc-per-node 8 -m equiav pretrain base -L L -R R
     """
     from equiav.config import load_recipe
     from equiav.library.table import Library
@@ -85,9 +85,9 @@ def compare(
 ) -> None:
     """Train variants of a recipe with the same budget, and put them into one table. Run it again to go on.
 
-    Examples: equiav compare toy --library L --out methods model.method=equiav,invariant,plain
-              equiav compare toy --library L --out ablations --table paper train.epochs=6
-              equiav compare toy --library L --out k model.centroid_samples=1,4,16 train.epochs=8 --seeds 2
+    Examples: equiav compare toy -L L --out C model.method=equiav,invariant,plain
+              equiav compare toy -L L --out ablations --table paper train.epochs=6
+              equiav compare toy -L L --out K --seeds 2 model.centroid_samples=1,4
     """
     from equiav.compare import compare as run_compare
     from equiav.compare import load_table, to_tables, variants
@@ -130,9 +130,9 @@ def finetune(
 ) -> None:
     """Train a classifier with a library's labels, on a pretrained model. Run it again to go on where it was.
 
-    Examples: equiav finetune finetune-toy --library L --run runs/classes --from runs/toy
-              equiav finetune finetune-vggsound --library L --run runs/vgg --from runs/base task.senses=audio
-              torchrun --nproc-per-node 8 -m equiav finetune finetune-audioset20k -L L -R runs/as --from runs/base
+    Examples: equiav finetune finetune-toy -L L -R runs/classes --from runs/toy
+              equiav finetune finetune-vggsound -L L -R V --from R
+              torchrun --nproc-per-node 2 -m equiav finetune finetune-toy -L L -R C
     """
     from equiav.library.records import USABLE
     from equiav.library.table import Library

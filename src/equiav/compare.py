@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from rich.markup import escape
 from rich.table import Table
 
 from equiav.config import RECIPES, Recipe, load_recipe
@@ -279,7 +280,8 @@ def to_tables(results: list[Result]) -> list[Table]:
             continue
         table = Table("variant", *(name for name, _, _ in shown.values()), title=title, title_justify="left")
         for row in rows:
-            table.add_row(row["variant"], *(_cell(row.get(figure), *about[1:]) for figure, about in shown.items()))
+            cells = [_cell(row.get(figure), *about[1:]) for figure, about in shown.items()]
+            table.add_row(escape(row["variant"]), *cells)
         tables.append(table)
     return tables
 

@@ -66,7 +66,8 @@ class Bar:
         if not self.live and (time.monotonic() - self.printed > 10 or self.done < done == total):
             self.printed, self.done = time.monotonic(), done
             left = f", {(total - done) / state.speed:.0f} s left" if state.speed and done < total else ""
-            err.print(f"{self.what}: {done}/{total} {escape(note)}{left}", highlight=False, soft_wrap=True)
+            said = escape(f" {note}" if note else "")
+            err.print(f"{self.what}: {done}/{total}{said}{left}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -115,6 +115,10 @@ def test_a_gate_decides_the_exit_code(library, tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, *common, "--gate", "flip") == 1
     assert "no condition" in capsys.readouterr().err
     assert len(reports) == 2, "a bad gate is said before anything is measured"
+    assert run(monkeypatch, *common, "--gate", "all.h2>0") == 1
+    output = capsys.readouterr()
+    assert "no figure is called 'all.h2'" in output.err
+    assert "equivariance.html" in output.out, "what was measured is shown all the same"
 
 
 def test_a_report_needs_no_gradient_and_leaves_the_model_as_it_was(library):

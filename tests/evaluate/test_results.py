@@ -1,13 +1,19 @@
 """Results: stored whole, read back strictly, compared item by item where they hold the same items."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from equiav.errors import ConfigError
 from equiav.evaluate.bootstrap import mean_intervals
-from equiav.evaluate.results import About, Measured, Result, compare_results
+from equiav.evaluate.classify import Classified
+from equiav.evaluate.localise import Localisation
+from equiav.evaluate.metrics import RetrievalReport, retrieval_metrics
+from equiav.evaluate.probe import Probed
+from equiav.evaluate.results import About, Comparison, Difference, Measured, Result, compare_results
 
 ABOUT = {
     "model": "a1", "method": "equiav", "recipe": "r1", "library": "l1", "split": "test", "protocol": "p", "seed": 0,
@@ -109,6 +115,48 @@ def test_a_comparison_is_json_and_a_table():
     found = compare_results(result([0, 1]), result([1, 1], library="l2"))
     assert json.loads(json.dumps(found.to_dict()))["settings"] == {"library": ["l1", "l2"]}
     assert found.to_table().row_count == 1
+
+
+def shown(table, width=80):
+    console = Console(width=width, file=io.StringIO())
+    console.print(table)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("split", ["[/test]", "[bold]"])
+def test_a_split_may_be_called_as_it_likes(split):
+    both = retrieval_metrics(np.eye(3), np.eye(3))
+    retrieval = RetrievalReport(
+        split=split, scoring="middle", clips=3, listed=None, found=None, rejected=0, trained_on=None,
+        audio_to_visual=both, visual_to_audio=both, equal_sounds=0, equal_pictures=0, shared_sources=0, clip_ids=[],
+    )  # fmt: skip
+    probed = Probed(
+        kind="linear", feature="pooled", senses="both", described="linear probe", measured_on=split,
+        measure="accuracy", classes=2, folds={split: 0.5}, low=0.4, high=0.6, right={}, clips=9,
+    )  # fmt: skip
+    tables = [
+        retrieval.to_table(),
+        probed.to_table(),
+        Classified(split, 1, ["a"], {}, {}, {}).to_table(),
+        Localisation(split, 1).to_table(),
+        compare_results(result([0, 1]), result([1, 1], split=split)).to_table(),
+    ]
+    assert [split in shown(table) for table in tables] == [True] * 5
+
+
+def test_what_was_measured_stands_in_one_line_above_a_narrow_table():
+    classified = Classified("test", 1, ["a"], {}, {}, {"dog": 1.0})
+    assert "split 'test': 1 clips, 1 classes [95 % interval]" in shown(classified.to_table()).splitlines()[0]
+
+
+def test_a_comparison_fits_80_columns():
+    name = "audio_to_visual.class_level_others.mean_average_precision"
+    figures = [
+        Difference(name, 0.1929, 0.192376, -0.0806, 0.0765, paired=False),
+        Difference(name, 0.1269, 0.127056, -0.016701, 0.014801, paired=True),
+    ]
+    lines = shown(Comparison({}, figures, 0).to_table()).splitlines()
+    assert {line[-1] for line in lines} == set("┓┃┩│┘"), "the right border"
 
 
 def test_the_command_line_says_what_differs_between_two_files(tmp_path, equiav):

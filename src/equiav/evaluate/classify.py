@@ -53,10 +53,11 @@ class Classified:
 
     def to_table(self) -> Table:
         """For people."""
+        from rich.markup import escape
         from rich.table import Table
 
         title = f"split {self.split!r}: {len(self.clip_ids)} clips, {len(self.per_class)} classes [95 % interval]"
-        table = Table("", "", title=title, title_justify="left", show_header=False)
+        table = Table("", "", title=escape(title), title_justify="left", show_header=False, min_width=len(title))
         for name, found in self.figures.items():
             scale = 1 if name == "d_prime" else 100
             low, value, high = (f"{scale * x:.4g}" for x in (found.low, found.value, found.high))

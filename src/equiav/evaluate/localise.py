@@ -108,10 +108,11 @@ class Localisation:
 
     def to_table(self) -> Table:
         """For people."""
+        from rich.markup import escape
         from rich.table import Table
 
         title = f"localisation on split {self.split!r}: {len(self.ids)} of {self.clips} clips have boxes"
-        table = Table("map", *(f"{name} %" for name in MEASURES.values()), title=title, title_justify="left")
+        table = Table("map", *(f"{name} %" for name in MEASURES.values()), title=escape(title), title_justify="left")
         for name, cells in self.rows():
             table.add_row(name, *cells)
         return table

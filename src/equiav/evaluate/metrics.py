@@ -143,16 +143,18 @@ class RetrievalReport(FrozenResult):
 
     def to_table(self) -> Any:
         """A rich table: a row per figure, a column per direction, the gallery size in its title."""
+        from rich.markup import escape
         from rich.table import Table
 
+        title = f"retrieval ({self.scoring}) on split {self.split!r}: {self.clips} clips; value [95 % interval]"
         table = Table(
             "",
             f"sound → picture (of {self.audio_to_visual.gallery_size})",
             f"picture → sound (of {self.visual_to_audio.gallery_size})",
             "chance",
-            title=f"retrieval ({self.scoring}) on split {self.split!r}: {self.clips} clips; value [95 % interval]",
+            title=escape(title),  # the split's name is the user's
             title_justify="left",
-            caption="; ".join(self.warnings) or None,
+            caption=escape("; ".join(self.warnings)) or None,
             caption_justify="left",
         )
         for name, there, back in _table_rows(self.audio_to_visual, self.visual_to_audio):

@@ -106,12 +106,13 @@ class Probed:
 
     def to_table(self) -> Table:
         """For people."""
+        from rich.markup import escape
         from rich.table import Table
 
-        title = f"{self.described}, {self.senses}: {self.classes} classes, {self.clips} clips measured on"
-        table = Table("measured on", f"{self.measure} %", title=title, title_justify="left")
+        title = f"{self.described}, {self.senses}: {self.classes} classes, {self.clips} clips"
+        table = Table("measured on", f"{self.measure} %", title=title, title_justify="left", min_width=len(title))
         for name, value in self.folds.items():
-            table.add_row(name, f"{100 * value:.1f}")
+            table.add_row(escape(name), f"{100 * value:.1f}")
         if len(self.folds) > 1:
             table.add_row("mean ± std", f"{100 * self.value:.1f} ± {100 * self.std:.1f}")
         table.add_row("95 % interval", f"{100 * self.low:.1f} to {100 * self.high:.1f}")

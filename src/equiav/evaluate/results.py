@@ -167,6 +167,7 @@ class Comparison:
 
     def to_table(self) -> Table:
         """For people."""
+        from rich.markup import escape
         from rich.table import Column, Table
 
         made = "; ".join(f"{name}: {a} → {b}" for name, (a, b) in self.settings.items())
@@ -175,8 +176,8 @@ class Comparison:
             "first",
             "second",
             "difference [95 % interval]",
-            "beyond chance",
-            caption=made or None,
+            "beyond\nchance",  # with it in one line the table is a column wider than 80
+            caption=escape(made) or None,
         )
         for found in self.differences:
             interval = f"{found.second - found.first:+.3g} [{found.low:+.3g}, {found.high:+.3g}]"

@@ -14,7 +14,7 @@ from equiav.errors import ConfigError
 from equiav.library.items import Item, is_file, merge
 
 COLUMNS = ("path", "label", "labels", "split", "fold", "start_s", "end_s", "id")
-EXPECTED = "expected path,label[,split,start_s,end_s,id,fold]"
+EXPECTED = "expected path[,label,split,start_s,end_s,id,fold]"
 SPLITS = frozenset({"train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"})
 METADATA = ("metadata.jsonl", "metadata.csv")
 

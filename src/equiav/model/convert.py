@@ -105,7 +105,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             "file of plain tensors"
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ModelError(f"{path}: not a readable checkpoint: {error}") from None
+        raise ModelError(f"{path}: not a readable checkpoint, expected what torch.save wrote ({error!r})") from None
     for key in ("model", "state_dict"):
         if isinstance(tree, dict) and isinstance(tree.get(key), dict):
             tree = tree[key]
