@@ -23,6 +23,7 @@ from equiav.library.records import Reject
 from equiav.library.table import FRAGMENTS, Library
 from equiav.library.windows import Examined, Read, Task, Window, examine, plan_windows, work
 from equiav.media.probe import MediaInfo
+from in_process import InProcess
 from samples import TINY, pictures, tone, write_media
 
 
@@ -548,3 +549,36 @@ def test_names_in_a_csv_may_hold_anything(tmp_path):
     table.write_text("path,start_s\n\n\na.mp4,soon\n")
     with pytest.raises(ConfigError, match=r"line 4: start_s is 'soon'"):
         read_source(table)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """No processes are started: reading is done here, by `here.do`."""
+    pool = InProcess()
+    monkeypatch.setattr(ingest_module, "_pool", lambda *_: pool)
+    return pool
+
+
+def look(source, prune=False):
+    """Ingest a folder or list beside the library."""
+    return ingest(source, source.parent / "L", TINY, prune=prune)
+
+
+def test_what_may_not_be_looked_at_is_not_pruned(tmp_path, good_video, here, monkeypatch):
+    table = tmp_path / "l.csv"
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "v.mp4").write_bytes(good_video.read_bytes() + name.encode())
+    table.write_text("path\na/v.mp4\nb/v.mp4\n")
+    look(table)
+    stat = Path.stat
+
+    def denied(path, **options):
+        if path.parent == tmp_path / "b":
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", denied)
+        report = look(table, prune=True)
+    assert (report.clips_dropped, Library(tmp_path / "L").count()) == (0, 4)

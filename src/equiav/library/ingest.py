@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, cast
 from equiav.config import Features
 from equiav.errors import ConfigError, MediaError
 from equiav.library.coverage import Coverage, cover, keep_record
-from equiav.library.items import as_text, files_of, is_folder
+from equiav.library.items import as_text, files_of, is_absent, is_folder
 from equiav.library.manifests import Item, Listing, read_source
 from equiav.library.records import STATUSES, Clip, KnownItem, Reject
 from equiav.library.table import Library
-from equiav.library.windows import NO_FILE, Examined, Read, Stamp, Task, plan_windows, stamp_of, work
+from equiav.library.windows import Examined, Read, Stamp, Task, plan_windows, stamp_of, work
 from equiav.machine import usable_cores
 from equiav.media.sandbox import Sandbox
 
@@ -165,7 +165,7 @@ class _Run:
             ConfigError: not one file of the source is there.
         """
         items = listing.items
-        there = {item.key for item in items if stamp_of(*item.files) != NO_FILE}
+        there = {item.key for item in items if not any(is_absent(path) for path in item.files)}
         if not there:
             raise ConfigError(
                 f"{listing.source}: not one of its {len(items)} files can be found; is a drive missing? Not pruned"
