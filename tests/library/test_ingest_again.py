@@ -582,3 +582,15 @@ def test_what_may_not_be_looked_at_is_not_pruned(tmp_path, good_video, here, mon
         patch.setattr(Path, "stat", denied)
         report = look(table, prune=True)
     assert (report.clips_dropped, Library(tmp_path / "L").count()) == (0, 4)
+
+
+def test_a_drive_that_drops_out_while_a_file_is_read_does_not_reject_it_for_good(tmp_path, good_video, here):
+    video = tmp_path / "a.mp4"
+    video.write_bytes(good_video.read_bytes())
+    here.do = lambda task: (
+        Read((), MediaError("changed", "it was changed while it was read"), "decode") if task.examined else work(task)
+    )
+    assert [reject.reason for reject in look(video).rejects] == ["changed"]
+    here.do = work
+    report = look(video)
+    assert (report.clips_added, report.rejects) == (2, [])

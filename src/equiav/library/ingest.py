@@ -37,7 +37,7 @@ COMMIT_S = 15.0
 TASK_WINDOWS = 8  # a long film is read in parts: they fit into memory, and all workers share them
 TASK_LIMIT_S = 1800.0
 # What may be different at the next try although the file is the same
-TRANSIENT = frozenset({"missing", "unreadable", "crashed", "timeout"})
+TRANSIENT = frozenset({"missing", "unreadable", "changed", "crashed", "timeout"})
 
 
 @dataclass
