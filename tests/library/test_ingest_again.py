@@ -594,3 +594,16 @@ def test_a_drive_that_drops_out_while_a_file_is_read_does_not_reject_it_for_good
     here.do = work
     report = look(video)
     assert (report.clips_added, report.rejects) == (2, [])
+
+
+def test_a_name_given_to_another_file_of_the_same_size_and_time_gives_that_files_clips(tmp_path, good_video, here):
+    table = tmp_path / "l.csv"
+    (tmp_path / "a.mp4").write_bytes(good_video.read_bytes() + b"a")
+    (tmp_path / "b.mp4").write_bytes(good_video.read_bytes() + b"b")
+    seen = []
+    for name in "ab":
+        os.utime(tmp_path / f"{name}.mp4", ns=(7, 7))
+        table.write_text(f"path,id\n{name}.mp4,one\n")
+        assert look(table).clips_added == 2
+        seen.append({row["clip_id"] for row in rows(tmp_path / "L")})
+    assert not seen[0] & seen[1]

@@ -202,7 +202,11 @@ class _Run:
             known, reject = self.known.get(item.key), self.rejected.get(item.key)
             refused = reject is not None and (reject.file_size, reject.file_mtime_ns) == stamp
             final = refused and reject is not None and reject.reason not in TRANSIENT
-            if known and known.stamp == stamp and (known.clips == known.windows or final):
+            if (
+                known
+                and (known.stamp, known.source) == (stamp, item.source)
+                and (known.clips == known.windows or final)
+            ):
                 self.report.clips_present += known.clips
                 self._renew(item, known, self.clips_of[item.key])
                 if reject and not refused:  # it was away for a while
