@@ -607,3 +607,21 @@ def test_a_name_given_to_another_file_of_the_same_size_and_time_gives_that_files
         assert look(table).clips_added == 2
         seen.append({row["clip_id"] for row in rows(tmp_path / "L")})
     assert not seen[0] & seen[1]
+
+
+def test_a_file_that_is_still_being_written_is_looked_at_again(tmp_path, good_video, here):
+    """It was bad when it was examined, and whole when that was recorded."""
+    video = tmp_path / "a.mp4"
+    video.write_bytes(good_video.read_bytes()[:2000])
+
+    def slow(task):
+        try:
+            return work(task)
+        finally:
+            video.write_bytes(good_video.read_bytes())
+
+    here.do = slow
+    assert len(look(video).rejects) == 1
+    here.do = work
+    report = look(video)
+    assert (report.clips_added, report.rejects) == (2, [])

@@ -140,6 +140,7 @@ class _Run:
         self.library, self.report, self.on_progress = library, report, on_progress
         self.origin, self.relabel, self.total = as_text(listing.source), listing.labelled, len(listing.items)
         self.listed = {item.key for item in listing.items}
+        self.stamps: dict[str, Stamp] = {}  # of what is to be read, as it was before
         self.known, clips = library.known_items(), library.known_clips()
         self.rejected = {reject.item: reject for reject in library.rejects()}
         self.owner = {clip_id: item for clip_id, (item, _, _) in clips.items()}
@@ -213,6 +214,7 @@ class _Run:
                     self.finished.append((item.key, None))
             elif not final:
                 todo.append(item)
+                self.stamps[item.key] = stamp
                 continue
             if refused and reject:
                 self.report.rejects.append(reject)
@@ -353,7 +355,7 @@ class _Run:
         """An item that gives nothing. Its old clips go if the file is another one now, not if it cannot be reached."""
         if error.reason not in TRANSIENT:
             self._drop(item.key, self.clips_of[item.key])
-        self._finish(item, self._reject(item, "probe", error, stamp_of(*item.files)))
+        self._finish(item, self._reject(item, "probe", error, self.stamps[item.key]))
 
     def _reject(self, item: Item, stage: str, error: MediaError, stamp: Stamp) -> Reject:
         return Reject(item.key, item.source, stage, error.reason, error.detail, *stamp, origin=self.origin)
