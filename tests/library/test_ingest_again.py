@@ -2,9 +2,12 @@
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+import tarfile
 import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +26,7 @@ from equiav.library.records import Reject
 from equiav.library.table import FRAGMENTS, Library
 from equiav.library.windows import Examined, Read, Task, Window, examine, plan_windows, work
 from equiav.media.probe import MediaInfo
+from in_process import InProcess
 from samples import TINY, pictures, tone, write_media
 
 
@@ -210,7 +214,8 @@ def test_a_copy_gives_what_pruning_dropped(tmp_path, good_video):
     for names, prune in (("ab", False), ("b", True)):
         table.write_text("path,label\n" + "".join(f"{name}.mp4,{name}\n" for name in names))
         report = ingest(table, tmp_path / "L", TINY, workers=1, prune=prune)
-        assert (report.clips_added, report.duplicates) == (2, 2 if names == "ab" else 0)
+        assert (report.clips_added, report.clips_present) == ((0, 2) if prune else (2, 0))
+        assert (report.duplicates, report.clips_dropped) == (0 if prune else 2, 0)
     assert [(Path(row["source"]).name, row["labels"]) for row in rows(tmp_path / "L")] == [("b.mp4", ["b"])] * 2
 
 
@@ -240,7 +245,7 @@ def test_a_copy_gives_the_clips_when_the_first_file_changes(tmp_path, good_video
     copy.write_bytes(first.read_bytes())
     first.write_text("no more")
     report = ingest(first.parent, tmp_path / "L", TINY, workers=1)
-    assert (report.clips_added, report.duplicates) == (2, 0)
+    assert (report.clips_added, report.clips_present, report.duplicates) == (0, 2, 0)
     assert {Path(row["source"]).name for row in rows(tmp_path / "L")} == {"a.mp4"}
 
 
@@ -254,7 +259,7 @@ def test_a_copy_that_is_being_read_gives_the_window_whose_first_owner_changes(tm
     write_media(x, frames=pictures(14, seed=5), sound=tone(1.4, 880))
     table.write_text("path,start_s,end_s\ny.mp4,,\nx.mp4,0,0.655\n")
     report = ingest(table, tmp_path / "L", TINY, workers=1)
-    assert (report.clips_added, report.duplicates) == (3, 0)
+    assert (report.clips_added, report.clips_present, report.duplicates) == (2, 1, 0)
     found = sorted((Path(row["source"]).name, row["start_s"]) for row in rows(tmp_path / "L"))
     assert found == [("x.mp4", 0.0), ("y.mp4", 0.0), ("y.mp4", 0.655)]
 
@@ -548,3 +553,244 @@ def test_names_in_a_csv_may_hold_anything(tmp_path):
     table.write_text("path,start_s\n\n\na.mp4,soon\n")
     with pytest.raises(ConfigError, match=r"line 4: start_s is 'soon'"):
         read_source(table)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """No processes are started: reading is done here, by `here.do`."""
+    pool = InProcess()
+    monkeypatch.setattr(ingest_module, "_pool", lambda *_: pool)
+    return pool
+
+
+def look(source, prune=False):
+    """Ingest a folder or list beside the library."""
+    return ingest(source, source.parent / "L", TINY, prune=prune)
+
+
+def clips(source):
+    """File, start, labels and split of each row."""
+    found = rows(source.parent / "L")
+    return sorted((Path(r["source"]).name, round(r["start_s"], 3), ";".join(r["labels"]), r["split"]) for r in found)
+
+
+def interrupt(patch, number, done=False):
+    """An interrupt at the `number`-th write of an ingest, before or after that is done."""
+    left = [number]
+
+    def fragile(write):
+        def call(library, what):
+            left[0] -= bool(what)
+            if what and not left[0] and not done:
+                raise KeyboardInterrupt
+            write(library, what)
+            if what and not left[0]:
+                raise KeyboardInterrupt
+
+        return call
+
+    for name in ("append", "update", "reject", "forgive", "remove"):
+        patch.setattr(Library, name, fragile(getattr(Library, name)))
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("a.mp4,cat,test,0,0.655\na.mp4,dog,train,,\n", [("cat", "test"), ("dog", "train")]),
+        ("b.mp4,cat,test,,\nc.mp4,dog,train,,\n", [("cat", "test")] * 2),
+        ("c.mp4,cat,test,,\na.mp4,dog,train,,\n", [("cat", "test")] * 2),
+    ],
+)
+def test_the_first_line_that_names_a_clip_says_its_labels_whoever_gave_it(tmp_path, good_video, here, lines, said):
+    for name in "abc":
+        (tmp_path / f"{name}.mp4").write_bytes(good_video.read_bytes())
+    look(tmp_path / "a.mp4")
+    table = tmp_path / "l.csv"
+    table.write_text("path,label,split,start_s,end_s\n" + lines)
+    for relabelled in (2, 0):
+        assert look(table).clips_relabelled == relabelled
+        assert [row[2:] for row in clips(table)] == said
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_file_renamed_under_a_new_one_keeps_its_labels_and_split(tmp_path, good_video, here, monkeypatch, done):
+    """Else what was set aside for testing would be trained on."""
+    folder, table = tmp_path / "v", tmp_path / "l.csv"
+    folder.mkdir()
+    table.write_text("path,label,split\nv/a.mp4,dog,test\n")
+    monkeypatch.setattr(ingest_module, "COMMIT_CLIPS", 1)
+    for number in range(1, 6):  # interrupted at each of its writes, and in the end at none
+        shutil.rmtree(tmp_path / "L", ignore_errors=True)
+        (folder / "c.mp4").unlink(missing_ok=True)
+        (folder / "a.mp4").write_bytes(good_video.read_bytes())
+        look(table)
+        before = rows(tmp_path / "L")
+        (folder / "a.mp4").rename(folder / "c.mp4")
+        write_media(folder / "a.mp4", frames=pictures(14, seed=5), sound=tone(1.4, 880))
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            interrupt(patch, number, done)
+            look(folder)
+        report = look(folder)
+        assert clips(folder)[2:] == [("c.mp4", 0.0, "dog", "test"), ("c.mp4", 0.655, "dog", "test")]
+        assert [row[2:] for row in clips(folder)[:2]] == [("", "train")] * 2
+        assert {row["clip_id"] for row in before} < {row["clip_id"] for row in rows(tmp_path / "L")}
+        assert (report.clips_present + report.clips_added, report.rejects) == (4, [])
+
+
+@pytest.mark.parametrize("what", ["deleted", "changed"])
+def test_a_copy_of_a_damaged_file_gives_its_good_clips_when_the_first_goes(tmp_path, damaged, here, what):
+    folder = tmp_path / "v"
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.mp4").write_bytes(damaged.read_bytes())
+    look(folder)
+    before = {row["clip_id"] for row in rows(tmp_path / "L")}
+    (folder / "a.mp4").unlink() if what == "deleted" else (folder / "a.mp4").write_text("no more")
+    report = look(folder, prune=True)
+    assert {row["clip_id"] for row in rows(tmp_path / "L")} == before
+    assert {name for name, *_ in clips(folder)} == {"b.mp4"}
+    assert ("b.mp4", "truncated") in [(Path(reject.path).name, reject.reason) for reject in report.rejects]
+
+
+def test_a_damaged_copy_is_recorded_once_however_often_it_is_read(tmp_path, damaged, here):
+    folder = tmp_path / "v"
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.mp4").write_bytes(damaged.read_bytes())
+    for time_ns in (1, 2):
+        for name in "ab":
+            os.utime(folder / f"{name}.mp4", ns=(time_ns, time_ns))
+        report = look(folder)
+        assert [Path(reject.path).name for reject in report.rejects] == ["a.mp4", "b.mp4"]
+        assert {reject.item for reject in Library(tmp_path / "L").rejects()} == {r.item for r in report.rejects}
+
+
+def test_a_labelled_copy_of_a_damaged_file_is_relabelled(tmp_path, damaged, here):
+    (tmp_path / "v").mkdir()
+    table = tmp_path / "l.csv"
+    for name in "ab":
+        (tmp_path / "v" / f"{name}.mp4").write_bytes(damaged.read_bytes())
+    look(tmp_path / "v")
+    for label in ("dog", "cat"):
+        table.write_text(f"path,label\nv/b.mp4,{label}\n")
+        look(table)
+        assert {row[2] for row in clips(table)} == {label}
+
+
+def test_a_reject_does_not_outlive_its_reason_when_the_run_is_killed(tmp_path, good_video, here, monkeypatch):
+    video = tmp_path / "a.mp4"
+    video.write_bytes(good_video.read_bytes())
+    Library.create(tmp_path / "L", TINY).reject(
+        [Reject(Item(video).key, str(video), "probe", "unreadable", "", *ingest_module.stamp_of(video))]
+    )
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            look(video)
+    assert look(video).rejects == Library(tmp_path / "L").rejects() == []
+
+
+def test_a_name_given_to_another_file_of_the_same_size_and_time_gives_that_files_clips(tmp_path, good_video, here):
+    table = tmp_path / "l.csv"
+    (tmp_path / "a.mp4").write_bytes(good_video.read_bytes() + b"a")
+    (tmp_path / "b.mp4").write_bytes(good_video.read_bytes() + b"b")
+    seen = []
+    for name in "ab":
+        os.utime(tmp_path / f"{name}.mp4", ns=(7, 7))
+        table.write_text(f"path,id\n{name}.mp4,one\n")
+        assert look(table).clips_added == 2
+        seen.append({row["clip_id"] for row in rows(tmp_path / "L")})
+    assert not seen[0] & seen[1]
+
+
+def test_a_drive_that_drops_out_while_a_file_is_read_does_not_reject_it_for_good(tmp_path, good_video, here):
+    video = tmp_path / "a.mp4"
+    video.write_bytes(good_video.read_bytes())
+    here.do = lambda task: (
+        Read((), MediaError("changed", "it was changed while it was read"), "decode") if task.examined else work(task)
+    )
+    assert [reject.reason for reject in look(video).rejects] == ["changed"]
+    here.do = work
+    report = look(video)
+    assert (report.clips_added, report.rejects) == (2, [])
+
+
+def test_a_file_that_is_still_being_written_is_looked_at_again(tmp_path, good_video, here):
+    """It was bad when it was examined, and whole when that was recorded."""
+    video = tmp_path / "a.mp4"
+    video.write_bytes(good_video.read_bytes()[:2000])
+
+    def slow(task):
+        try:
+            return work(task)
+        finally:
+            video.write_bytes(good_video.read_bytes())
+
+    here.do = slow
+    assert len(look(video).rejects) == 1
+    here.do = work
+    report = look(video)
+    assert (report.clips_added, report.rejects) == (2, [])
+
+
+def test_a_copy_that_changes_while_its_original_is_read_is_not_mixed_with_it(tmp_path, good_video, here):
+    folder = tmp_path / "v"
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.mp4").write_bytes(good_video.read_bytes())
+
+    def changes(task):
+        if task.examined:
+            write_media(folder / "b.mp4", frames=pictures(14, seed=5), sound=tone(1.4, 880))
+        return work(task)
+
+    here.do = changes
+    look(folder)
+    here.do = work
+    look(folder)
+    assert [name for name, *_ in clips(folder)] == ["a.mp4"] * 2 + ["b.mp4"] * 2
+
+
+def test_a_tar_that_grew_is_known_by_its_new_size(tmp_path, good_video, here):
+    tar, seen = tmp_path / "t.tar", []
+    here.do = lambda task: seen.append(task) or work(task)
+    for names, looked_at in (("a", 2), ("ab", 3), ("ab", 0)):
+        if looked_at:
+            with tarfile.open(tar, "w") as file:
+                for name in names:
+                    (tmp_path / f"{name}.mp4").write_bytes(good_video.read_bytes() + name.encode())
+                    file.add(tmp_path / f"{name}.mp4", f"{name}.mp4")
+        look(tar)
+        assert len(seen) == looked_at
+        seen.clear()
+    assert {row["file_size"] for row in rows(tmp_path / "L")} == {tar.stat().st_size}
+
+
+def test_a_file_that_is_away_gets_its_new_labels(tmp_path, good_video, here):
+    table = tmp_path / "l.csv"
+    (tmp_path / "a.mp4").write_bytes(good_video.read_bytes())
+    for label in ("dog", "cat"):
+        table.write_text(f"path,label\na.mp4,{label}\n")
+        assert len(look(table).rejects) == (label == "cat")
+        assert {row[2] for row in clips(table)} == {label}
+        (tmp_path / "a.mp4").rename(tmp_path / "away") if label == "dog" else None
+
+
+def test_what_may_not_be_looked_at_is_not_pruned(tmp_path, good_video, here, monkeypatch):
+    table = tmp_path / "l.csv"
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "v.mp4").write_bytes(good_video.read_bytes() + name.encode())
+    table.write_text("path\na/v.mp4\nb/v.mp4\n")
+    look(table)
+    stat = Path.stat
+
+    def denied(path, **options):
+        if path.parent == tmp_path / "b":
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", denied)
+        report = look(table, prune=True)
+    assert (report.clips_dropped, Library(tmp_path / "L").count()) == (0, 4)

@@ -1,4 +1,4 @@
-"""How much of a list was there to ingest:  items, rejects  →  counts per split; kept with the library.
+"""What an ingest did, and how much of a list was there:  items, rejects  →  counts per split; kept with the library.
 
 L/sources/NAME-HASH.json holds what the last ingest of a source did, and its coverage if the source is a list. What is
 missing or unreadable stands in L/rejects.lance, each with its reason.
@@ -31,6 +31,22 @@ class Coverage:
     missing: int = 0
     unreadable: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class IngestReport:
+    """What an ingest did. `rejects` are the items of this source that gave no clip, now or in an earlier run."""
+
+    files: int = 0
+    ignored: int = 0  # files of the folder that no suffix tells to be media
+    clips_added: int = 0
+    clips_present: int = 0
+    clips_relabelled: int = 0
+    clips_dropped: int = 0  # of files that are gone, by `prune`
+    statuses: dict[str, int] = field(default_factory=dict)  # status → clips added
+    duplicates: int = 0  # clips whose content and window are in the library already, under another name
+    rejects: list[Reject] = field(default_factory=list)
+    coverage: list[Coverage] = field(default_factory=list)  # of a list, per split
 
 
 def cover(items: Iterable[Item], rejects: Iterable[Reject]) -> list[Coverage]:

@@ -104,6 +104,17 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_absent(path: Path) -> bool:
+    """Whether there is no such file; what the system does not let us look at may be there."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def is_folder(path: Path) -> bool:
     """Whether it is a folder; what the system does not let us look at is none."""
     try:

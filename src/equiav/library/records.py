@@ -20,6 +20,8 @@ USABLE: dict[Senses, tuple[str, ...]] = {
     "visual": ("ok", "silent", "no_audio"),
 }
 WHOLE = USABLE["audio-visual"]
+# Why an item gave no clip, if it may be different at the next try although the file is the same
+TRANSIENT = frozenset({"missing", "unreadable", "changed", "crashed", "timeout"})
 
 
 @dataclass(frozen=True)
@@ -69,3 +71,8 @@ class Reject:
     file_size: int
     file_mtime_ns: int
     origin: str = ""
+
+    def is_final(self, stamp: tuple[int, int], alone: bool) -> bool:
+        """Whether there is no use in another look at the file, of this stamp now: `alone`, it is no copy of another."""
+        same = (self.file_size, self.file_mtime_ns) == stamp and self.reason not in TRANSIENT
+        return same and (alone or self.stage == "probe")

@@ -31,6 +31,7 @@ SCHEMA_VERSION = 2
 VERSION_KEY, FEATURES_KEY = b"equiav.library", b"equiav.features"
 FRAGMENTS = 64  # more small ones than this are joined
 FRAGMENT_ROWS = 4096  # larger ones are left alone: a gigabyte or two
+NO_TIME = -(2**63)  # no file was changed then
 READABLE = timedelta(days=1)  # that a version of the library stays after the next one came
 
 
@@ -211,13 +212,15 @@ class Library:
         return mean, variance**0.5
 
     def known_items(self) -> dict[str, KnownItem]:
-        """Everything that gave clips, by `Item.key`."""
+        """Everything that gave clips, by `Item.key`; one whose clips are of several files is of no stamp."""
         columns = ["item", "item_windows", "file_size", "file_mtime_ns", "source", "origin"]
         table = self._rows(columns)
         known: dict[str, KnownItem] = {}
         for item, windows, size, mtime, *rest in zip(*(table[c].to_pylist() for c in columns), strict=True):
-            clips = known[item].clips + 1 if item in known else 1
-            known[item] = KnownItem(clips, windows, (size, mtime), *rest)
+            before, stamp = known.get(item), (size, mtime)
+            if before and before.stamp != stamp:
+                stamp = before.stamp[0], NO_TIME
+            known[item] = KnownItem(before.clips + 1 if before else 1, windows, stamp, *rest)
         return known
 
     def known_clips(self) -> dict[str, tuple[str, tuple[str, ...], str]]:
