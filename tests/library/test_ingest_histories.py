@@ -370,7 +370,7 @@ def test_any_history_ends_in_the_same_library(contents, first, history):
 
 
 @pytest.mark.slow
-@histories(2000)
+@histories(400)
 @given(start, st.lists(step, max_size=12))
 def test_any_longer_history_ends_in_the_same_library(contents, first, history):
     run([*first, *history], contents)
