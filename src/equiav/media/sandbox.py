@@ -7,6 +7,7 @@ the function fails with another error than a MediaError. What workers put into t
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -231,6 +232,7 @@ def _serve(pipe: Connection, function: Callable[[T], R], cpu_s: float, folder: s
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tempfile.tempdir = folder
     _limit_memory()
+    gc.freeze()  # the modules: a collection looks at what tasks left alone, and costs next to nothing
     tasks: SimpleQueue[tuple[T] | None] = SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, tasks), daemon=True).start()
     while coming := tasks.get():
@@ -251,6 +253,8 @@ def _serve(pipe: Connection, function: Callable[[T], R], cpu_s: float, folder: s
             pipe.send(result)
         except BrokenPipeError:
             return
+        del task, coming, result
+        gc.collect()  # decoders lie in cycles, and the collector does not see how much FFmpeg holds in them
 
 
 def _listen(pipe: Connection, tasks: SimpleQueue[tuple[T] | None]) -> None:
