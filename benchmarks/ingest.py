@@ -56,7 +56,7 @@ STAGES = {
     "log-mel": [(windows, "log_mel")],
     "pictures: read packets": [(frames, "_hold")],
     "pictures: decode": [(frames, "_pick"), (frames, "_play")],
-    "pictures: resize, JPEG": [(frames, "_jpeg")],
+    "pictures: resize, JPEG": [(frames, "frame_jpeg")],
     "still or not": [(windows, "is_still")],
 }
 

@@ -17,8 +17,10 @@ from equiav.library.pieces import as_one_file
 from equiav.library.records import Clip
 from equiav.media.decode import read_audio
 from equiav.media.fbank import FRAME_S, fit_frames, log_mel
-from equiav.media.frames import is_still, probe_picture, read_frames, read_picture
+from equiav.media.frames import read_frames
+from equiav.media.pixels import is_still
 from equiav.media.probe import MAX_DURATION_S, InputContainer, MediaInfo, open_media, probe
+from equiav.media.stills import probe_picture, read_picture
 
 Stamp = tuple[int, int]
 LATEST_NS = 2**63 - 1  # what a table holds: in the year 2262; file systems know later ones

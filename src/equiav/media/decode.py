@@ -16,7 +16,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from equiav.errors import MediaError
-from equiav.media.frames import load_image, read_frames, upright_rgb
+from equiav.media.frames import read_frames
 from equiav.media.probe import (
     MARGINS_S,
     Damage,
@@ -28,6 +28,7 @@ from equiav.media.probe import (
     seek,
     start_of,
 )
+from equiav.media.stills import load_image, upright_rgb
 
 __all__ = ["decode_audio", "load_image", "load_waveform", "read_audio", "read_frames", "upright_rgb"]
 

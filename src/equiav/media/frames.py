@@ -1,4 +1,4 @@
-"""Pictures of a media file on its clock, and picture files:  path, times → JPEG frames;  path → RGB (H, W, 3).
+"""Pictures of a media file on its clock:  path, times → JPEG frames. Picture files: `stills`.
 
 Only what is needed is decoded: the packets of the asked span are read first, so the packet that is shown at each time
 is known, decoding begins at the key frame before it, and pictures that no other picture is made from are left out.
@@ -7,12 +7,8 @@ Where that gives anything but the very frame that was asked for, the track is pl
 
 from __future__ import annotations
 
-import io
-import struct
-import warnings
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,21 +16,17 @@ import av
 import av.error
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import Colorspace, VideoReformatter
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from av.video.reformatter import VideoReformatter
 
 from equiav.errors import MediaError
+from equiav.media.pixels import frame_jpeg
 from equiav.media.probe import (
     MARGINS_S,
-    MAX_PIXELS,
     Damage,
     MediaInfo,
     decoded,
     describe,
-    open_media,
     packets,
-    read_head,
     seek,
     start_of,
     video_stream,
@@ -42,16 +34,10 @@ from equiav.media.probe import (
 
 SEEK_AHEAD_S = 2.0  # nearer than this, decoding on is cheaper than seeking
 ROUNDING_S = 1e-3  # containers round time stamps to milliseconds
-HD_LINES = 720  # pictures of this height and more are in BT.709 colours unless they say otherwise
 UNTIMED = frozenset({"h264", "hevc"})  # codecs whose order of display FFmpeg does not work out without time stamps
-UNSAID = 2  # FFmpeg's number of "no matrix was said"
-MAX_ASPECT = 4.0  # of a stored frame; the sides of a longer one are cut off
-PICTURE_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF"})
-MATRIX = struct.Struct("=9i")  # as FFmpeg gives a display matrix
 MAX_HELD = 256 * 2**20  # bytes of packets that are held to plan with
 # Decoders that take one packet at a time and can leave out a picture that no other one refers to
 SKIPPING = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})
-STILL = 3  # grey levels of 255: the blocks of a still picture change by less, through compression alone
 
 
 def read_frames(
@@ -96,7 +82,7 @@ def read_frames(
     # some containers leave it to the decoder to say
     pixel = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1)
     scaler = VideoReformatter()
-    jpegs = [_jpeg(scaler, frame, short_side, quality, pixel) for _, frame in played.shown]
+    jpegs = [frame_jpeg(scaler, frame, short_side, quality, pixel) for _, frame in played.shown]
     return jpegs, [max(time_s, 0.0) for time_s in times]
 
 
@@ -253,148 +239,3 @@ def _timed(container: InputContainer, stream: av.VideoStream, damage: Damage) ->
 def _is_untimed(container: InputContainer, stream: av.VideoStream) -> bool:
     """Whether FFmpeg guesses when pictures are shown, and wrong: an AVI only knows their order of decoding."""
     return container.format.name == "avi" and stream.codec_context.name in UNTIMED
-
-
-def probe_picture(path: Path) -> MediaInfo | None:
-    """What a picture file holds, from its headers; None when it is none. Animations are read as videos.
-
-    Raises:
-        MediaError: unsupported (too many pixels), missing, unreadable, empty_file.
-    """
-    read_head(path)  # to open a pipe would be to wait for whoever writes into it
-    try:
-        with _opened(path, path.name, PICTURE_FORMATS - {"GIF"}) as picture:
-            return MediaInfo(0.0, None, 0.0, None, None, picture.width, picture.height, None, picture=True)
-    except MediaError as error:
-        if error.reason == "unsupported":
-            raise
-        return None
-
-
-def read_picture(path: Path, short_side: int, quality: int) -> bytes:
-    """A picture file as JPEG of the size that frames of videos have.
-
-    Raises:
-        MediaError: not_media, corrupt, unsupported.
-    """
-    picture = Image.fromarray(load_image(path))
-    scale = min(1.0, short_side / min(picture.size))
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    return _encoded(picture.resize((width, height), Image.Resampling.BOX), quality)
-
-
-def _jpeg(scaler: VideoReformatter, frame: av.VideoFrame, short_side: int, quality: int, pixel_aspect: float) -> bytes:
-    """One frame as JPEG; `pixel_aspect` is the width of a pixel over its height."""
-    wide, high = frame.width * pixel_aspect, float(frame.height)
-    scale = min(1.0, short_side / min(wide, high))
-    width, height = (max(1, round(side * scale)) for side in (wide, high))
-    if frame.colorspace == UNSAID and frame.height >= HD_LINES:
-        frame.colorspace = Colorspace.ITU709  # FFmpeg takes untagged pictures for SD ones
-    interpolation = "AREA" if scale < 1 else "BICUBIC"
-    small = scaler.reformat(frame, width, height, "rgb24", interpolation=interpolation, threads=1)
-    return _encoded(Image.fromarray(_upright(frame, np.asarray(small.to_ndarray(), np.uint8))), quality)
-
-
-def _upright(frame: av.VideoFrame, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) turned and mirrored as the file's display matrix says, by right angles; one of no use is none.
-
-    The matrix of ISO 14496-12, 6.2.2: the pixel (x, y) is shown at (a x + c y, b x + d y).
-    """
-    said = frame.side_data.get("DISPLAYMATRIX")
-    if said is None:
-        return pixels
-    a, b, _, c, d, *_ = MATRIX.unpack_from(said)
-    turned = abs(b) + abs(c) > abs(a) + abs(d)
-    right, down = (c, b) if turned else (a, d)
-    if not right or not down:
-        return pixels
-    pixels = np.swapaxes(pixels, 0, 1) if turned else pixels
-    return np.ascontiguousarray(pixels[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1])
-
-
-def _encoded(picture: Image.Image, quality: int) -> bytes:
-    out = io.BytesIO()
-    picture.crop(_middle(picture.width, picture.height)).save(out, "JPEG", quality=quality)
-    return out.getvalue()
-
-
-def _middle(width: int, height: int) -> tuple[int, int, int, int]:
-    """The box without the ends of a very long picture: one such would blow up its whole batch."""
-    longest = int(MAX_ASPECT * min(width, height))
-    left, top = max(width - longest, 0) // 2, max(height - longest, 0) // 2
-    return left, top, width - left, height - top
-
-
-def load_image(source: Path | str | bytes) -> NDArray[np.uint8]:
-    """A picture as RGB (H, W, 3), upright; a video file gives its middle frame.
-
-    Raises:
-        MediaError: neither a picture nor a video.
-    """
-    if isinstance(source, bytes):
-        return _picture(io.BytesIO(source), "these bytes")
-    path = Path(source)
-    if not path.is_file():
-        raise MediaError("missing", f"{path} is not a regular file")
-    try:
-        return _picture(path, path.name)
-    except MediaError as error:
-        if error.reason != "not_media":
-            raise
-    with open_media(path) as container:
-        info = describe(container, path)
-        frames, _ = read_frames(container, path, [(info.video_end_s or info.duration_s) / 2], 1024, 95, info)
-    return _picture(io.BytesIO(frames[0]), path.name)
-
-
-def _picture(file: Path | io.BytesIO, name: str) -> NDArray[np.uint8]:
-    with _opened(file, name, PICTURE_FORMATS) as picture:
-        return upright_rgb(picture, name)
-
-
-def upright_rgb(picture: Image.Image, name: str) -> NDArray[np.uint8]:
-    """What a Pillow picture shows, as RGB (H, W, 3).
-
-    Raises:
-        MediaError: more than 8 bits, which the conversion would clip to white.
-    """
-    upright = ImageOps.exif_transpose(picture)
-    if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
-        raise MediaError("unsupported", f"{name} is a picture of mode {upright.mode}, expected 8 bits")
-    return np.asarray(upright.convert("RGB"))
-
-
-@contextmanager
-def _opened(file: Path | io.BytesIO, name: str, formats: frozenset[str]) -> Iterator[Image.Image]:
-    """A picture within our limits, its headers read; whatever Pillow says against it becomes a MediaError."""
-    try:
-        with warnings.catch_warnings():
-            # the limit is ours
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file, formats=sorted(formats)) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise MediaError("unsupported", f"{name} has {picture.width}x{picture.height} pixels")
-                yield picture
-    except UnidentifiedImageError:
-        raise MediaError("not_media", f"{name} is no picture in a known format") from None
-    except Image.DecompressionBombError as error:
-        raise MediaError("unsupported", f"{name}: {error}") from None
-    except (OSError, ValueError, SyntaxError, RuntimeError) as error:  # the last is AVIF's
-        raise MediaError("corrupt", f"{name} cannot be decoded as a picture: {error}") from None
-
-
-def is_still(jpegs: list[bytes]) -> bool:
-    """True when several pictures show the same: no block of 8 x 8 pixels has another colour in one of them."""
-    if len(jpegs) < 2:
-        return False
-    small = [_blocks(jpeg) for jpeg in jpegs]
-    return all(
-        other.shape == small[0].shape and np.abs(other.astype(np.int16) - small[0]).max() <= STILL for other in small
-    )
-
-
-def _blocks(jpeg: bytes) -> NDArray[np.uint8]:
-    """A JPEG at an eighth of its size, which its blocks' means give without decoding the rest."""
-    with Image.open(io.BytesIO(jpeg)) as picture:
-        picture.draft("RGB", (max(picture.width // 8, 1), max(picture.height // 8, 1)))
-        return np.asarray(picture.convert("RGB"))
