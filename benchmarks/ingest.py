@@ -41,7 +41,7 @@ from equiav.library.items import Item
 from equiav.library.windows import Examined, Read, Task, work
 from equiav.machine import share_heaps
 from equiav.media import frames
-from equiav.media.probe import Damage
+from equiav.media.tracks import Damage
 
 PARTS = ("speed", "memory", "rate")
 CLIP_S = 10.0

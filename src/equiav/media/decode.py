@@ -17,18 +17,9 @@ from numpy.typing import NDArray
 
 from equiav.errors import MediaError
 from equiav.media.frames import read_frames
-from equiav.media.probe import (
-    MARGINS_S,
-    Damage,
-    MediaInfo,
-    audio_stream,
-    decoded,
-    describe,
-    open_media,
-    seek,
-    start_of,
-)
+from equiav.media.probe import MediaInfo, describe, open_media
 from equiav.media.stills import load_image, upright_rgb
+from equiav.media.tracks import MARGINS_S, Damage, audio_stream, decoded, seek, start_of
 
 __all__ = ["decode_audio", "load_image", "load_waveform", "read_audio", "read_frames", "upright_rgb"]
 

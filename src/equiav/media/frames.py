@@ -20,17 +20,8 @@ from av.video.reformatter import VideoReformatter
 
 from equiav.errors import MediaError
 from equiav.media.pixels import frame_jpeg
-from equiav.media.probe import (
-    MARGINS_S,
-    Damage,
-    MediaInfo,
-    decoded,
-    describe,
-    packets,
-    seek,
-    start_of,
-    video_stream,
-)
+from equiav.media.probe import MediaInfo, describe
+from equiav.media.tracks import MARGINS_S, Damage, decoded, packets, seek, start_of, video_stream
 
 SEEK_AHEAD_S = 2.0  # nearer than this, decoding on is cheaper than seeking
 ROUNDING_S = 1e-3  # containers round time stamps to milliseconds

@@ -15,7 +15,8 @@ from av.video.stream import VideoStream
 from PIL import Image, UnidentifiedImageError
 
 from equiav.errors import MediaError
-from equiav.media.probe import MAX_PIXELS, audio_stream, describe, open_media, packets, seek, start_of
+from equiav.media.probe import MAX_PIXELS, describe, open_media
+from equiav.media.tracks import audio_stream, packets, seek, start_of
 
 CODECS = {"JPEG": ("mjpeg", "yuvj420p"), "PNG": ("png", "rgb24")}
 MAX_PICTURE_BYTES = 1 << 28
