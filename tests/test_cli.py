@@ -200,12 +200,19 @@ def test_an_interrupted_ingest_says_how_to_go_on_and_leaves_no_folder_behind(vid
     assert "60 files: " in done.stdout
 
 
-def test_the_authors_checkpoint_becomes_a_model_folder(equiav, tmp_path):
-    golden = Path(__file__).parent / "golden" / "official.pth"
-    code, out, _ = equiav("convert", golden, tmp_path / "model", "--heads", "3")
+def test_the_authors_checkpoint_becomes_a_model_folder_and_says_what_to_do_next(equiav, tmp_path):
+    golden, model = Path(__file__).parent / "golden" / "official.pth", tmp_path / "model"
+    code, out, _ = equiav("convert", golden, model, "--heads", "3")
     assert code == 0
     assert "parameters in" in out
-    assert (tmp_path / "model" / "model.safetensors").exists()
+    assert "mel_bins=128 time_frames=32" in out
+    assert "next: equiav ingest VIDEOS --library L features.time_frames=32\n" in out
+    assert f"equiav search --library L --run {model} --audio dog.wav" in out
+    code, _, err = equiav("convert", golden, model, "--heads", "3")
+    assert (code, "--overwrite" in err) == (1, True)
+    code, out, _ = equiav("convert", golden, model, "--heads", "3", "--overwrite", "--json")
+    found = json.loads(out)
+    assert (code, found["parameters"], found["features"]["time_frames"]) == (0, 144704, 32)
     code, _, err = equiav("convert", golden, tmp_path / "other", "--heads", "5")
     assert code == 1
     assert "heads" in err

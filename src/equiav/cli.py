@@ -228,15 +228,32 @@ def convert(
     official: Annotated[Path, typer.Argument(help="The authors' checkpoint, a .pth file.")],
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Model folder to write.")],
     heads: Annotated[int, typer.Option(min=1, help="Attention heads per block: the file does not say.")] = 12,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model that OUT holds.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Turn the EquiAV authors' checkpoint into a model folder. Nothing but tensors is read from the file.
 
     Example: equiav convert equiav_pretrained.pth models/equiav
     """
+    from equiav.config import Features
     from equiav.model.convert import convert as run_convert
 
-    model = run_convert(official, folder, heads=heads)
-    typer.echo(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters in {folder}")
+    model = run_convert(official, folder, heads=heads, overwrite=overwrite)
+    parameters, features = sum(p.numel() for p in model.parameters()), model.config.features
+    others = [f"features.{name}={value}" for name, value in features if value != getattr(Features(), name)]
+    commands = [
+        " ".join(["equiav ingest VIDEOS --library L", *others]),
+        f"equiav embed --library L --run {folder}",
+        f"equiav search --library L --run {folder} --audio dog.wav",
+    ]
+    if as_json:
+        print_json({"folder": folder, "parameters": parameters, "features": dict(features), "next": commands})
+        return
+    typer.echo(f"{parameters / 1e6:.1f} M parameters in {folder}")
+    typer.echo(
+        f"its libraries have features.sample_rate={features.sample_rate} clip_s={features.clip_s:g} "
+        f"mel_bins={features.mel_bins} time_frames={features.time_frames}\nnext: " + "\n      ".join(commands)
+    )
 
 
 @app.command()

@@ -278,7 +278,7 @@ def measure_classes(library: Path, run: Path, split: str, frames: int | None, re
     from equiav.library.table import Library
     from equiav.model.classifier import Classifier
 
-    shelf, classifier = Library(library), Classifier.from_pretrained(run / "model" if (run / "model").is_dir() else run)
+    shelf, classifier = Library(library), Classifier.from_pretrained(run)
     with Bar("measuring", "clips") as bar:
         found = classify(shelf, classifier, split=split, frames=frames, on_progress=bar.update)
     if result is not None and IS_MAIN:

@@ -119,7 +119,7 @@ def finetune(
     run: Annotated[Path, typer.Option("--run", "-R", help="Run folder to make.")],
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="R0", help="Pretrained run, model folder or Hub id; without it from scratch."),
+        typer.Option("--from", metavar="R0", help="Pretrained run, model or hf://owner/name; without it from scratch."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. task.senses=audio.")

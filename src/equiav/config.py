@@ -235,13 +235,13 @@ class Init(Settings):
     model: str | None = Field(
         default=None,
         alias="from",
-        description="Folder or Hub id of an equiav model whose weights a new run starts from, all of them.",
+        description="Model folder, run or hf://owner/name whose weights a new run starts from, all of them.",
     )
     audio: str | None = Field(
-        default=None, description="Path or Hub id of a masked autoencoder's ViT for the audio encoder."
+        default=None, description="File or hf://owner/name of a masked autoencoder's ViT for the audio encoder."
     )
     visual: str | None = Field(
-        default=None, description="Path or Hub id of a masked autoencoder's ViT for the visual encoder."
+        default=None, description="File or hf://owner/name of a masked autoencoder's ViT for the visual encoder."
     )
 
     @model_validator(mode="after")

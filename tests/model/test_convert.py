@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from safetensors.torch import save as save_tensors
 from small_models import small_model
 
 from equiav.config import Init, Loss, ModelConfig
 from equiav.errors import ConfigError, ModelError
 from equiav.model.convert import (
+    check_heads,
     convert,
     load_mae,
     ours_from_official,
@@ -169,14 +171,58 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(official, writer, tmp_pa
     assert trace.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"hello", b"PK\x03\x04 cut short"])
-def test_an_unreadable_file_is_an_error_that_names_it(content, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "it is empty"),
+        (b"not a checkpoint", "it begins with b'not a checkpoint'"),
+        (b"config of\nsomething\n", "it begins with b'config of"),
+        (b"<!DOCTYPE html><p>sign in", "it begins with b'<!DOCTYPE html"),
+        (b"PK\x03\x04 cut short", "a zip that is cut or damaged"),
+        (pickle.dumps({"epoch": [1, 2]}), "a pickle of something else"),
+        (save_tensors({"w": torch.ones(2)}), r"a safetensors file: rename it to \.safetensors"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_says_so_and_advises_nothing_unsafe(content, found, tmp_path):
     path = tmp_path / "broken.pth"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"broken\.pth: (not a readable checkpoint, expected what|refused, because)"):
+    with pytest.raises(ModelError, match=rf"broken\.pth: not a checkpoint: .*{found}") as raised:
         read_tensors(path)
-    with pytest.raises(ModelError, match=r"missing\.pth"):
-        read_tensors(tmp_path / "missing.pth")
+    assert "weights_only" not in str(raised.value)
+
+
+def test_a_checkpoint_of_more_than_tensors_names_what_and_advises_nothing_unsafe(tmp_path):
+    with pytest.raises(ModelError, match=r"holds more than tensors \(torch\.nn\.modules\.linear\.Linear\)") as raised:
+        read_tensors(save(torch.nn.Linear(1, 1), tmp_path / "module.pth"))
+    assert "weights_only" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["missing.pth", "missing.safetensors"])
+def test_a_missing_file_is_an_error_that_names_it(name, tmp_path):
+    with pytest.raises(ModelError, match=rf"{name}: no such file"):
+        read_tensors(tmp_path / name)
+    with pytest.raises(ModelError, match="a folder, expected a checkpoint"):
+        read_tensors(tmp_path)
+
+
+def test_a_model_is_not_overwritten_unasked(tmp_path):
+    convert(OFFICIAL, tmp_path, heads=3)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match="holds a model already: name another folder, or replace it with --overwrite"):
+        convert(OFFICIAL, tmp_path, heads=6)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert EquiAV.from_pretrained(tmp_path).config.architecture.heads == 3
+    convert(OFFICIAL, tmp_path, heads=6, overwrite=True)
+    assert EquiAV.from_pretrained(tmp_path).config.architecture.heads == 6
+
+
+@pytest.mark.parametrize(
+    ("width", "heads", "said"), [(768, 12, ""), (768, 6, "--heads 12"), (768, 16, "48 wide"), (24, 3, "8 wide")]
+)
+def test_heads_that_are_not_64_wide_are_warned_of(width, heads, said, caplog):
+    check_heads(width, heads)
+    assert said in caplog.text
+    assert bool(said) == bool(caplog.text)
 
 
 def mae_checkpoint(width: int = 24, depth: int = 2) -> dict[str, torch.Tensor]:
@@ -251,7 +297,7 @@ def test_a_recipe_without_init_starts_fresh_and_a_missing_source_is_an_error(tmp
     before = model.fingerprint()
     start_encoders(model, Init.model_validate({}))
     assert model.fingerprint() == before
-    with pytest.raises(ModelError, match="neither a folder nor a Hub id"):
+    with pytest.raises(ModelError, match=r"mae\.pth: no such file"):
         start_encoders(model, Init.model_validate({"visual": str(tmp_path / "nothing" / "mae.pth")}))
 
 

@@ -15,6 +15,8 @@ from small_models import batch_for, small_config, small_model
 
 from equiav.errors import ConfigError, ModelError
 from equiav.model import hub
+from equiav.model.classifier import Classifier
+from equiav.model.convert import load_mae
 from equiav.model.equiav import EquiAV, stored_config
 
 
@@ -90,14 +92,53 @@ def test_a_hub_id_is_fetched_at_its_revision_and_offline_when_asked(folder, monk
         return str(folder / file)
 
     monkeypatch.setattr(hub, "hf_hub_download", download)
-    model = EquiAV.from_pretrained("someone/rain", revision="v2", local_files_only=True)
+    model = EquiAV.from_pretrained("hf://someone/rain", revision="v2", local_files_only=True)
     assert model.fingerprint() == small_model().fingerprint()
     assert asked == [("someone/rain", file, "v2", True) for file in ("config.json", "model.safetensors")]
 
 
-def test_what_is_neither_folder_nor_hub_id_is_an_error(tmp_path):
-    with pytest.raises(ModelError, match="neither a folder nor a Hub id"):
-        EquiAV.from_pretrained(tmp_path / "runs" / "toy" / "model")
+@pytest.fixture
+def no_hub(monkeypatch):
+    def asked(*arguments, **_):
+        raise AssertionError(f"the Hub was asked for {arguments}")
+
+    monkeypatch.setattr(hub, "hf_hub_download", asked)
+
+
+@pytest.mark.parametrize("load", [EquiAV.from_pretrained, Classifier.from_pretrained])
+@pytest.mark.parametrize(
+    "name", ["runs/tyo", "runs/tyo/model", "tyo", "./runs/tyo", "/nowhere/model", Path("runs/tyo")]
+)
+def test_a_mistyped_folder_is_an_error_and_never_asks_the_hub(load, name, no_hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=rf"{name}: no such folder; expected a model folder or a run"):
+        load(name)
+
+
+@pytest.mark.parametrize("modality", ["audio", "visual"])
+def test_mistyped_starting_weights_are_an_error_and_never_ask_the_hub(modality, no_hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("weights/mae", "weights/mae.pth"):
+        with pytest.raises(ModelError, match=f"{name}: no such file"):
+            load_mae(small_model(), modality, name)
+
+
+def test_a_name_like_a_hub_id_says_how_to_ask_the_hub(no_hub):
+    with pytest.raises(ModelError, match=r"a model on the Hugging Face Hub is written hf://someone/rain"):
+        EquiAV.from_pretrained("someone/rain")
+
+
+def test_an_address_that_the_hub_does_not_have_is_an_error():
+    with pytest.raises(ModelError, match="hf://rain/or/snow is no address"):
+        EquiAV.from_pretrained("hf://rain/or/snow")
+
+
+def test_a_run_stands_for_its_model(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run" / "model")
+    assert EquiAV.from_pretrained(tmp_path / "run").fingerprint() == small_model().fingerprint()
+
+
+def test_a_folder_without_a_model_is_an_error(tmp_path):
     with pytest.raises(ModelError, match=r"not a model folder: it has no config\.json"):
         EquiAV.from_pretrained(tmp_path)
 
@@ -105,14 +146,14 @@ def test_what_is_neither_folder_nor_hub_id_is_an_error(tmp_path):
 def test_offline_without_the_files_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match="go online once, or give a folder"):
-        EquiAV.from_pretrained("someone/never-downloaded", local_files_only=True)
+        EquiAV.from_pretrained("hf://someone/never-downloaded", local_files_only=True)
 
     def unreachable(*_, **__):
         raise LocalEntryNotFoundError("no connection")
 
     monkeypatch.setattr(hub, "hf_hub_download", unreachable)
     with pytest.raises(ModelError, match="no connection"):
-        EquiAV.from_pretrained("someone/never-downloaded")
+        EquiAV.from_pretrained("hf://someone/never-downloaded")
 
 
 @pytest.mark.parametrize(

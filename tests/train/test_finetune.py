@@ -213,7 +213,7 @@ def test_features_that_the_pretrained_model_does_not_know_are_refused(library, t
     EquiAV(other.config).save_pretrained(tmp_path / "wider")
     with pytest.raises(TrainingError, match="mel_bins is 32, the model's 64"):
         resolve(tiny_recipe(source=tmp_path / "wider"), library)
-    with pytest.raises(ModelError, match="neither a folder nor a Hub id"):
+    with pytest.raises(ModelError, match="no such folder"):
         resolve(tiny_recipe(source="no such/model/at all"), library)
 
 

@@ -173,7 +173,7 @@ class Classifier(nn.Module):
     def from_pretrained(
         cls, name: str | Path, *, revision: str | None = None, local_files_only: bool = False
     ) -> Classifier:
-        """A classifier from a folder or the Hub, in evaluation mode.
+        """A classifier from a model folder, a run's folder or `hf://owner/name` on the Hub, in evaluation mode.
 
         Raises:
             ModelError: no such classifier, or weights that do not fit.

@@ -1,7 +1,7 @@
 """Other people's weights: the authors' checkpoint as a model folder, and MAE encoders as a start for training.
 
     official.pth -> EquiAV (variant released, share none) -> model folder
-    MAE ViT (timm names; .pth, .safetensors or a Hub id) -> one encoder of an EquiAV
+    MAE ViT (timm names; .pth, .safetensors or hf://owner/name) -> one encoder of an EquiAV
 
 The one place that reads pickles, with `weights_only=True` and no fallback: a file with anything but tensors is
 refused before any of it runs. Every name in a file is used once or known to be unused; anything else is an error.
@@ -12,8 +12,10 @@ its three input channels: the same function.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,9 +23,9 @@ import torch
 from torch import Tensor
 
 from equiav.config import Init, ModelConfig, parse_settings
-from equiav.errors import ModelError
+from equiav.errors import ConfigError, ModelError
 from equiav.model.equiav import EquiAV
-from equiav.model.hub import WEIGHTS, fetch, read_weights
+from equiav.model.hub import CONFIG, HUB, WEIGHTS, fetch, read_weights
 from equiav.model.initialise import load_strictly
 
 if TYPE_CHECKING:
@@ -53,31 +55,37 @@ _PREDICTOR_LAYERS = {
 _DEAD = re.compile(r"blocks_[av]\.\d+\.norm[12]_[av]\.(weight|bias)")
 _MAE_IGNORED = re.compile(r"cls_token|pos_embed|mask_token|decoder_.*")
 _RELEASED_MEL_BINS = 128  # pt_main.py:167
-_RELEASED_HEAD_WIDTH = 64
+_RELEASED_HEAD_WIDTH = 64  # of the predictor
+_VIT_HEAD_WIDTH = 64
+log = logging.getLogger(__name__)
 
 
-def convert(official: str | Path, out: str | Path, *, heads: int = 12) -> EquiAV:
+def convert(official: str | Path, out: str | Path, *, heads: int = 12, overwrite: bool = False) -> EquiAV:
     """Write the authors' checkpoint as a model folder, and return the model.
 
     Args:
         official: their .pth.
         out: folder to write config.json, model.safetensors and README.md into.
-        heads: attention heads per block: the file does not say.
+        heads: attention heads per block: the file does not say. A warning tells of heads that are not 64 wide.
+        overwrite: replace a model that lies in `out`.
 
     Raises:
         ModelError: no readable checkpoint, anything but tensors inside, or names and sizes that do not fit.
-        ConfigError: the width is no multiple of `heads`.
+        ConfigError: the width is no multiple of `heads`, or `out` holds a model.
     """
-    path = Path(official)
+    path, folder = Path(official), Path(out)
+    if not overwrite and any((folder / name).exists() for name in (CONFIG, WEIGHTS)):
+        raise ConfigError(f"{folder} holds a model already: name another folder, or replace it with --overwrite")
     tensors = without_prefix(read_tensors(path), where=str(path))
     model = EquiAV(released_config(tensors, heads=heads, where=str(path)), seed=0)
+    check_heads(model.config.architecture.width, heads)
     _check_positions(model, tensors, where=str(path))
     weights = ours_from_official(tensors, where=str(path))
     for name in ("audio_tower.centroid_set", "visual_tower.centroid_set"):
         weights[name] = model.state_dict()[name]  # drawn anew: the release draws them at every call
     load_strictly(model, weights, where=str(path))
     model.eval().save_pretrained(
-        out,
+        folder,
         model_card_kwargs={
             "license": "other",
             "data": f"Converted from `{path.name}`, in the EquiAV authors' format; the file does not say what it was "
@@ -88,24 +96,46 @@ def convert(official: str | Path, out: str | Path, *, heads: int = 12) -> EquiAV
     return model
 
 
+def check_heads(width: int, heads: int) -> None:
+    """Any number that divides the width loads, and a wrong one gives wrong embeddings without a word."""
+    if width != heads * _VIT_HEAD_WIDTH:
+        fitting = f": --heads {width // _VIT_HEAD_WIDTH}" if width % _VIT_HEAD_WIDTH == 0 else ""
+        log.warning(
+            "%d heads in a width of %d are %d wide, and those of ViTs are %d%s. The file does not say which is right; "
+            "a wrong number gives wrong embeddings",
+            heads,
+            width,
+            width // heads,
+            _VIT_HEAD_WIDTH,
+            fitting,
+        )
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors or .pth file; of a .pth also where they lie under `model` or `state_dict`.
 
     Raises:
         ModelError: not readable, or with anything but tensors inside.
     """
+    if not path.is_file():
+        raise ModelError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}, expected a checkpoint's file")
     if path.suffix == ".safetensors":
         return read_weights(path)
     try:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of pickles that torch.save did not write: they are refused anyway
+            warnings.simplefilter("ignore", UserWarning)
+            tree = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        if "Unsupported operand" in str(error) or not _begins(path).startswith((b"PK", b"\x80")):
+            raise _no_checkpoint(path) from None
+        # torch's own message tells how to load it all the same, which would run its code
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise ModelError(
-            f"{path}: refused, because it holds more than tensors, and loading it could run code ({reason}); ask for a "
-            "file of plain tensors"
+            f"{path}: refused, because it holds more than tensors{f' ({found[1]})' if found else ''}, and loading that "
+            "could run code; ask for a file of plain tensors"
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ModelError(f"{path}: not a readable checkpoint, expected what torch.save wrote ({error!r})") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError):
+        raise _no_checkpoint(path) from None
     for key in ("model", "state_dict"):
         if isinstance(tree, dict) and isinstance(tree.get(key), dict):
             tree = tree[key]
@@ -115,6 +145,27 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if foreign:
         raise ModelError(f"{path}: expected tensors only, but {', '.join(foreign[:8])} are none")
     return {str(name): tensor for name, tensor in tree.items()}
+
+
+def _no_checkpoint(path: Path) -> ModelError:
+    """What a file that torch.load does not read is instead."""
+    head = _begins(path)
+    if not head:
+        found = "it is empty"
+    elif head[8:9] == b"{":  # behind eight bytes that give its length
+        found = "it looks like a safetensors file: rename it to .safetensors"
+    elif head.startswith(b"PK"):
+        found = "it is a zip that is cut or damaged, or of something else: download it again"
+    elif head.startswith(b"\x80"):
+        found = "it is a pickle of something else"
+    else:
+        found = f"it begins with {head!r}"
+    return ModelError(f"{path}: not a checkpoint: expected a file that torch.save wrote, {found}")
+
+
+def _begins(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(16)
 
 
 def without_prefix(tensors: Mapping[str, Tensor], *, where: str) -> dict[str, Tensor]:
@@ -266,14 +317,12 @@ def load_mae(model: EquiAV, modality: Literal["audio", "visual"], source: str | 
     Both final LayerNorms take the checkpoint's one; class token, positions and decoder are left out.
 
     Args:
-        source: a .pth or .safetensors file, or a Hub id with a model.safetensors, of timm's names.
+        source: a .pth or .safetensors file, or `hf://owner/name` with a model.safetensors, of timm's names.
 
     Raises:
         ModelError: names or sizes that do not fit the encoder.
     """
-    path = Path(source)
-    if not path.is_file():
-        path = fetch(source, WEIGHTS)
+    path = fetch(source, WEIGHTS) if str(source).startswith(HUB) else Path(source)
     encoder = model.audio_tower.encoder if modality == "audio" else model.visual_tower.encoder
     load_strictly(encoder, _ours_from_mae(read_tensors(path), encoder, modality, str(source)), where=str(source))
 

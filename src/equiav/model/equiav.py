@@ -334,7 +334,7 @@ class EquiAV(
         """A model from a folder or from the Hub, in evaluation mode; safetensors only.
 
         Args:
-            name: a folder, or a Hub id `owner/name`.
+            name: a model folder, a run's folder, or `hf://owner/name` on the Hugging Face Hub.
             revision: branch, tag or commit on the Hub.
             local_files_only: do not ask the Hub; the cache or a folder must have it.
 

@@ -1,12 +1,13 @@
 """A model's folder and its twin on the Hugging Face Hub: config.json, model.safetensors and README.md, no pickles.
 
-folder or Hub id -> (config, weights);   model -> README.md (the model card), fingerprint
+folder, run or hf://owner/name -> (config, weights);   model -> README.md (the model card), fingerprint
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,30 +25,49 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+HUB = "hf://"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def fetch(name: str | Path, file: str, *, revision: str | None = None, local_files_only: bool = False) -> Path:
-    """Path of one file of a model folder or of a Hub repository (downloaded on first use, then from the cache).
+    """Path of one file of a model folder, or of a Hub repository (downloaded on first use, then from the cache).
+
+    Only `hf://owner/name` is looked for on the Hub: any other name is a folder, so a mistyped one never waits for a
+    server, nor takes a stranger's weights. A run's folder stands for the model in it.
 
     Raises:
         ModelError: no such folder, repository, revision or file; or not cached while offline.
     """
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / file).is_file():
-            raise ModelError(f"{folder} is not a model folder: it has no {file}")
-        return folder / file
+    if str(name).startswith(HUB):
+        return _download(str(name).removeprefix(HUB), file, revision, local_files_only)
+    folder = model_folder(name)
+    if not folder.is_dir():
+        found = "a file, not a folder" if folder.exists() else "no such folder"
+        advice = f"; a model on the Hugging Face Hub is written {HUB}{name}" if _HUB_ID.fullmatch(str(name)) else ""
+        raise ModelError(f"{name}: {found}; expected a model folder or a run that `equiav pretrain` made{advice}")
+    if not (folder / file).is_file():
+        raise ModelError(f"{folder} is not a model folder: it has no {file}")
+    return folder / file
+
+
+def model_folder(name: str | Path) -> Path:
+    """The model's folder of a run, or the folder itself."""
+    inside = Path(name) / "model"
+    return inside if inside.is_dir() else Path(name)
+
+
+def _download(name: str, file: str, revision: str | None, local_files_only: bool) -> Path:
     try:
-        return Path(hf_hub_download(str(name), file, revision=revision, local_files_only=local_files_only))
+        return Path(hf_hub_download(name, file, revision=revision, local_files_only=local_files_only))
     except HFValidationError:
-        raise ModelError(f"no model {str(name)!r}: neither a folder nor a Hub id of the form owner/name") from None
+        raise ModelError(f"{HUB}{name} is no address of a model on the Hub, expected {HUB}owner/name") from None
     except LocalEntryNotFoundError as error:
         raise ModelError(
-            f"{name}: {file} is neither a local folder's nor in the Hub cache, and the Hub was not reached ({error}); "
+            f"{HUB}{name}: {file} is not in the Hub cache, and the Hub was not reached ({error}); "
             "go online once, or give a folder"
         ) from None
     except HfHubHTTPError as error:
-        raise ModelError(f"{name}: no {file} at revision {revision or 'main'} on the Hub: {error}") from None
+        raise ModelError(f"{HUB}{name}: no {file} at revision {revision or 'main'} on the Hub: {error}") from None
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -155,7 +175,7 @@ labels by the method of Kim et al., *EquiAV: Leveraging Equivariance for Audio-V
 ```python
 from equiav import EquiAV
 
-model = EquiAV.from_pretrained("this folder or Hub id")
+model = EquiAV.from_pretrained("this folder")  # or hf://owner/name
 audio = model.encode(audio=["dog.wav"])  # (n, {sizes.embedding}), L2-normalised
 image = model.encode(image=["dog.jpg"])  # cosine = audio @ image.T
 ```
@@ -204,7 +224,7 @@ ICML 2024, arXiv 2403.09502), fine-tuned with labels.
 ```python
 from equiav import Classifier
 
-classifier = Classifier.from_pretrained("this folder or Hub id")
+classifier = Classifier.from_pretrained("this folder")  # or hf://owner/name
 logits = classifier(audio, visual)  # standardised log-mel (B, T, M), normalised image (B, 3, H, W)
 ```
 

@@ -111,7 +111,7 @@ def load_finetune_recipe(
     """Read a recipe by shipped name or path, apply `key=value` overrides, check it.
 
     Args:
-        source: run folder, model folder or Hub id of the pretrained model to start from; its sizes replace `model`.
+        source: run, model folder or hf://owner/name of the pretrained model to start from; its sizes replace `model`.
 
     Raises:
         ConfigError: no such recipe, broken YAML, an unknown key, a value out of range.
