@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from equiav import cli
+from equiav.terminal import print_json
 from samples import BAD, pictures, tone, write_media
 
 TINY = [
@@ -57,7 +58,7 @@ def test_the_whole_way_with_no_labels_and_no_file_but_the_videos(equiav, videos,
     code, out, _ = equiav(
         "search", "--library", library, "--run", run, "--audio", videos / "3.mp4", "-k", "4", "--json"
     )
-    hits = json.loads(out)
+    hits = json.loads(out)["hits"]
     assert (code, len(hits)) == (0, 4)
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
     assert hits[0].keys() >= {"source", "start_s", "end_s", "score", "clip_id"}
@@ -71,14 +72,15 @@ def test_the_whole_way_with_no_labels_and_no_file_but_the_videos(equiav, videos,
     code, out, _ = equiav(
         "search", "--library", library, "--run", run, "--video", videos / "1.mp4", "-k", "100", "--json"
     )
-    assert (code, len(json.loads(out))) == (0, 6)
+    assert (code, len(json.loads(out)["hits"])) == (0, 6)
     code, out, _ = equiav("evaluate", "retrieval", "--library", library, "--run", run, "--split", "train", "--json")
     assert json.loads(out)["clips"] == 6
     code, out, _ = equiav("export", "--run", run, "--onnx", tmp_path / "onnx", "--json")
     assert code == 0
-    assert all(file["max_abs_difference"] <= 1e-4 for file in json.loads(out))
+    assert all(file["max_abs_difference"] <= 1e-4 for file in json.loads(out)["files"])
     page = tmp_path / "gallery.html"
-    assert equiav("augment-gallery", hits[0]["clip_id"], page, "--library", library)[0] == 0
+    code, out, _ = equiav("augment-gallery", hits[0]["clip_id"], page, "--library", library, "--json")
+    assert (code, json.loads(out)) == (0, {"page": str(page)})
     assert "crop" in page.read_text()
     code, _, err = equiav("embed", "--library", library, "--run", tmp_path / "nowhere")
     assert code == 1
@@ -146,13 +148,24 @@ def test_every_verb_has_help_with_an_example(equiav):
     assert {"demo", "ingest", "doctor", "pretrain", "finetune", "search"} <= {verb[0] for verb in verbs}
     assert {"retrieval", "probe", "knn", "classify", "localise", "mteb"} <= {verb[-1] for verb in verbs}
     for verb in verbs:
-        code, out, _ = equiav(*verb, "--help")
+        code, out, _ = equiav(*verb, "-h")
         assert code == 0
+        assert equiav(*verb, "--help")[:2] == (0, out)
+        assert "--json" in out, verb
         assert "Example" in out, verb
         assert "equiav" in out
         command = root.commands[verb[0]] if len(verb) == 1 else root.commands["evaluate"].commands[verb[1]]
         examples = command.help.split("Example")[1].splitlines()
         assert all(len(line.strip()) <= 78 for line in examples), "in 80 columns it is one line, and can be pasted"
+
+
+def test_json_is_strict_what_is_no_number_is_null(capsys):
+    print_json({"chance": float("nan"), "d": [float("inf"), 1.5], "path": Path("R")})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "chance": None,
+        "d": [None, 1.5],
+        "path": "R",
+    }
 
 
 def test_a_run_of_another_recipe_is_refused(equiav, videos, tmp_path):
@@ -219,7 +232,8 @@ def test_the_authors_checkpoint_becomes_a_model_folder_and_says_what_to_do_next(
 
 
 def test_a_toy_world_can_be_made_and_ingested(equiav, tmp_path):
-    assert equiav("toyworld", tmp_path / "W", "--clips", "4", "--test", "2")[0] == 0
+    code, out, _ = equiav("toyworld", tmp_path / "W", "--clips", "4", "--test", "2", "--json")
+    assert (code, json.loads(out)["videos"]) == (0, 4)
     code, out, _ = equiav("ingest", tmp_path / "W" / "labels.csv", "--library", tmp_path / "L", "--recipe", "toy")
     assert (code, "4 clips added" in out) == (0, True)
     with (tmp_path / "W" / "labels.csv").open() as file:

@@ -77,6 +77,6 @@ def test_the_doctor_exits_1_when_something_is_broken(equiav, tmp_path, monkeypat
     assert (code, "torch" in out) == (0, True)
     monkeypatch.setattr(doctor, "PACKAGES", ("no-such-package",))
     code, out, _ = equiav("doctor", "--for", tmp_path, "--json")
-    broken = [check for check in json.loads(out) if check["state"] == "broken"]
+    broken = [check for check in json.loads(out)["checks"] if check["state"] == "broken"]
     assert (code, [check["name"] for check in broken]) == (1, ["packages"])
     assert "not installed: no-such-package" in broken[0]["advice"]

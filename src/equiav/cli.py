@@ -33,7 +33,13 @@ equiav embed --library L --run R, equiav search --library L --run R --audio dog.
 
 INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
 
-app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # of every verb
+)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(library_app)
 app.add_typer(train_app)
@@ -85,6 +91,7 @@ def demo(
     folder: Annotated[Path, typer.Option("--out", help="Where everything goes.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the world and of training.")] = 0,
     fast: Annotated[bool, typer.Option("--fast", help="A tenth of it: a smoke test, not a result.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """The whole way on a made-up world: videos, ingest, pretrain, evaluate, embed, search, and a page to look at.
 
@@ -99,7 +106,7 @@ def demo(
     if page is None:
         err.print("stopped and saved; run the same command again to go on")
         raise typer.Exit(0)
-    typer.echo(str(page))
+    print_json({"page": page, "retrieval": folder / "retrieval.json"}) if as_json else typer.echo(str(page))
 
 
 @app.command()
@@ -108,6 +115,7 @@ def toyworld(
     clips: Annotated[int, typer.Option("--clips", "-n", min=2, help="Number of videos.")] = 1600,
     seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same world.")] = 0,
     test: Annotated[int | None, typer.Option(help="Videos of the test split; default an eighth.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Render a made-up audio-visual world to ordinary .mp4 files, with labels.csv.
 
@@ -118,7 +126,11 @@ def toyworld(
     with Bar("rendering", "videos") as bar:
         done = iter(range(1, clips + 1))
         make_world(folder, clips, seed, test=test, on_clip=lambda: bar.update(next(done), clips))
-    typer.echo(f"{clips} videos in {folder}; next: equiav ingest {folder / 'labels.csv'} --library L --recipe toy")
+    listing = folder / "labels.csv"
+    if as_json:
+        print_json({"folder": folder, "videos": clips, "labels": listing})
+    else:
+        typer.echo(f"{clips} videos in {folder}; next: equiav ingest {listing} --library L --recipe toy")
 
 
 @app.command()
@@ -209,7 +221,7 @@ def search(
 
     hits = search_files(library, load_model(run), audio=audio, image=image, video=video, clip=clip, by=by, k=k)
     if as_json:
-        print_json([hit.to_dict() for hit in hits])
+        print_json({"hits": [hit.to_dict() for hit in hits]})
         return
     table = Table("#", Column("source", overflow="fold"), "start–end", "labels", "score")
     for rank, hit in enumerate(hits, 1):
@@ -270,7 +282,7 @@ def export(
 
     files = export_onnx(load_model(run), onnx)
     if as_json:
-        print_json([vars(file) for file in files])
+        print_json({"files": [vars(file) for file in files]})
         return
     for file in files:
         typer.echo(f"{file.path}: within {file.max_abs_difference:.1e} of PyTorch")
@@ -282,6 +294,7 @@ def augment_gallery(
     page: Annotated[Path, typer.Argument(metavar="OUT.html", help="Page to write.")],
     library: LibraryPath,
     recipe: Annotated[str, typer.Option(help="Recipe whose transformations to show.")] = "base",
+    as_json: AsJson = False,
 ) -> None:
     """Draw every transformation of a recipe on one clip, low, neutral and high, with its slots.
 
@@ -302,4 +315,4 @@ def augment_gallery(
         visual_space(settings.augment, settings.model.image_side),
     )
     page.write_text(draw((row["fbank"] - mean) / std, frame, *spaces), encoding="utf-8")
-    typer.echo(str(page))
+    print_json({"page": page}) if as_json else typer.echo(str(page))

@@ -221,7 +221,7 @@ def evaluate_mteb(
             batch_size=batch,
             on_progress=bar.update,
         )
-    print_json([score.to_dict() for score in scores]) if as_json else out.print(to_table(scores))
+    print_json({"scores": [score.to_dict() for score in scores]}) if as_json else out.print(to_table(scores))
 
 
 @evaluate_app.command("localise")

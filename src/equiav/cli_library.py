@@ -187,7 +187,7 @@ def doctor(
 
     checks = examine(folder)
     if as_json:
-        print_json([asdict(check) for check in checks])
+        print_json({"checks": [asdict(check) for check in checks]})
     else:
         table = Table("", "check", Column("found", overflow="fold"))
         for check in checks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -24,9 +25,17 @@ err = Console(stderr=True, quiet=not IS_MAIN, emoji=False)
 out = Console(emoji=False)
 
 
-def print_json(value: Any) -> None:
-    """What --json prints."""
-    typer.echo(json.dumps(value, indent=2, default=str))
+def print_json(value: dict[str, Any]) -> None:
+    """What --json prints: one object, in strict JSON: what is no number is null."""
+    typer.echo(json.dumps(_strict(value), indent=2, default=str, allow_nan=False))
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Bar:

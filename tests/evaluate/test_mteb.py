@@ -108,7 +108,7 @@ def test_vggsound_retrieval_both_ways_has_the_figures_of_our_own_metrics(
     code, out, _ = equiav("evaluate", "mteb", "--run", tmp_path / "run", "--tasks", ",".join(names), "--json")
     heard, seen = model.encode(audio=sounds), model.encode(image=videos)
     assert code == 0
-    for name, score, pair in zip(names, json.loads(out), [(heard, seen), (seen, heard)], strict=True):
+    for name, score, pair in zip(names, json.loads(out)["scores"], [(heard, seen), (seen, heard)], strict=True):
         expected = retrieval_metrics(*pair)
         assert score["main"] == "ndcg_at_10"
         assert score["value"] == pytest.approx(expected.ndcg_at_10.value, abs=1e-5)
