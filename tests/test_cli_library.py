@@ -9,6 +9,8 @@ from rich.console import Console
 
 from equiav import cli_library
 from equiav.diagnose import doctor
+from equiav.library.table import Library
+from equiav.media import sandbox
 from samples import pictures, tone, write_media
 from test_cli import TINY
 
@@ -69,6 +71,18 @@ def test_nothing_of_a_long_path_is_cut(show, monkeypatch):
     row = ("/a/b.mp4", "missing", detail)
     show([SimpleNamespace(path=row[0], reason=row[1], detail=detail)] if "rejects" in show.__name__ else [row])
     assert console.file.getvalue().count("x") == 100
+
+
+def test_an_ingest_whose_workers_cannot_start_is_an_error_and_calls_no_file_bad(
+    equiav, tmp_path, good_video, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(sandbox, "get_executable", lambda: b"/no/python")
+        code, _, said = equiav("ingest", good_video, "-L", tmp_path / "L", *TINY)
+    assert (code, "error: worker processes cannot be started: /no/python" in said) == (1, True)
+    assert Library(tmp_path / "L").rejects() == []
+    assert equiav("ingest", good_video, "-L", tmp_path / "L")[0] == 0
+    assert Library(tmp_path / "L").count() == 2
 
 
 def test_the_doctor_exits_1_when_something_is_broken(equiav, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ EquiAVError
 ├── MediaError       one media file cannot be used; `reason` is what ingest records as the reject
 ├── LibraryError     a library or an embeddings table is missing, foreign or damaged
 ├── ModelError       weights, sizes or inputs do not fit the model
+├── WorkerError      worker processes cannot be started, so that no file was looked at
 └── TrainingError    a run cannot go on: non-finite loss, nothing to train on, a foreign run folder
 
 Messages say what was found, what was expected and what to do. The command line prints them and exits 1.
@@ -47,6 +48,10 @@ class LibraryError(EquiAVError):
 
 class ModelError(EquiAVError):
     """Weights, sizes or inputs do not fit the model."""
+
+
+class WorkerError(EquiAVError):
+    """Worker processes cannot be started, so that no file was looked at."""
 
 
 class TrainingError(EquiAVError):

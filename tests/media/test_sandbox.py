@@ -1,5 +1,6 @@
 """A task that kills or holds up its process costs itself only."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from equiav.errors import MediaError
-from equiav.media.sandbox import Sandbox
+from equiav.errors import MediaError, WorkerError
+from equiav.media.sandbox import BEGIN, Sandbox
 
 
 def perform(task):
@@ -42,9 +43,9 @@ def perform(task):
     return kind, value, os.getpid()
 
 
-def run_all(tasks, workers=2, limit_s=60.0):
+def run_all(tasks, workers=2, limit_s=60.0, function=perform):
     done, waiting = [], list(tasks)
-    with Sandbox(perform, workers, limit_s) as sandbox:
+    with Sandbox(function, workers, limit_s) as sandbox:
         while waiting or sandbox.busy:
             while waiting and sandbox.has_room():
                 sandbox.submit(waiting.pop(0))
@@ -96,9 +97,7 @@ def test_temporary_files_of_a_worker_that_is_ended_go_with_the_pool(tmp_path):
     said = tmp_path / "said"
     with Sandbox(perform, 1, 60.0) as sandbox:
         sandbox.submit(("unpack", str(said)))
-        deadline = time.monotonic() + 30
-        while not (said.exists() and said.read_text()) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: said.exists() and said.read_text())
         assert Path(said.read_text()).is_dir()
     assert not Path(said.read_text()).exists()
 
@@ -122,24 +121,155 @@ def test_where_the_system_allows_less_than_our_limits_its_own_hold(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_workers_do_not_hear_an_interrupt_while_they_load_their_modules(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
+    (tmp_path / "loaded.py").write_text(
         "import os, signal\n"
-        "from equiav.media.sandbox import Sandbox\n"
         "def perform(task):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    return task\n"
-        "if __name__ == '__main__':\n"
-        "    with Sandbox(perform, 1, 60.0) as sandbox:\n"
-        "        sandbox.submit(1)\n"
-        "        print(sandbox.wait())\n"
-        "        os.kill(os.getpid(), signal.SIGINT)\n"
-        "else:\n"  # a worker, before it serves
+        "if os.getppid() == int(os.environ['PARENT']):\n"  # a worker, before it serves
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal\n"
+        # a shell ignores it for what runs in its background, and this test may run there
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "os.environ['PARENT'] = str(os.getpid())\n"
+        "from equiav.media.sandbox import Sandbox; from loaded import perform\n"
+        "with Sandbox(perform, 1, 60.0) as sandbox:\n"
+        "    sandbox.submit(1)\n"
+        "    print(sandbox.wait())\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
-    assert done.stdout == "[(1, 1)]\n"
+    assert done.stdout == "[(1, 1)]\n", done.stderr
     assert done.stderr.count("KeyboardInterrupt") == 1, "our own, which is heard again"
+
+
+# A program that would do harm, and fail, in a process that runs it a second time
+UNGUARDED = """
+from pathlib import Path
+Path("mark").touch(exist_ok=False)
+from equiav.media.sandbox import Sandbox
+from test_sandbox import perform
+with Sandbox(perform, 2, 60.0) as sandbox:
+    for i in range(3):
+        sandbox.submit(("echo", i))
+    results = []
+    while sandbox.busy:
+        results += [result for _, result in sandbox.wait()]
+print(sorted(results))
+"""
+CELL = "import sys; sys.modules['__main__'].__file__ = 'cell'; exec(sys.argv[1], vars(sys.modules['__main__']))"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["script.py"], None),
+        (["-m", "script"], None),
+        (["-m", "package"], None),
+        (["-c", UNGUARDED], None),
+        (["-"], UNGUARDED),
+        (["-c", CELL, UNGUARDED], None),
+    ],
+    ids=["script", "module", "package", "command", "standard input", "a main of no file"],
+)
+def test_workers_never_run_the_main_module_whatever_it_is(tmp_path, arguments, text):
+    (tmp_path / "package").mkdir()
+    for name in ("script.py", "package/__main__.py"):
+        (tmp_path / name).write_text(UNGUARDED)
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("[0, 1, 2]\n", 0), done.stderr
+
+
+def test_workers_find_modules_where_their_parent_does(tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def perform(task):\n    return task + 1\n")
+    # what lies in the working directory is not taken for a library of ours
+    (tmp_path / "pickle.py").write_text("raise SystemExit('shadowed')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    from only_here import perform as known_here
+
+    with Sandbox(known_here, 1, 60.0) as sandbox:
+        sandbox.submit(1)
+        assert sandbox.wait() == [(1, 2)]
+
+
+class Loaded:
+    """A function that is loaded with a module."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def __reduce__(self):
+        return importlib.import_module, (self.module,)
+
+    def __call__(self, task):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [("import os; os._exit(7)", r"ended before it began \(exit code 7\)"), ("import nothing_at_all", "nothing_at_all")],
+)
+def test_workers_that_cannot_begin_are_an_error_and_no_fault_of_a_task(tmp_path, monkeypatch, module, said):
+    (tmp_path / "bad_start.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(WorkerError, match=said):
+        run_all([("echo", i) for i in range(3)], function=Loaded("bad_start"))
+
+
+def test_one_worker_that_ended_before_it_began_is_replaced_by_another(tmp_path, monkeypatch):
+    mark = str(tmp_path / "mark")
+    (tmp_path / "bad_once.py").write_text(
+        f"import os\nif not os.path.exists({mark!r}):\n    open({mark!r}, 'w').close()\n    os._exit(7)\n"
+    )
+    monkeypatch.setattr("equiav.media.sandbox.BEGIN", BEGIN.replace("from", "import bad_once; from", 1))
+    monkeypatch.syspath_prepend(tmp_path)
+    done = dict(run_all([("echo", i) for i in range(4)], workers=1))
+    assert done == {("echo", i): i for i in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("equiav.media.sandbox.get_executable", lambda: b"/no/python", "/no/python: No such file"),
+        ("equiav.media.sandbox.get_executable", lambda: None, "set_executable"),
+        ("sys.frozen", True, "set_executable"),
+    ],
+)
+def test_where_there_is_no_python_to_run_that_is_said(monkeypatch, name, value, said):
+    monkeypatch.setattr(name, value, raising=False)
+    with Sandbox(perform, 1, 60.0) as sandbox, pytest.raises(WorkerError, match=said):
+        sandbox.submit(("echo", 1))
+
+
+def test_temporary_files_of_a_worker_go_when_its_parent_is_killed(tmp_path):
+    said, script = tmp_path / "said", tmp_path / "parent.py"
+    script.write_text(
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from equiav.media.sandbox import Sandbox; from test_sandbox import perform\n"
+        "with Sandbox(perform, 1, 60.0) as sandbox:\n"
+        "    sandbox.submit(('unpack', sys.argv[2])); sandbox.wait()\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script), str(Path(__file__).parent), str(said)])
+    try:
+        assert until(lambda: said.exists() and said.read_text())
+    finally:
+        parent.kill()
+        parent.wait()
+    assert until(lambda: not Path(said.read_text()).parent.exists())
 
 
 def test_workers_do_not_outlive_a_killed_parent(tmp_path):
@@ -156,10 +286,15 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and _runs(worker):
+    assert until(lambda: not _runs(worker))
+
+
+def until(holds, most_s=60.0):
+    """Whether it holds, in the end."""
+    deadline = time.monotonic() + most_s
+    while not holds() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not _runs(worker)
+    return holds()
 
 
 def _runs(pid):

@@ -3,42 +3,41 @@
 Decoders meet every broken file of the world, and some kill their process. A worker's death or delay costs only the
 task in hand. It comes back as a MediaError: "timeout", "memory", or "crashed" if a second try ends like the first or
 the function fails with another error than a MediaError. What workers put into temporary files goes with the pool.
+Workers that never begin are no fault of a task: that is an error.
 """
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
-import threading
 import time
-import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context, resource_tracker
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing import connection
+from multiprocessing.spawn import get_executable
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Generic, TypeVar
 from uuid import uuid4
 
 from typing_extensions import Self
 
-from equiav.errors import MediaError
+from equiav.errors import MediaError, WorkerError
+from equiav.media.worker import Connection, Duty
 
 QUEUE = 2  # tasks a worker holds: the one in hand, and the next, so that it never waits for us
 TRIES = 2
 CPU_SHARE = 0.5  # of a task's limit that it may spend computing
-MEMORY_BYTES = 4 * 2**30  # that a worker may take beyond what its modules took; 8K video needs less than one
+START_S = 300.0  # that a worker may take to load its modules, from a slow disk
 # A worker is one core's worth: libraries that would start a thread per core read these once, when they are loaded
-ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+BEGIN = "import sys; sys.path[:] = {path}; from equiav.media.worker import serve; serve({handle})"
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -52,10 +51,11 @@ class _Held(Generic[T]):
 
 @dataclass
 class _Worker(Generic[T]):
-    process: SpawnProcess
+    process: subprocess.Popen[bytes]
     pipe: Connection
     held: deque[_Held[T]] = field(default_factory=deque)
-    since: float = 0.0  # when the task in hand began
+    ready: bool = False
+    since: float = 0.0  # when it was started, then when the task in hand began
 
 
 class Sandbox(Generic[T, R]):
@@ -72,6 +72,7 @@ class Sandbox(Generic[T, R]):
         self._workers: list[_Worker[T]] = []
         self._again: deque[_Held[T]] = deque()
         self._folder: str | None = None
+        self._failed_starts = 0  # since the last that succeeded
 
     def __enter__(self) -> Self:
         folder = Path(tempfile.gettempdir(), f"equiav-{uuid4().hex}")
@@ -101,21 +102,31 @@ class Sandbox(Generic[T, R]):
         self._give(_Held(task))
 
     def wait(self) -> list[tuple[T, R | MediaError]]:
-        """Block until at least one task is done, or none is left."""
+        """Block until at least one task is done, or none is left.
+
+        Raises:
+            WorkerError: workers cannot be started.
+        """
         done: list[tuple[T, R | MediaError]] = []
         while self.busy and not done:
             while self._again and self._room():
                 self._give(self._again.popleft())
             working = {worker.pipe: worker for worker in self._workers if worker.held}
-            deadline = min(worker.since for worker in working.values()) + self._limit_s
+            deadline = min(map(self._deadline, working.values()))
             ready = connection.wait(list(working), timeout=max(deadline - time.monotonic(), 0.0))
             for pipe in ready:
                 done.extend(self._receive(working[pipe]))  # type: ignore[index]
-            late = [worker for worker in working.values() if time.monotonic() - worker.since > self._limit_s]
+            late = [worker for worker in working.values() if time.monotonic() > self._deadline(worker)]
             for worker in late if not ready else []:
-                error = MediaError("timeout", f"not done after {self._limit_s:.0f} s")
-                done.extend(self._bury(worker, error))
+                if worker.ready:
+                    error = MediaError("timeout", f"not done after {self._limit_s:.0f} s")
+                    done.extend(self._give_up(worker, error))
+                else:
+                    self._not_begun(worker, f"one had not begun after {START_S:.0f} s")
         return done
+
+    def _deadline(self, worker: _Worker[T]) -> float:
+        return worker.since + (self._limit_s if worker.ready else START_S)
 
     def _room(self) -> int:
         return QUEUE * self._size - sum(len(worker.held) for worker in self._workers)
@@ -124,62 +135,112 @@ class Sandbox(Generic[T, R]):
         worker = min(self._workers, key=lambda worker: len(worker.held), default=None)
         if worker is None or (worker.held and len(self._workers) < self._size):
             worker = self._start()
-        if not worker.held:
+        if not worker.held and worker.ready:
             worker.since = time.monotonic()
         worker.held.append(held)
         held.tries += 1
-        with suppress(BrokenPipeError):  # it is dead: `wait` sees that too, and takes care of the task
+        with suppress(ConnectionError):  # it is dead: `wait` sees that too, and takes care of the task
             worker.pipe.send(held.task)
 
     def _start(self) -> _Worker[T]:
-        context = get_context("spawn")
-        ours, theirs = context.Pipe()
-        given = theirs, self._function, CPU_SHARE * self._limit_s, self._folder
-        process = context.Process(target=_serve, args=given, daemon=True)
-        before = {name: os.environ.get(name) for name in ONE_THREAD}
-        os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
-        try:
-            with _deaf_to_interrupts():
-                process.start()
-        finally:
-            for name, value in before.items():
-                os.environ.update({name: value}) if value is not None else os.environ.pop(name)
-        theirs.close()
-        worker: _Worker[T] = _Worker(process, ours)
-        self._workers.append(worker)
+        ours, theirs = connection.Pipe()
+        with theirs, _no_interrupts():
+            worker: _Worker[T] = _Worker(_run(theirs.fileno()), ours, since=time.monotonic())
+            self._workers.append(worker)
+        with suppress(ConnectionError):
+            ours.send(Duty(self._function, CPU_SHARE * self._limit_s, self._folder))
         return worker
 
     def _receive(self, worker: _Worker[T]) -> list[tuple[T, R | MediaError]]:
         try:
             result = worker.pipe.recv()
         except (EOFError, OSError):
-            worker.process.join()
-            return self._bury(worker, _cause(worker.process))
-        held = worker.held.popleft()
+            worker.process.wait()
+            if worker.ready:
+                return self._give_up(worker, _cause(worker.process))
+            self._not_begun(worker, f"one ended before it began ({_end_of(worker.process)})")
+            return []
         worker.since = time.monotonic()
-        return [(held.task, result)]
+        if not worker.ready:
+            if result is not None:
+                raise WorkerError(f"worker processes cannot begin: {result}")
+            worker.ready, self._failed_starts = True, 0
+            return []
+        return [(worker.held.popleft().task, result)]
 
-    def _bury(self, worker: _Worker[T], error: MediaError) -> list[tuple[T, R | MediaError]]:
+    def _not_begun(self, worker: _Worker[T], how: str) -> None:
+        """A worker ended before it began any of its tasks.
+
+        Raises:
+            WorkerError: so did the one before it.
+        """
+        self._failed_starts += 1
+        if self._failed_starts >= TRIES:
+            raise WorkerError(f"worker processes cannot be started: {how}; what it said is on standard error")
+        self._remove(worker, list(worker.held))
+
+    def _give_up(self, worker: _Worker[T], error: MediaError) -> list[tuple[T, R | MediaError]]:
         """Give up a worker; the task it had in hand is suspect, the others have not begun."""
-        self._workers.remove(worker)
-        _end(worker)
         suspect, *others = worker.held
-        for held in others:
-            held.tries -= 1
-            self._again.append(held)
+        self._remove(worker, others)
         if suspect.tries < TRIES and error.reason == "crashed":
             self._again.append(suspect)
             return []
         return [(suspect.task, error)]
 
+    def _remove(self, worker: _Worker[T], not_begun: list[_Held[T]]) -> None:
+        self._workers.remove(worker)
+        _end(worker)
+        for held in not_begun:
+            held.tries -= 1
+            self._again.append(held)
+
+
+def _run(handle: int) -> subprocess.Popen[bytes]:
+    """A worker process that serves the pipe of this handle.
+
+    Raises:
+        WorkerError: it cannot be started.
+    """
+    code = BEGIN.format(path=ascii([place for place in sys.path if isinstance(place, str)]), handle=handle)
+    # names of files mean the same bytes there as here
+    command = [_python(), "-X", f"utf8={sys.flags.utf8_mode}", "-c", code]
+    try:
+        return _start_with(handle, command, os.environ | ONE_THREAD)
+    except OSError as error:
+        raise WorkerError(f"worker processes cannot be started: {command[0]}: {error.strerror}") from None
+
+
+def _python() -> str:
+    """The interpreter that workers run.
+
+    Raises:
+        WorkerError: there is none.
+    """
+    python = get_executable()
+    if not python or (getattr(sys, "frozen", False) and os.fsdecode(python) == sys.executable):
+        raise WorkerError(
+            "worker processes cannot be started: this program is no Python interpreter but has one built in; name one "
+            "that has equiav with multiprocessing.set_executable(PATH)"
+        )
+    return os.fsdecode(python)
+
+
+def _start_with(handle: int, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """A process that gets this handle of ours and no other; no shell has a part in it."""
+    if sys.platform != "win32":
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, pass_fds=[handle])  # noqa: S603
+    os.set_handle_inheritable(handle, True)
+    startup = subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, startupinfo=startup)  # noqa: S603
+
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """What starts here hears no Ctrl-C and no SIGTERM, not even while it loads its modules; we hear them afterwards."""
+def _no_interrupts() -> Iterator[None]:
+    """What starts here gets no Ctrl-C and no SIGTERM, not even while it loads its modules; we get them afterwards."""
     if sys.platform == "win32":
         yield
         return
-    resource_tracker.ensure_running()  # multiprocessing starts it with the first process, and lifts the mask for that
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -189,80 +250,17 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 def _end(worker: _Worker[T]) -> None:
     worker.process.kill()
-    worker.process.join()
+    worker.process.wait()
     worker.pipe.close()
 
 
-def _cause(process: SpawnProcess) -> MediaError:
-    code = process.exitcode or 0
-    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+def _end_of(process: subprocess.Popen[bytes]) -> str:
+    code = process.returncode
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _cause(process: subprocess.Popen[bytes]) -> MediaError:
+    name = _end_of(process)
     if name == "SIGXCPU":
         return MediaError("timeout", "it took more processor time than the limit")
     return MediaError("crashed", f"the decoder's process died ({name})")
-
-
-def _limit_memory() -> None:
-    statm = Path("/proc/self/statm")
-    if not statm.exists():
-        return
-    import resource
-
-    _limit(resource.RLIMIT_AS, int(statm.read_text().split()[0]) * resource.getpagesize() + MEMORY_BYTES)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _limit_processor(seconds: float) -> None:
-    """From now on; what was used before does not count."""
-    if sys.platform != "win32":
-        import resource
-
-        _limit(resource.RLIMIT_CPU, int(time.process_time() + seconds) + 1)
-
-
-def _limit(kind: int, most: int) -> None:
-    """As far as whoever started us allows so much: a cluster's jobs have hard limits of their own."""
-    import resource
-
-    _, hard = resource.getrlimit(kind)
-    resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-
-
-def _serve(pipe: Connection, function: Callable[[T], R], cpu_s: float, folder: str | None) -> None:
-    """The worker's side. To be interrupted is the parent's affair; the parent's end is seen at the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tempfile.tempdir = folder
-    _limit_memory()
-    gc.freeze()  # the modules: a collection looks at what tasks left alone, and costs next to nothing
-    tasks: SimpleQueue[tuple[T] | None] = SimpleQueue()
-    threading.Thread(target=_listen, args=(pipe, tasks), daemon=True).start()
-    while coming := tasks.get():
-        (task,) = coming
-        result: R | MediaError
-        _limit_processor(cpu_s)
-        try:
-            result = function(task)
-        except MemoryError:
-            result = MediaError("memory", f"decoding it takes more than {MEMORY_BYTES / 2**30:.0f} GiB of memory")
-        except MediaError as error:
-            result = error
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other tasks go on
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(place.filename).name}, line {place.lineno}"
-            result = MediaError("crashed", f"{type(error).__name__}: {error} ({where})")
-        try:
-            pipe.send(result)
-        except BrokenPipeError:
-            return
-        del task, coming, result
-        gc.collect()  # decoders lie in cycles, and the collector does not see how much FFmpeg holds in them
-
-
-def _listen(pipe: Connection, tasks: SimpleQueue[tuple[T] | None]) -> None:
-    """Take tasks off the pipe while the worker works: two that both send what no pipe holds would wait for ever."""
-    try:
-        while True:
-            tasks.put((pipe.recv(),))
-    except EOFError:
-        pass
-    finally:
-        tasks.put(None)
