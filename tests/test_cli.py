@@ -177,25 +177,30 @@ def test_a_run_of_another_recipe_is_refused(equiav, videos, tmp_path):
     assert "another recipe: optim.lr was 0.001, now 0.1" in err.replace("\n", " ")
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(videos, tmp_path):
+@pytest.mark.parametrize(("asked", "stopped"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_training_that_is_asked_to_stop_says_so_saves_and_keeps_the_next_command_from_running(
+    videos, tmp_path, asked, stopped
+):
     library, run = tmp_path / "L", tmp_path / "R"
     command = [sys.executable, "-m", "equiav"]
     subprocess.run([*command, "ingest", videos, "--library", library, *TINY], check=True, capture_output=True)
-    train = [*command, "pretrain", "toy", "--library", library, "--run", run, *SMALL[:-1], "train.epochs=400"]
+    train = [*command, "pretrain", "toy", "--library", library, "--run", run, *SMALL[:-1], "train.epochs=400", "--json"]
     child = subprocess.Popen(train, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (run / "state").exists() and child.poll() is None:
         time.sleep(0.2)
-    child.terminate()
+    child.send_signal(asked)
     out, err = child.communicate(timeout=60)
-    assert child.returncode == 0, err
-    assert "stopped and saved at step" in out
-    stopped = int(out.split("at step ")[1].split()[0])
+    assert child.returncode == stopped, err
+    assert err.count("stopping after this step") == 1
+    assert "run the same command" not in err, "it did not stop at once"
+    found = json.loads(out)
+    assert found["stopped"] is True
     newest = max((run / "state").glob("step-*"))
-    assert newest.name == f"step-{stopped:08d}"
+    assert newest.name == f"step-{found['step']:08d}"
 
 
-@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_ingest_says_how_to_go_on_and_leaves_no_folder_behind(videos, tmp_path, asked):
+@pytest.mark.parametrize(("asked", "stopped"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_ingest_says_how_to_go_on_and_leaves_no_folder_behind(videos, tmp_path, asked, stopped):
     folder, temporary = tmp_path / "V", tmp_path / "tmp"
     folder.mkdir()
     temporary.mkdir()
@@ -207,7 +212,7 @@ def test_an_interrupted_ingest_says_how_to_go_on_and_leaves_no_folder_behind(vid
     assert child.stderr.readline().startswith("ingesting: 1/60")
     child.send_signal(asked)
     _, err = child.communicate(timeout=60)
-    assert (child.returncode, "run the same command again" in err) == (130, True), err
+    assert (child.returncode, "run the same command again" in err) == (stopped, True), err
     assert list(temporary.iterdir()) == []
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "60 files: " in done.stdout

@@ -1,7 +1,12 @@
 """The progress bar: what matters stays readable in a narrow terminal, and without one."""
 
 import io
+import os
+import signal
+import subprocess
+import sys
 
+import pytest
 from rich.console import Console
 
 from equiav import terminal
@@ -50,3 +55,61 @@ def test_a_plain_line_without_a_note_has_no_gap(monkeypatch):
 def test_names_and_labels_are_shown_as_they_are(capsys):
     terminal.out.print("videos/12:100:30.mp4 :dog:")
     assert capsys.readouterr().out == "videos/12:100:30.mp4 :dog:\n"
+
+
+CHILD = """
+import hashlib, sys
+from equiav import terminal
+
+with terminal.stop_on_signal() as should_stop:
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"x", b"x", {rounds})  # one call, in which Python runs no handler
+    print("over", should_stop(), flush=True)
+sys.exit(terminal.stop_code())
+"""
+
+
+def asked_to_stop(rounds, *, environment=None):
+    code = CHILD.format(rounds=rounds)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    assert child.stdout.readline() == "ready\n"
+    return child
+
+
+@pytest.mark.parametrize(("asked", "stopped"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_that_it_will_stop_is_said_in_the_middle_of_a_long_step(asked, stopped):
+    child = asked_to_stop(rounds=8_000_000)
+    child.send_signal(asked)
+    said, _ = child.communicate(timeout=60)
+    first, last = said.splitlines()
+    assert first == "stopping after this step; Ctrl-C again stops at once, without saving"
+    assert (last, child.returncode) == ("over True", stopped)
+
+
+def test_a_second_ctrl_c_ends_even_a_step_that_never_ends():
+    child = asked_to_stop(rounds=2**31 - 1)
+    child.send_signal(signal.SIGINT)
+    assert child.stdout.readline().startswith("stopping")
+    child.send_signal(signal.SIGINT)
+    said, _ = child.communicate(timeout=60)
+    assert (said, child.returncode) == ("interrupted; run the same command again to go on\n", 130)
+
+
+def test_the_ctrl_c_that_a_launcher_hands_on_is_no_second_one():
+    child = asked_to_stop(8_000_000, environment={**os.environ, "WORLD_SIZE": "2"})
+    for _ in range(2):
+        child.send_signal(signal.SIGINT)
+    said, _ = child.communicate(timeout=60)
+    assert said.splitlines()[-1] == "over True"
+    assert said.count("stopping") == 1
+
+
+def test_handlers_are_what_they_were_once_the_work_is_over():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with terminal.stop_on_signal() as should_stop:
+        assert not should_stop()
+        signal.raise_signal(signal.SIGTERM)
+        assert should_stop()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

@@ -1,6 +1,6 @@
 """The command line: one short function per verb: parse, one library call, print.
 
-Exit codes: 0 ok · 1 error · 2 usage · 3 done, but some files failed · 130 interrupted.
+Exit codes: see `HELP`.
 Heavy imports live inside the verbs, so that `equiav --help` answers at once.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -23,15 +22,25 @@ from equiav.cli_library import AsJson, LibraryPath, RunPath, library_app
 from equiav.cli_train import train_app
 from equiav.errors import EquiAVError
 from equiav.machine import share_heaps
-from equiav.terminal import Bar, err, out, print_json, stop_on_signal
+from equiav.terminal import (
+    Bar,
+    err,
+    interrupt_on_sigterm,
+    out,
+    print_json,
+    say_interrupted,
+    stop_code,
+    stop_on_signal,
+)
 
 HELP = """Learn joint sound-and-image embeddings from plain videos with EquiAV, and use them.
 
 A folder of videos to ranked hits: equiav ingest VIDEOS --library L, equiav pretrain toy --library L --run R,
 equiav embed --library L --run R, equiav search --library L --run R --audio dog.wav
-"""
 
-INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
+Exit codes: 0 done; 1 error; 2 wrong usage; 3 done, but some files failed; 130 stopped by Ctrl-C, 143 by SIGTERM: the
+same command goes on.
+"""
 
 app = typer.Typer(
     help=HELP,
@@ -48,7 +57,7 @@ app.add_typer(train_app)
 def main() -> NoReturn:
     """Entry point: run a verb; errors of ours become one line and exit code 1."""
     share_heaps()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the Ctrl-C of `timeout` and of clusters
+    interrupt_on_sigterm()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         app(standalone_mode=True)
@@ -56,8 +65,10 @@ def main() -> NoReturn:
         err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except SystemExit as leaving:
-        if leaving.code == INTERRUPTED:
-            err.print("interrupted; run the same command again to go on")
+        # Typer makes Exit(130) of it; a training that saved and stopped has said so itself
+        if isinstance(getattr(leaving.__context__, "__cause__", None), KeyboardInterrupt):
+            say_interrupted()
+            sys.exit(stop_code())
         raise
     except BrokenPipeError:  # `equiav … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -104,8 +115,10 @@ def demo(
 
     page = run_demo(folder, seed=seed, fast=fast, bar=Bar, say=say, stopping=stop_on_signal)
     if page is None:
+        if as_json:
+            print_json({"page": None, "stopped": True})
         err.print("stopped and saved; run the same command again to go on")
-        raise typer.Exit(0)
+        raise typer.Exit(stop_code())
     print_json({"page": page, "retrieval": folder / "retrieval.json"}) if as_json else typer.echo(str(page))
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from equiav.cli_evaluate import Frames, measure_classes
 from equiav.cli_library import AsJson, LibraryPath, Overrides, RunPath
 from equiav.errors import ConfigError
-from equiav.terminal import IS_MAIN, Bar, err, out, print_json, stop_on_signal
+from equiav.terminal import IS_MAIN, Bar, err, out, print_json, stop_code, stop_on_signal
+
+if TYPE_CHECKING:
+    from equiav.evaluate.classify import Classified
+    from equiav.train.run_folder import Outcome
 
 train_app = typer.Typer()
 
@@ -55,10 +59,16 @@ def pretrain(
             should_stop=should_stop,
         )
     leave()
-    if not IS_MAIN:
-        return
+    if IS_MAIN:
+        _print_pretrained(library, done, as_json)
+    if done.stopped:
+        raise typer.Exit(stop_code())
+
+
+def _print_pretrained(library: Path, done: Outcome, as_json: bool) -> None:
+    run = done.run
     if as_json:
-        print_json({"run": run, "step": done.step, "steps": done.steps, "clips": done.clips})
+        print_json({"run": run, "step": done.step, "steps": done.steps, "clips": done.clips, "stopped": done.stopped})
     elif done.done:
         typer.echo(
             f"trained {done.steps} steps on {done.clips} clips: {run / 'model'}\n"
@@ -104,12 +114,16 @@ def compare(
             should_stop=should_stop,
         )
     if results is None:
+        if as_json:
+            print_json({"out": folder, "stopped": True})
         err.print("stopped and saved; run the same command again to go on")
     elif as_json:
         typer.echo((folder / "compare.json").read_text(encoding="utf-8"))
     else:
         out.print(*to_tables(results), sep="\n")
         typer.echo(f"{folder / 'compare.json'}, {folder / 'compare.png'}")
+    if should_stop():
+        raise typer.Exit(stop_code())
 
 
 @train_app.command()
@@ -153,11 +167,16 @@ def finetune(
             on_step=lambda step: bar.update(step.step, step.steps, step.describe()),
             should_stop=should_stop,
         )
-    measures = done.done and shelf.count(test, USABLE[settings.task.senses]) > 0
+    measures = done.done and not done.stopped and shelf.count(test, USABLE[settings.task.senses]) > 0
     found = measure_classes(library, run, test, frames, run / "result.json") if measures else None
     leave()
-    if not IS_MAIN:
-        return
+    if IS_MAIN:
+        _print_finetuned(done, found, run, test, as_json)
+    if done.stopped:
+        raise typer.Exit(stop_code())
+
+
+def _print_finetuned(done: Outcome, found: Classified | None, run: Path, test: str, as_json: bool) -> None:
     if as_json:
         figures = found.to_dict() if found else None
         print_json({**vars(done), "result": run / "result.json" if found else None, "test": figures})
@@ -168,7 +187,7 @@ def finetune(
         if found:
             out.print(found.to_table())
             typer.echo(f"{run / 'result.json'}: equiav evaluate --compare takes it")
-        else:
+        elif not done.stopped:
             err.print(f"split {test!r} has no clips: nothing was measured")
 
 

@@ -188,7 +188,8 @@ def _result(
 
     file = variant.run / "result.json"
     if not file.exists():
-        if not pretrain(variant.recipe, library, variant.run, on_step=on_step, should_stop=should_stop).done:
+        trained = pretrain(variant.recipe, library, variant.run, on_step=on_step, should_stop=should_stop)
+        if trained.stopped or not trained.done:
             return None
         model = EquiAV.from_pretrained(variant.run / "model")
         report = evaluate_retrieval(library, model, split=split)

@@ -76,7 +76,7 @@ def run_demo(
             on_step=lambda step: progress.update(step.step, step.steps, step.describe()),
             should_stop=should_stop,
         )
-    if not trained.done:
+    if not trained.done or should_stop():
         return None
     model = EquiAV.from_pretrained(out / "run" / "model").eval()
     say(f"4/6 evaluate retrieval on {library.count('test')} held-out clips")

@@ -32,7 +32,7 @@ from equiav.train.classification import Classification, check_labels
 from equiav.train.finetune_recipe import FinetuneRecipe
 from equiav.train.loop import train
 from equiav.train.mixing import MixingLoader
-from equiav.train.processes import from_main, make_accelerator
+from equiav.train.processes import agreed, from_main, make_accelerator
 from equiav.train.report import Step
 from equiav.train.run_folder import Outcome, check_trackers, claim_run, finish, fit_here, flat
 from equiav.train.scoring import error, score_split
@@ -88,9 +88,9 @@ def finetune(
         kept = Classifier(config, model.classes, model.senses, model.labels, seed=None)
         kept.load_state_dict(weights)
         kept.save_pretrained(run / "model")
-    accelerator.wait_for_everyone()
+    stopped = agreed(accelerator, should_stop())
     steps = len(loader) * recipe.train.epochs
-    return Outcome(run, progress.step, steps, len(loader.rows), len(model.classes))
+    return Outcome(run, progress.step, steps, len(loader.rows), len(model.classes), stopped)
 
 
 def resolve(

@@ -94,7 +94,6 @@ def train(
             losses, norm = loop.step(batch, epoch)
             if notes:
                 notes.step(len(batch.clip_ids), losses, norm, clock)
-            stop = agreed(accelerator, should_stop())
             ended = loop.progress.step % loop.per_epoch == 0
             if ended:
                 error = judge() if judge else None
@@ -103,6 +102,7 @@ def train(
                 if notes and not is_sharded(model):
                     judged = {} if error is None else {"validation_error": error}
                     notes.health(objective.health(batch, epoch) | judged)
+            stop = agreed(accelerator, should_stop())
             if ended or stop or loop.progress.step % settings.save_every == 0:
                 loop.save()
             if stop:

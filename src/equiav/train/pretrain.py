@@ -21,7 +21,7 @@ from equiav.model.equiav import EquiAV
 from equiav.model.initialise import load_strictly
 from equiav.train.loop import train
 from equiav.train.objective import Pretraining
-from equiav.train.processes import from_main, make_accelerator
+from equiav.train.processes import agreed, from_main, make_accelerator
 from equiav.train.report import Step
 from equiav.train.run_folder import Outcome, check_trackers, claim_run, finish, fit_here, flat
 from equiav.train.throughput import step_flops
@@ -77,8 +77,8 @@ def pretrain(
         kept = EquiAV(plan.config, seed=None)
         kept.load_state_dict(weights)
         kept.eval().save_pretrained(run / "model")
-    accelerator.wait_for_everyone()
-    return Outcome(run, progress.step, steps, library.count(recipe.data.split))
+    stopped = agreed(accelerator, should_stop())
+    return Outcome(run, progress.step, steps, library.count(recipe.data.split), stopped=stopped)
 
 
 @dataclass(frozen=True)

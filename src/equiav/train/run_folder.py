@@ -29,6 +29,7 @@ class Outcome:
     steps: int
     clips: int
     classes: int = 0  # of a classifier
+    stopped: bool = False  # told to; the last step may have been done by then
 
     @property
     def done(self) -> bool:
