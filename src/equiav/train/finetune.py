@@ -36,6 +36,7 @@ from equiav.train.processes import agreed, from_main, make_accelerator
 from equiav.train.report import Step
 from equiav.train.run_folder import Outcome, check_trackers, claim_run, finish, fit_here, flat
 from equiav.train.scoring import error, score_split
+from equiav.train.trained_on import TrainedOn, about_to_train
 
 
 def finetune(
@@ -64,7 +65,7 @@ def finetune(
     joined = make_accelerator()
     recipe, config = from_main(joined, lambda: resolve(recipe, library, joined.num_processes, test))
     accelerator = make_accelerator(recipe.train.precision, recipe.train.trackers, run)
-    from_main(accelerator, lambda: claim_run(run, recipe))
+    from_main(accelerator, lambda: claim_run(run, recipe, lambda: _clips_of(recipe, library)))
     loader = MixingLoader(library, recipe, (accelerator.process_index, accelerator.num_processes))
     model = _first_classifier(recipe, config).to(accelerator.device)
     accelerator.init_trackers("equiav", config=flat(recipe.model_dump(mode="json")))
@@ -149,6 +150,13 @@ def _classes(recipe: FinetuneRecipe, library: Library, test: str | None) -> tupl
     if len(classes) < 2:
         raise TrainingError(f"{library.path}: all clips have the label {classes[0]!r}; a classifier needs two classes")
     return tuple(classes)
+
+
+def _clips_of(recipe: FinetuneRecipe, library: Library) -> TrainedOn:
+    splits = {"train": recipe.data.split}
+    if recipe.data.validation is not None:
+        splits["validation"] = recipe.data.validation
+    return about_to_train(library, splits, recipe.task.senses, labelled=True, start=recipe.init.model)
 
 
 def _first_classifier(recipe: FinetuneRecipe, config: ModelConfig) -> Classifier:

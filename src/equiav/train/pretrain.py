@@ -25,6 +25,7 @@ from equiav.train.processes import agreed, from_main, make_accelerator
 from equiav.train.report import Step
 from equiav.train.run_folder import Outcome, check_trackers, claim_run, finish, fit_here, flat
 from equiav.train.throughput import step_flops
+from equiav.train.trained_on import about_to_train
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,10 @@ def pretrain(
     """
     plan = make_plan(recipe, library, run)
     recipe, accelerator = plan.recipe, plan.accelerator
-    from_main(accelerator, lambda: claim_run(run, recipe))
+    splits = {"train": recipe.data.split}
+    from_main(
+        accelerator, lambda: claim_run(run, recipe, lambda: about_to_train(library, splits, start=recipe.init.model))
+    )
     steps = len(plan.loader) * recipe.train.epochs
     if steps < FEW_STEPS and accelerator.is_main_process:
         enough = -(-FEW_STEPS // len(plan.loader))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from equiav.config import Settings, Train
 from equiav.errors import ConfigError, TrainingError
 from equiav.train.processes import whole
 from equiav.train.throughput import choose_precision
+from equiav.train.trained_on import TrainedOn
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +80,13 @@ def finish(accelerator: Accelerator, model: nn.Module, average: dict[str, Tensor
     return {name: whole(tensor.detach()) for name, tensor in (model.state_dict() | average).items()}
 
 
-def claim_run(run: Path, recipe: Settings) -> None:
-    """Write recipe.yaml, or check that the run found there is the same one.
+def claim_run(run: Path, recipe: Settings, begin: Callable[[], TrainedOn]) -> None:
+    """Write recipe.yaml and what the run is trained on, or check that the run found there is the same one.
+
+    Args:
+        run: folder of the run.
+        recipe: resolved.
+        begin: tells the clips of a run that begins now.
 
     Raises:
         TrainingError: it is of another recipe.
@@ -96,6 +103,7 @@ def claim_run(run: Path, recipe: Settings) -> None:
                 "Use another --run folder, or the same recipe to go on with this one"
             )
         return
+    begin().save(run)
     beside = file.with_suffix(".part")
     beside.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
     beside.replace(file)
