@@ -3,6 +3,7 @@
 `python tests/corpus.py` makes and ingests them all and prints what each became: the table of docs/media.md.
 """
 
+import io
 import os
 import struct
 import sys
@@ -184,6 +185,28 @@ def animation(path, count=5):
     first.save(path, save_all=True, append_images=others, duration=200)
 
 
+def with_holes(path):
+    picture = Image.new("RGBA", (44, 31))
+    picture.paste((9, 9, 9, 255), (10, 10, 30, 20))
+    picture.save(path)
+
+
+def camera_pictures(path):
+    """Motion JPEG whose pictures hold EXIF, as those of a camera's time lapse do."""
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for i, image in enumerate(pictures(20, seed=seed_of(path))):
+            jpeg = io.BytesIO()
+            Image.fromarray(image).save(jpeg, "JPEG", exif=exif)
+            packet = av.Packet(jpeg.getvalue())
+            packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, 10), i, i
+            packet.duration, packet.is_keyframe = 1, True
+            out.mux(packet)
+
+
 def sine(time_s):
     return 0.3 * np.sin(2 * np.pi * 440 * time_s)
 
@@ -198,6 +221,7 @@ BOMB = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBBBBB", 60_000, 60_000
 PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://localhost/a.ts\n#EXT-X-ENDLIST\n"
 SUBTITLES = b"1\n00:00:01,000 --> 00:00:02,000\nhello\n"
 ONE = 1 << 16  # of a display matrix
+PQ = "log-level=none:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc"
 LONG_NAME = "ü" * 125 + ".mp4"  # 254 bytes; file systems take 255
 
 # name → (what becomes of it: status of its clips [+ reject], how to make it)
@@ -220,6 +244,7 @@ CORPUS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "10 bit.mp4": ("ok", coded("libx264", "yuv420p10le")),
     "4:4:4.mp4": ("ok", coded("libx264", "yuv444p")),
     "interlaced.mp4": ("ok", coded("libx264", "yuv420p", flags="+ildct+ilme")),
+    "high dynamic range.mp4": ("ok", coded("libx265", "yuv420p10le", preset="ultrafast", **{"x265-params": PQ})),
     "odd sizes.mkv": ("ok", coded("ffv1", "yuv420p", size=(71, 53))),
     "grey.mkv": ("ok", coded("ffv1", "gray", size=(66, 50))),
     "with transparency.mov": ("ok", coded("png", "rgba", size=(62, 46))),
@@ -250,11 +275,13 @@ CORPUS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "black.mp4": ("still", black),
     # one sense
     "no sound.mp4": ("no_audio", tape(audio=False)),
+    "pictures of a camera.mov": ("no_audio", camera_pictures),
     "animation.gif": ("no_audio", animation),
     "one picture.gif": ("no_audio", lambda path: animation(path, 1)),
     "picture.jpg": ("no_audio", picture()),
     "picture.png": ("no_audio", picture(size=(41, 31))),
     "picture.webp": ("no_audio", picture(size=(42, 31))),
+    "picture with holes.png": ("no_audio", with_holes),
     "picture called a video.mp4": ("no_audio", picture(size=(43, 31), format="PNG")),
     "four inks.jpg": ("no_audio", picture("CMYK")),
     "one pixel.png": ("no_audio", picture(size=(1, 1))),

@@ -354,27 +354,6 @@ def test_pixels_come_out_square(tmp_path):
     assert shown.size == (96, 64)
 
 
-@pytest.mark.parametrize(
-    ("lines", "said", "matrix"), [(64, 2, "ITU601"), (720, 2, "ITU709"), (720, 6, "ITU601"), (64, 1, "ITU709")]
-)
-def test_untagged_colours_are_those_of_the_size_and_tagged_ones_those_of_the_tag(tmp_path, lines, said, matrix):
-    """Without a tag (2), SD pictures are BT.601 and HD ones BT.709, as players do; many telephones tag 601 (6)."""
-    colour = np.array([30, 180, 60], np.uint8)
-    path = tmp_path / "x.mp4"
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream("libx264", rate=5, options={"crf": "5"})
-        stream.width, stream.height, stream.pix_fmt = 64, lines, "yuv420p"
-        stream.codec_context.colorspace = said
-        for _ in range(5):
-            frame = av.VideoFrame.from_ndarray(np.broadcast_to(colour, (lines, 64, 3)).copy(), format="rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace=matrix)
-            frame.colorspace = said
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-    shown = np.asarray(Image.open(io.BytesIO(frames_at(path, [0.5], 64)[0][0])))
-    assert shown.reshape(-1, 3).mean(axis=0) == pytest.approx(colour, abs=4)
-
-
 def test_a_very_long_picture_loses_its_ends(tmp_path):
     path = record(tmp_path / "x.mp4", width=640, height=32)
     assert Image.open(io.BytesIO(frames_at(path, [0.5], 32)[0][0])).size == (128, 32)

@@ -73,7 +73,8 @@ def read_frames(
     # some containers leave it to the decoder to say
     pixel = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1)
     scaler = VideoReformatter()
-    jpegs = [frame_jpeg(scaler, frame, short_side, quality, pixel) for _, frame in played.shown]
+    codec = stream.codec_context.name
+    jpegs = [frame_jpeg(scaler, frame, short_side, quality, pixel, codec) for _, frame in played.shown]
     return jpegs, [max(time_s, 0.0) for time_s in times]
 
 

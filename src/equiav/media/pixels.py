@@ -1,46 +1,170 @@
-"""What a decoded frame looks like:  frame → JPEG, upright, with square pixels;  JPEGs → do they show the same?"""
+"""What a decoded frame looks like:  frame → JPEG, upright, with square pixels;  JPEGs → do they show the same?
+
+Of an interlaced frame its first field is taken: the other one is of another moment. Colours that are not BT.709's or
+BT.601's become BT.709's (`hdr`), transparent pixels get a ground (`ground`).
+"""
 
 from __future__ import annotations
 
 import io
 import struct
+from fractions import Fraction
 
 import av
+import av.error
 import numpy as np
-from av.video.reformatter import Colorspace, VideoReformatter
+from av.filter import Graph
+from av.sidedata.sidedata import Type
+from av.video.reformatter import ColorPrimaries, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
-HD_LINES = 720  # pictures of this height and more are in BT.709 colours unless they say otherwise
-UNSAID = 2  # FFmpeg's number of "no matrix was said"
+from equiav.errors import MediaError
+from equiav.media.ground import on_ground
+from equiav.media.hdr import CURVES, is_beyond_sdr, to_sdr
+
+# Pictures that say no colour matrix are in BT.709 from these sizes on, else in BT.601: mpv's and libplacebo's rule
+HD_WIDTH, HD_HEIGHT = 1280, 577
+UNSAID, RESERVED, LAST_MATRIX = 2, 3, 17  # FFmpeg's numbers of colour matrices
+# Those that FFmpeg does not convert
+UNKNOWN_MATRICES = {
+    8: "YCgCo",
+    10: "BT.2020 with constant luminance",
+    11: "SMPTE 2085",
+    12: "chromaticity-derived",
+    13: "chromaticity-derived with constant luminance",
+    14: "ICtCp",
+    15: "IPT-C2",
+    16: "YCgCo-R",
+    17: "YCgCo-R",
+}
+WHOLE = frozenset({"png", "apng"})  # what these call interlaced is an order of storage, not two moments
+MAX_SIDE_DATA = 64  # numbers of side data below this are tried
 MAX_ASPECT = 4.0  # of a stored frame; the sides of a longer one are cut off
 MATRIX = struct.Struct("=9i")  # as FFmpeg gives a display matrix
 STILL = 3  # grey levels of 255: the blocks of a still picture change by less, through compression alone
 
 
 def frame_jpeg(
-    scaler: VideoReformatter, frame: av.VideoFrame, short_side: int, quality: int, pixel_aspect: float
+    scaler: VideoReformatter, frame: av.VideoFrame, short_side: int, quality: int, pixel_aspect: float, codec: str
 ) -> bytes:
-    """One frame as JPEG; `pixel_aspect` is the width of a pixel over its height."""
+    """One frame as JPEG; `pixel_aspect` is the width of a pixel over its height.
+
+    Raises:
+        MediaError: unsupported (colours that FFmpeg does not convert).
+    """
+    turn = _turn(frame)
     wide, high = frame.width * pixel_aspect, float(frame.height)
     scale = min(1.0, short_side / min(wide, high))
-    width, height = (max(1, round(side * scale)) for side in (wide, high))
-    if frame.colorspace == UNSAID and frame.height >= HD_LINES:
-        frame.colorspace = Colorspace.ITU709  # FFmpeg takes untagged pictures for SD ones
-    interpolation = "AREA" if scale < 1 else "BICUBIC"
-    small = scaler.reformat(frame, width, height, "rgb24", interpolation=interpolation, threads=1)
-    return encoded(Image.fromarray(_upright(frame, np.asarray(small.to_ndarray(), np.uint8))), quality)
+    size = max(1, round(wide * scale)), max(1, round(high * scale))
+    if frame.interlaced_frame:
+        frame = _one_moment(frame, codec)
+    _say_matrix(frame, codec)
+    try:
+        if any(component.is_alpha for component in frame.format.components) or frame.format.has_palette:
+            frame = _opaque(scaler, frame)
+        pixels = _rgb(scaler, frame, size, "AREA" if scale < 1 else "BICUBIC")
+    except av.error.FFmpegError as error:
+        what = f"{frame.format.name}, colour matrix {frame.colorspace}, range {frame.color_range}"
+        raise MediaError(
+            "unsupported", f"{codec} pictures that FFmpeg does not convert to RGB ({what}: {error})"
+        ) from None
+    return encoded(Image.fromarray(_upright(turn, pixels)), quality)
 
 
-def _upright(frame: av.VideoFrame, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) turned and mirrored as the file's display matrix says, by right angles; one of no use is none.
+def _rgb(
+    scaler: VideoReformatter, frame: av.VideoFrame, size: tuple[int, int], interpolation: str
+) -> NDArray[np.uint8]:
+    """(H, W, 3) of the asked (width, height), as a BT.709 screen shows it."""
+    curve, primaries = _light_of(frame)
+    wide = is_beyond_sdr(curve, primaries)
+    kind = "rgb48le" if wide else "rgb24"
+    pixels = scaler.reformat(frame, *size, kind, interpolation=interpolation, threads=1).to_ndarray()
+    return to_sdr(np.asarray(pixels, np.uint16), curve, primaries) if wide else np.asarray(pixels, np.uint8)
+
+
+def _light_of(frame: av.VideoFrame) -> tuple[int, int]:
+    """Transfer curve and primaries; where the latter are not said but the matrix is BT.2020's, so are they."""
+    primaries = frame.color_primaries
+    if primaries == ColorPrimaries.UNSPECIFIED and frame.colorspace == Colorspace.BT2020:
+        primaries = ColorPrimaries.BT2020
+    return frame.color_trc, primaries
+
+
+def _say_matrix(frame: av.VideoFrame, codec: str) -> None:
+    """Where a frame does not say its colour matrix, say it: FFmpeg would take BT.601."""
+    if frame.colorspace in UNKNOWN_MATRICES:
+        raise MediaError("unsupported", f"{codec} pictures in the colour matrix {UNKNOWN_MATRICES[frame.colorspace]}")
+    if frame.colorspace not in (UNSAID, RESERVED) and frame.colorspace <= LAST_MATRIX:
+        return
+    if frame.color_trc in CURVES or frame.color_primaries == ColorPrimaries.BT2020:
+        frame.colorspace = Colorspace.BT2020
+    elif frame.width >= HD_WIDTH or frame.height >= HD_HEIGHT:
+        frame.colorspace = Colorspace.ITU709
+    else:
+        frame.colorspace = UNSAID
+
+
+def _one_moment(frame: av.VideoFrame, codec: str) -> av.VideoFrame:
+    """The first field of an interlaced frame, with half its lines."""
+    if codec in WHOLE:
+        return _filtered(frame, ("setfield", {"mode": "prog"}))
+    # fields are told apart in order of time only where there are as many lines of both
+    return _filtered(frame, ("field", {"type": "top"}) if frame.height % 2 else ("separatefields", {}))
+
+
+def _filtered(frame: av.VideoFrame, *filters: tuple[str, dict[str, str]]) -> av.VideoFrame:
+    """What FFmpeg's filters make of one frame: the first that comes out."""
+    graph = Graph()
+    graph.threads = 1
+    last = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
+    )
+    for name, options in (*filters, ("buffersink", {})):
+        following = graph.add(name, **options)
+        last.link_to(following)
+        last = following
+    graph.configure()
+    graph.vpush(frame)
+    return graph.vpull()
+
+
+def _opaque(scaler: VideoReformatter, frame: av.VideoFrame) -> av.VideoFrame:
+    """A frame without transparent pixels, of BT.709's colours; one that has none is left as it is.
+
+    It is converted before it is made smaller: hidden pixels have colours too, which must not run into the others.
+    """
+    curve, primaries = _light_of(frame)
+    full = np.asarray(scaler.reformat(frame, format="rgba64le", threads=1).to_ndarray(), np.uint16)
+    opacity = (full[..., 3] >> 8).astype(np.uint8)
+    if opacity.min() == 255:
+        return frame
+    colours = full[..., :3]
+    small = to_sdr(colours, curve, primaries) if is_beyond_sdr(curve, primaries) else (colours >> 8).astype(np.uint8)
+    flat = on_ground(Image.fromarray(np.dstack([small, opacity])))
+    return av.VideoFrame.from_ndarray(np.asarray(flat), format="rgb24")
+
+
+def _turn(frame: av.VideoFrame) -> bytes | None:
+    """The display matrix of a frame, if it has one."""
+    try:
+        said = frame.side_data
+    except ValueError:
+        # PyAV 18 fails on side data of a kind that it does not know, such as EXIF: without those it can be read
+        strange = sorted(set(range(MAX_SIDE_DATA)) - {kind.value for kind in Type})
+        said = _filtered(frame, *(("sidedata", {"mode": "delete", "type": str(kind)}) for kind in strange)).side_data
+    found = said.get("DISPLAYMATRIX")
+    return None if found is None else bytes(found)
+
+
+def _upright(turn: bytes | None, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) turned and mirrored as a display matrix says, by right angles; one of no use is none.
 
     The matrix of ISO 14496-12, 6.2.2: the pixel (x, y) is shown at (a x + c y, b x + d y).
     """
-    said = frame.side_data.get("DISPLAYMATRIX")
-    if said is None:
+    if turn is None:
         return pixels
-    a, b, _, c, d, *_ = MATRIX.unpack_from(said)
+    a, b, _, c, d, *_ = MATRIX.unpack_from(turn)
     turned = abs(b) + abs(c) > abs(a) + abs(d)
     right, down = (c, b) if turned else (a, d)
     if not right or not down:

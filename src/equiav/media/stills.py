@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from equiav.errors import MediaError
 from equiav.media.frames import read_frames
+from equiav.media.ground import on_ground
 from equiav.media.pixels import encoded
 from equiav.media.probe import MAX_PIXELS, MediaInfo, describe, open_media, read_head
 
@@ -84,7 +85,7 @@ def upright_rgb(picture: Image.Image, name: str) -> NDArray[np.uint8]:
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
         raise MediaError("unsupported", f"{name} is a picture of mode {upright.mode}, expected 8 bits")
-    return np.asarray(upright.convert("RGB"))
+    return np.asarray(on_ground(upright))
 
 
 @contextmanager
