@@ -63,6 +63,17 @@ def test_ingest_says_what_it_relabelled_and_what_it_ignored(equiav, tmp_path):
     assert (code, out.splitlines()[0]) == (0, "1 files: 0 clips added, 1 already there")
 
 
+def test_ingest_says_which_folders_of_systems_it_left_out(equiav, tmp_path):
+    for name in ("a.mp4", "#recycle/b.mp4", "sub/@eaDir/c.mp4", "@eaDir/d.mp4"):
+        (tmp_path / "v" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_media(tmp_path / "v" / name, frames=pictures(7), sound=tone(0.7))
+    code, out, _ = equiav("ingest", tmp_path / "v", "-L", tmp_path / "L", *TINY)
+    said = "left out, with all that is in them, as the system's own folders: #recycle 1, @eaDir 2"
+    assert (code, out.splitlines()[1]) == (0, said)
+    told = json.loads(equiav("ingest", tmp_path / "v", "-L", tmp_path / "L", "--json")[1])
+    assert (told["files"], told["system_folders"]) == (1, {"#recycle": 1, "@eaDir": 2})
+
+
 @pytest.mark.parametrize("show", [cli_library._print_left_out, cli_library._print_rejects])
 def test_nothing_of_a_long_path_is_cut(show, monkeypatch):
     console = Console(width=80, file=io.StringIO())

@@ -94,6 +94,9 @@ def ingest(
             + (f", {report.clips_relabelled} with other labels or split than before" if report.clips_relabelled else "")
             + (f", {report.ignored} other files ignored" if report.ignored else "")
         )
+        if report.system_folders:
+            counted = ", ".join(f"{name} {count}" for name, count in report.system_folders.items())
+            typer.echo(f"left out, with all that is in them, as the system's own folders: {counted}")
         _print_rejects(report.rejects)
         print_coverage(report.coverage)
     if report.rejects:

@@ -151,6 +151,18 @@ def test_what_macs_pack_beside_every_file_is_no_sample_and_a_suffix_may_be_in_ca
     assert (item.source, item.fault) == (f"{shards}/A.TAR#v/a", None)
 
 
+def test_what_a_system_keeps_for_itself_is_no_sample_and_is_counted(tmp_path, good_video, wav):
+    shards, video = tmp_path / "shards", good_video.read_bytes()
+    (shards / "#recycle").mkdir(parents=True)
+    members = [("v/a.mp4", video), ("v/@eaDir/a.mp4/S.jpg", jpeg(9)), ("v/@eaDir/b.mp4/S.jpg", jpeg(9))]
+    pack(shards / "a.tar", [*members, ("__MACOSX/v/b.wav", wav)])
+    pack(shards / "b.tar", [("@eaDir/a.wav", wav)])
+    found = read_source(shards)
+    assert [item.source for item in found.items] == [f"{shards}/a.tar#v/a"]
+    assert found.system_folders == {"#recycle": 1, "@eaDir": 2, "__MACOSX": 1}
+    assert read_source(shards / "a.tar").system_folders == {"@eaDir": 1, "__MACOSX": 1}
+
+
 def test_what_is_no_tar_is_a_reject_that_says_so(tmp_path):
     (tmp_path / "s.tar").write_bytes(b"\x1f\x8b" + bytes(600))
     (item,) = read_source(tmp_path / "s.tar").items

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 import wave
@@ -440,3 +441,54 @@ def test_records_of_hidden_sources_count_and_a_damaged_one_is_named(tmp_path, go
         path.write_text(text)
         with pytest.raises(LibraryError, match="is damaged"):
             read_records(tmp_path / "L")
+
+
+SYSTEM = ("@eaDir", "#recycle", "$Recycle.Bin", "LOST+FOUND", "__macosx", ".Trash-1000", "System Volume Information")
+SYSTEM += (
+    ".Trashes",
+    "@Recycle",
+    "@recently-snapshot",
+    "#snapshot",
+    ".snapshot",
+    "RECYCLER",
+    "~snapshot",
+    ".AppleDouble",
+)
+
+
+@pytest.mark.parametrize("name", SYSTEM)
+def test_what_a_system_keeps_for_itself_is_left_out_and_counted_unless_it_is_named(tmp_path, name):
+    for path in ("a.mp4", f"{name}/b.mp4", f"sub/{name}/deep/c.mp4", f"sub/x{name}x/d.mp4", "sub/._a.mp4"):
+        (tmp_path / "v" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "v" / path).touch()
+    found = read_source(tmp_path / "v")
+    names = {item.path.name for item in found.items}
+    assert names - {"d.mp4"} == {"a.mp4"}
+    assert "d.mp4" in names or name[0] == "."
+    assert found.system_folders == {name: 2}
+    for source in (tmp_path / "v" / name, tmp_path / "v" / name / "b.mp4"):
+        named = read_source(source)
+        assert ([item.path.name for item in named.items], named.system_folders) == (["b.mp4"], {})
+    (tmp_path / "l.csv").write_text(f"path\nv/{name}/b.mp4\n")
+    assert read_source(tmp_path / "l.csv").items[0].path == tmp_path / "v" / name / "b.mp4"
+    (tmp_path / "v" / "a.mp4").unlink()
+    shutil.rmtree(tmp_path / "v" / "sub")
+    with pytest.raises(ConfigError, match=re.escape(f"system's folders {name}: name one")):
+        read_source(tmp_path / "v")
+
+
+@pytest.mark.parametrize("name", ["found.mp4s", "recycle", "snapshot", "lost and found", "eaDir", "Recycled"])
+def test_a_folder_that_may_be_somebodys_is_read(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "a.mp4").touch()
+    found = read_source(tmp_path)
+    assert (len(found.items), found.system_folders) == (1, {})
+
+
+def test_a_deleted_segment_is_missing(tmp_path):
+    (tmp_path / "media" / "#recycle").mkdir(parents=True)
+    (tmp_path / "media" / "#recycle" / f"{ID}_30.mp4").touch()
+    (tmp_path / "vgg.csv").write_text(f"{ID},30,dog,test\n")
+    listing = read_source(tmp_path / "vgg.csv", media=tmp_path / "media")
+    assert listing.items[0].fault[0] == "missing"
+    assert listing.system_folders == {"#recycle": 1}

@@ -39,6 +39,7 @@ class IngestReport:
 
     files: int = 0
     ignored: int = 0  # files of the folder that no suffix tells to be media
+    system_folders: dict[str, int] = field(default_factory=dict)  # trash, snapshots, thumbnails: name → left out
     clips_added: int = 0
     clips_present: int = 0
     clips_relabelled: int = 0

@@ -72,7 +72,7 @@ def ingest(
     """
     listing = source if isinstance(source, Listing) else read_source(source)
     library = Library.create(library_path, features)
-    report = IngestReport(files=len({item.path for item in listing.items}), ignored=listing.ignored)
+    report = IngestReport(len({item.path for item in listing.items}), listing.ignored, dict(listing.system_folders))
     with library.locked():
         run = _Run(library, report, listing, on_progress)
         gone = run.gone(listing) if prune else []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from equiav.errors import ConfigError
@@ -20,6 +21,17 @@ SOUNDS = frozenset(
 )
 PICTURES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 MEDIA = VIDEOS | SOUNDS | PICTURES
+# What a system keeps for itself on a drive or in a share: trash, snapshots, thumbnails and other copies, in any case.
+# Hidden folders are left out whatever they are called: these hold what somebody deleted or copied, so they are counted
+SYSTEM_FOLDERS = re.compile(
+    r"@eadir|#recycle|#snapshot|@sharesnap"  # Synology, TerraMaster
+    r"|@recycle|@recently-snapshot|@transcode|\.@__thumb"  # QNAP
+    r"|~snapshot|\.snapshots?|\.zfs|\.recycle(\.bin)?"  # NetApp, ZFS (TrueNAS), snapper, Samba, Unraid
+    r"|\$recycle\.bin|recycler|system volume information|found\.\d{3}"  # Windows
+    r"|lost\+found|\.trash.*"  # Linux and macOS
+    r"|__macosx|network trash folder|\.(spotlight|documentrevisions)-v100|\.temporaryitems|\.apple(double|db|desktop)",
+    re.IGNORECASE,
+)
 CUT_SLACK_S = 1.0  # what a downloader may leave at the ends of a segment that it cuts out
 
 
@@ -89,6 +101,7 @@ class Listing:
     items: list[Item]
     ignored: int = 0  # files of a folder that no suffix tells to be media
     labelled: bool = False  # a list: labels and splits are said, not left open, and what is missing is known
+    system_folders: dict[str, int] = field(default_factory=dict)  # name → how many were left out
 
 
 def as_text(path: Path) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 from equiav.errors import ConfigError
 from equiav.library.datasets import LABEL_MAP, read_cav, read_label_map, read_segments, segment_list
-from equiav.library.items import MEDIA, Item, Listing, is_file, is_folder
+from equiav.library.items import MEDIA, SYSTEM_FOLDERS, Item, Listing, is_file, is_folder
 from equiav.library.rows import check_text, metadata_files, read_hugging_face, read_rows
 from equiav.library.shards import read_tars
 
@@ -47,14 +48,17 @@ def read_source(
             label_map = beside
         names = read_label_map(label_map) if label_map else {}
         if segments:
-            return Listing(source, read_segments(source, root, _media_files(root)[0], names, split), labelled=True)
+            found, _, left_out = _media_files(root)
+            items = read_segments(source, root, found, names, split)
+            return Listing(source, items, labelled=True, system_folders=left_out)
         return Listing(source, read_cav(source, root, names, split), labelled=True)
     if media or label_map:
         raise ConfigError(f"{source}: --media and --labels go with AudioSet, VGGSound and CAV-MAE lists only")
     if kind in (".csv", ".jsonl"):
         return Listing(source, read_rows(source, split), labelled=True)
     if kind == ".tar":
-        return Listing(source, read_tars([source], split), labelled=True)
+        items, left_out = read_tars([source], split)
+        return Listing(source, items, labelled=True, system_folders=left_out)
     return Listing(source, [Item(source, split=split)])
 
 
@@ -72,7 +76,7 @@ def _plain(source: Path) -> Path:
 def _folder(folder: Path, split: str) -> Listing:
     if metadata_files(folder):
         return Listing(folder, read_hugging_face(folder, split), labelled=True)
-    paths, others = _media_files(folder)
+    paths, others, left_out = _media_files(folder)
     whole = folder.resolve()
     entries = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".tar" and path.name[0] != ".")
     tars = [path for path in entries if is_file(path) and _inside(path, whole)]
@@ -81,17 +85,21 @@ def _folder(folder: Path, split: str) -> Listing:
             f"{folder}: {len(paths)} media files and {len(tars)} tars; ingest the tars from their own folder"
         )
     if tars:
-        return Listing(folder, read_tars(tars, split), others - len(tars), labelled=True)
+        items, inside = read_tars(tars, split)
+        return Listing(folder, items, others - len(tars), labelled=True, system_folders=Counter(left_out) + inside)
     if not paths:
         raise ConfigError(
             f"{folder}: no media files in this folder, {others} other files (looked for "
-            f"{', '.join(sorted(MEDIA))}, recursively; not hidden ones, nor links that lead out)"
+            f"{', '.join(sorted(MEDIA))}, recursively; not hidden ones, nor links that lead out"
+            + (f", nor in the system's folders {', '.join(left_out)}: name one to read it" if left_out else "")
+            + ")"
         )
-    return Listing(folder, [Item(path, split=split) for path in paths], others)
+    return Listing(folder, [Item(path, split=split) for path in paths], others, system_folders=left_out)
 
 
-def _media_files(folder: Path) -> tuple[list[Path], int]:
-    found, others = [], 0
+def _media_files(folder: Path) -> tuple[list[Path], int, Counter[str]]:
+    """The media files below a folder, how many other files there are, and the system's folders left out, by name."""
+    found, others, left_out = [], 0, Counter[str]()
     whole = folder.resolve()
 
     def unlisted(error: OSError) -> None:
@@ -99,14 +107,19 @@ def _media_files(folder: Path) -> tuple[list[Path], int]:
 
     for root, folders, names in os.walk(folder, onerror=unlisted):
         # a library's own tables and hidden folders (trash, thumbnails) are nobody's videos
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(".lance"))
+        left_out.update(sorted(filter(SYSTEM_FOLDERS.fullmatch, folders)))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and not name.endswith(".lance") and not SYSTEM_FOLDERS.fullmatch(name)
+        )
         for name in sorted(names):
             path = Path(root, name)
             if path.suffix.lower() in MEDIA and not name.startswith(".") and _inside(path, whole):
                 found.append(path)
             else:
                 others += 1
-    return found, others
+    return found, others, left_out
 
 
 def _inside(path: Path, folder: Path) -> bool:

@@ -7,11 +7,12 @@ under a name of ours when it is read. Links, devices, sparse files and names tha
 from __future__ import annotations
 
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from equiav.errors import ConfigError
-from equiav.library.items import PICTURES, SOUNDS, VIDEOS, Item, Member, sample_key
+from equiav.library.items import PICTURES, SOUNDS, SYSTEM_FOLDERS, VIDEOS, Item, Member, sample_key
 from equiav.library.rows import labels_of, parse_json, split_of
 
 MAX_JSON_BYTES = 1 << 20
@@ -19,22 +20,30 @@ MAX_JSON_BYTES = 1 << 20
 Fault = tuple[str, str]
 
 
-def read_tars(tars: Sequence[Path], split: str) -> list[Item]:
-    """The samples of tars, in their order. `split` holds where a sample's JSON names none.
+def read_tars(tars: Sequence[Path], split: str) -> tuple[list[Item], Counter[str]]:
+    """The samples of tars, in their order, and the system's folders that were left out, by name.
+
+    `split` holds where a sample's JSON names none.
 
     Raises:
         ConfigError: nothing in them.
     """
-    items = [item for tar in tars for item in _read_tar(tar, split)]
+    left_out = Counter[str]()
+    items = [item for tar in tars for item in _read_tar(tar, split, left_out)]
     if not items:
         raise ConfigError(f"{', '.join(map(str, tars))}: no samples (members KEY.mp4, or KEY.wav and KEY.jpg)")
-    return items
+    return items, left_out
 
 
-def _read_tar(tar: Path, split: str) -> list[Item]:
+def _read_tar(tar: Path, split: str, left_out: Counter[str]) -> list[Item]:
     samples: dict[str, list[Member]] = {}
     faults: dict[str, Fault] = {}
+    systems: set[PurePosixPath] = set()
     for member, fault in _members(tar):
+        system = _system_folder(PurePosixPath(member.name))
+        if system:
+            systems.add(system)
+            continue
         samples.setdefault(sample_key(member.name), []).append(member)
         if fault:
             faults.setdefault(sample_key(member.name), fault)
@@ -47,7 +56,13 @@ def _read_tar(tar: Path, split: str) -> list[Item]:
             labels, said, fault = _described(tar, members, split)
         name = f"{tar.absolute()}#{key}"
         items.append(Item(tar, labels, said, name=name, members=media or tuple(members[:1]), fault=fault))
+    left_out.update(sorted(folder.name for folder in systems))
     return items
+
+
+def _system_folder(member: PurePosixPath) -> PurePosixPath | None:
+    """The folder of a system that a member lies in, the outermost."""
+    return next((folder for folder in reversed(member.parents) if SYSTEM_FOLDERS.fullmatch(folder.name)), None)
 
 
 def _members(tar: Path) -> Iterator[tuple[Member, Fault | None]]:
