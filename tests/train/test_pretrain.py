@@ -63,7 +63,9 @@ def test_a_clips_views_follow_from_seed_epoch_and_id_alone(library):
     objective = Pretraining(model, recipe)
     whole, order = objective.inputs(batch, 3), [2, 0, 3]
     for found, expected in zip(objective.inputs(rows(batch, order), 3), whole, strict=True):
-        assert torch.equal(found, expected[order])
+        # what is drawn is equal; a product of matrices may round otherwise in a batch of another size
+        exact = found.ndim < 3 or found.shape[1] == recipe.model.centroid_samples
+        torch.testing.assert_close(found, expected[order], rtol=0, atol=0 if exact else 1e-6)
     reseeded = Pretraining(model, small(library, "train.seed=1"))
     for other in (objective.inputs(batch, 4), reseeded.inputs(batch, 3)):
         changed = [not torch.equal(a, b) for a, b in zip(other, whole, strict=True)]

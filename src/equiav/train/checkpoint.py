@@ -97,6 +97,11 @@ def _write(tensors: dict[str, dict[str, Tensor]], progress: Progress, folder: Pa
         _flush(file)
 
 
+def has_state(run: Path) -> bool:
+    """Whether there is one to go on from: all that the run started from is needless then."""
+    return bool(_states(run))
+
+
 def load_state(run: Path, trained: Trained) -> Progress:
     """Restore the newest state of `run` in place; a fresh `Progress` when there is none.
 

@@ -115,7 +115,7 @@ def dry_run(recipe: Recipe, library: Library, run: Path) -> Estimate:
     sharded = accelerator.num_processes if train.parallel == "fsdp" else 1
     return Estimate(
         parameters=count,
-        clips=library.count(plan.recipe.data.split),
+        clips=len(plan.loader.rows),
         steps=steps,
         processes=accelerator.num_processes,
         device=str(accelerator.device),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from accelerate import Accelerator
 
@@ -27,16 +28,31 @@ from equiav.model.classifier import Classifier
 from equiav.model.convert import start_encoders
 from equiav.model.equiav import EquiAV
 from equiav.model.hub import CONFIG, fetch, read_config
-from equiav.train.checkpoint import best_weights
+from equiav.train.checkpoint import best_weights, has_state
 from equiav.train.classification import Classification, check_labels
 from equiav.train.finetune_recipe import FinetuneRecipe
 from equiav.train.loop import train
 from equiav.train.mixing import MixingLoader
 from equiav.train.processes import agreed, from_main, make_accelerator
 from equiav.train.report import Step
-from equiav.train.run_folder import Outcome, check_trackers, claim_run, finish, fit_here, flat
+from equiav.train.run_folder import (
+    Outcome,
+    begun_run,
+    check_library,
+    check_trackers,
+    claim_run,
+    finish,
+    fit_here,
+    flat,
+    normalisation,
+    rows_of_run,
+)
 from equiav.train.scoring import error, score_split
 from equiav.train.trained_on import TrainedOn, about_to_train
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def finetune(
@@ -63,11 +79,13 @@ def finetune(
     """
     check_trackers(recipe.train)
     joined = make_accelerator()
-    recipe, config = from_main(joined, lambda: resolve(recipe, library, joined.num_processes, test))
+    recipe, config = from_main(joined, lambda: resolve(recipe, library, joined.num_processes, test, run))
     accelerator = make_accelerator(recipe.train.precision, recipe.train.trackers, run)
-    from_main(accelerator, lambda: claim_run(run, recipe, lambda: _clips_of(recipe, library)))
-    loader = MixingLoader(library, recipe, (accelerator.process_index, accelerator.num_processes))
-    model = _first_classifier(recipe, config).to(accelerator.device)
+    rows = rows_of_run(library, _splits(recipe), recipe.task.senses, begun_run(run))
+    from_main(accelerator, lambda: claim_run(run, recipe, lambda: _clips_of(recipe, library), config))
+    loader = MixingLoader(library, recipe, (accelerator.process_index, accelerator.num_processes), rows=rows["train"])
+    begins = not from_main(accelerator, lambda: has_state(run))
+    model = _first_classifier(recipe, config, begins).to(accelerator.device)
     accelerator.init_trackers("equiav", config=flat(recipe.model_dump(mode="json")))
     progress, average = train(
         model,
@@ -78,7 +96,7 @@ def finetune(
         optim=recipe.optim,
         accelerator=accelerator,
         lr_ratio=lambda name: recipe.optim.head_lr_ratio if model.is_new(name) else 1.0,
-        judge=_judge(model, library, recipe, accelerator),
+        judge=_judge(model, library, recipe, accelerator, rows.get("validation")),
         on_step=on_step,
         should_stop=should_stop,
     )
@@ -95,7 +113,7 @@ def finetune(
 
 
 def resolve(
-    recipe: FinetuneRecipe, library: Library, processes: int = 1, test: str | None = None
+    recipe: FinetuneRecipe, library: Library, processes: int = 1, test: str | None = None, run: Path | None = None
 ) -> tuple[FinetuneRecipe, ModelConfig]:
     """Fill in what the pretrained model, the library and the machine decide; the config of the encoders.
 
@@ -103,39 +121,50 @@ def resolve(
         TrainingError: features that the pretrained model does not know, or more processes than clips.
         LibraryError: no clips, or labels that the task cannot use.
     """
-    classes = _classes(recipe, library, test)
-    usable, deaf = USABLE[recipe.task.senses], recipe.task.senses == "visual"
-    if recipe.init.model:
+    begun, senses = begun_run(run), recipe.task.senses
+    if begun:
+        check_library(begun, library, _splits(recipe), senses)
+    rows = rows_of_run(library, _splits(recipe), senses, begun)
+    classes = _classes(recipe, library, rows, test)
+    if begun and has_state(begun.run) and begun.config:
+        config = begun.config  # what it started from may be gone
+    elif recipe.init.model:
         config = read_config(fetch(recipe.init.model, CONFIG))
         if differ := library.features.differences(config.features):
             raise TrainingError(
                 f"{library.path} was ingested with features that {recipe.init.model} does not know: {differ}. Ingest "
                 "the videos into a new library with the recipe of the model"
             )
+    else:
+        mean, std = normalisation(recipe.data, begun, lambda: _measured(recipe, library))
+        config = ModelConfig(architecture=recipe.model, features=library.features, audio_mean=mean, audio_std=std)
+    if recipe.init.model:
         # how a run spends memory and time is its own affair
         ours = {name: getattr(recipe.model, name) for name in ("checkpointing", "compile")}
         config = config.model_copy(update={"architecture": config.architecture.model_copy(update=ours)})
-    else:
-        mean, std = recipe.data.audio_mean, recipe.data.audio_std
-        if mean is None or std is None:
-            mean, std = (0.0, 1.0) if deaf else library.log_mel_stats(recipe.data.split, usable)
-        config = ModelConfig(architecture=recipe.model, features=library.features, audio_mean=mean, audio_std=std)
     known = {"audio_mean": config.audio_mean, "audio_std": config.audio_std}
     made = {
         "features": library.features,
         "model": config.architecture,
         "data": recipe.data.model_copy(update=known),
         "task": recipe.task.model_copy(update={"classes": classes}),
-        "train": fit_here(recipe.train, library.count(recipe.data.split, usable), processes),
+        "train": fit_here(recipe.train, len(rows["train"]), processes),
     }
     return recipe.model_copy(update=made), config
 
 
-def _classes(recipe: FinetuneRecipe, library: Library, test: str | None) -> tuple[str, ...]:
+def _measured(recipe: FinetuneRecipe, library: Library) -> tuple[float, float]:
+    if recipe.task.senses == "visual":
+        return 0.0, 1.0
+    return library.log_mel_stats(recipe.data.split, USABLE[recipe.task.senses])
+
+
+def _classes(
+    recipe: FinetuneRecipe, library: Library, rows: dict[str, NDArray[np.int64]], test: str | None
+) -> tuple[str, ...]:
     """The classes, once the labels of all clips that are looked at are known to be among them."""
-    splits = [name for name in (recipe.data.split, recipe.data.validation) if name is not None]
-    usable = USABLE[recipe.task.senses]
-    labels = {split: library.clips(split, ["labels"], usable)["labels"].to_pylist() for split in splits}
+    splits, usable = _splits(recipe), USABLE[recipe.task.senses]
+    labels = {splits[role]: library.take(own.tolist(), ["labels"])["labels"].to_pylist() for role, own in rows.items()}
     for split, own in labels.items():
         if len(own) < 2:
             raise TrainingError(
@@ -152,17 +181,22 @@ def _classes(recipe: FinetuneRecipe, library: Library, test: str | None) -> tupl
     return tuple(classes)
 
 
+def _splits(recipe: FinetuneRecipe) -> dict[str, str]:
+    chosen_on = recipe.data.validation
+    return {"train": recipe.data.split} | ({} if chosen_on is None else {"validation": chosen_on})
+
+
 def _clips_of(recipe: FinetuneRecipe, library: Library) -> TrainedOn:
-    splits = {"train": recipe.data.split}
-    if recipe.data.validation is not None:
-        splits["validation"] = recipe.data.validation
-    return about_to_train(library, splits, recipe.task.senses, labelled=True, start=recipe.init.model)
+    return about_to_train(library, _splits(recipe), recipe.task.senses, labelled=True, start=recipe.init.model)
 
 
-def _first_classifier(recipe: FinetuneRecipe, config: ModelConfig) -> Classifier:
+def _first_classifier(recipe: FinetuneRecipe, config: ModelConfig, begins: bool) -> Classifier:
+    """What the run starts from; one that goes on from a state needs nothing of it."""
     task, seed = recipe.task, recipe.train.seed
     classes = task.classes or ()
     classifier = Classifier(config, classes, task.senses, task.labels, drop_path=task.drop_path, seed=seed)
+    if not begins:
+        return classifier
     if recipe.init.model:
         classifier.start_from(EquiAV.from_pretrained(recipe.init.model))
     elif recipe.init.audio or recipe.init.visual:
@@ -173,9 +207,13 @@ def _first_classifier(recipe: FinetuneRecipe, config: ModelConfig) -> Classifier
 
 
 def _judge(
-    model: Classifier, library: Library, recipe: FinetuneRecipe, accelerator: Accelerator
+    model: Classifier,
+    library: Library,
+    recipe: FinetuneRecipe,
+    accelerator: Accelerator,
+    rows: NDArray[np.int64] | None,
 ) -> Callable[[], float] | None:
     split = recipe.data.validation
     if split is None:
         return None
-    return lambda: error(score_split(model, library, split, accelerator), model.labels)
+    return lambda: error(score_split(model, library, split, accelerator, rows=rows), model.labels)

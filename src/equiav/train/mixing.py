@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from equiav.library.loader import Batch, ClipLoader
-from equiav.library.records import USABLE
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -56,19 +55,27 @@ class MixingLoader:
 
     Args:
         shard: (number, of how many): this process gets its part of every batch.
+        rows: row numbers of the clips to take instead of all of the split.
 
     Raises:
         LibraryError: the split is smaller than a batch; the batch is no multiple of the processes.
     """
 
-    def __init__(self, library: Library, recipe: FinetuneRecipe, shard: tuple[int, int] = (0, 1)) -> None:
+    def __init__(
+        self,
+        library: Library,
+        recipe: FinetuneRecipe,
+        shard: tuple[int, int] = (0, 1),
+        *,
+        rows: NDArray[np.int64] | None = None,
+    ) -> None:
         self.recipe, self.shard = recipe, shard
         split, batch_size = recipe.data.split, recipe.train.global_batch
         senses = recipe.task.senses
         self._clips = ClipLoader(
-            library, split, batch_size, recipe.train.seed, shuffle=False, senses=senses, shard=shard
+            library, split, batch_size, recipe.train.seed, shuffle=False, senses=senses, rows=rows, shard=shard
         )
-        table = library.clips(split, ["clip_id", "labels"], USABLE[senses])
+        table = library.take(self._clips.rows.tolist(), ["clip_id", "labels"])
         # the same clips are drawn alike, in whatever order they were ingested
         order = np.argsort(np.array(table["clip_id"].to_pylist(), dtype=object), kind="stable")
         self.rows = self._clips.rows[order]

@@ -19,13 +19,25 @@ from equiav.library.table import Library
 from equiav.model.convert import start_encoders
 from equiav.model.equiav import EquiAV
 from equiav.model.initialise import load_strictly
+from equiav.train.checkpoint import has_state
 from equiav.train.loop import train
 from equiav.train.objective import Pretraining
 from equiav.train.processes import agreed, from_main, make_accelerator
 from equiav.train.report import Step
-from equiav.train.run_folder import Outcome, check_trackers, claim_run, finish, fit_here, flat
+from equiav.train.run_folder import (
+    Outcome,
+    begun_run,
+    check_library,
+    check_trackers,
+    claim_run,
+    finish,
+    fit_here,
+    flat,
+    normalisation,
+    rows_of_run,
+)
 from equiav.train.throughput import step_flops
-from equiav.train.trained_on import about_to_train
+from equiav.train.trained_on import TrainedOn, about_to_train
 
 log = logging.getLogger(__name__)
 
@@ -50,18 +62,16 @@ def pretrain(
     """
     plan = make_plan(recipe, library, run)
     recipe, accelerator = plan.recipe, plan.accelerator
-    splits = {"train": recipe.data.split}
-    from_main(
-        accelerator, lambda: claim_run(run, recipe, lambda: about_to_train(library, splits, start=recipe.init.model))
-    )
+    from_main(accelerator, lambda: claim_run(run, recipe, lambda: _clips_of(recipe, library)))
     steps = len(plan.loader) * recipe.train.epochs
     if steps < FEW_STEPS and accelerator.is_main_process:
         enough = -(-FEW_STEPS // len(plan.loader))
         log.warning("this run has only %d steps; for few clips raise train.epochs, e.g. train.epochs=%d", steps, enough)
     model = EquiAV(plan.config, seed=recipe.train.seed)
-    if recipe.init.model:
-        load_strictly(model, EquiAV.from_pretrained(recipe.init.model).state_dict(), where=recipe.init.model)
-    start_encoders(model, recipe.init)
+    if not from_main(accelerator, lambda: has_state(run)):  # a state needs nothing of what the run started from
+        if recipe.init.model:
+            load_strictly(model, EquiAV.from_pretrained(recipe.init.model).state_dict(), where=recipe.init.model)
+        start_encoders(model, recipe.init)
     model.to(accelerator.device)
     accelerator.init_trackers("equiav", config=flat(recipe.model_dump(mode="json")))
     progress, average = train(
@@ -82,7 +92,7 @@ def pretrain(
         kept.load_state_dict(weights)
         kept.eval().save_pretrained(run / "model")
     stopped = agreed(accelerator, should_stop())
-    return Outcome(run, progress.step, steps, library.count(recipe.data.split), stopped=stopped)
+    return Outcome(run, progress.step, steps, len(plan.loader.rows), stopped=stopped)
 
 
 @dataclass(frozen=True)
@@ -100,29 +110,38 @@ def make_plan(recipe: Recipe, library: Library, run: Path) -> Plan:
     check_trackers(recipe.train)
     # what is measured here must be the same everywhere
     joined = make_accelerator()
-    recipe = from_main(joined, lambda: resolve(recipe, library, joined.num_processes))
+    recipe = from_main(joined, lambda: resolve(recipe, library, joined.num_processes, run))
     accelerator = make_accelerator(recipe.train.precision, recipe.train.trackers, run)
     loader = ClipLoader(
         library,
         recipe.data.split,
         recipe.train.global_batch,
         recipe.train.seed,
+        rows=rows_of_run(library, _splits(recipe), "audio-visual", begun_run(run))["train"],
         shard=(accelerator.process_index, accelerator.num_processes),
     )
     return Plan(recipe, model_config(recipe), accelerator, loader)
 
 
-def resolve(recipe: Recipe, library: Library, processes: int = 1) -> Recipe:
-    """Fill in what the library and the machine decide: features, normalisation, precision, a batch that fits."""
-    clips = library.count(recipe.data.split)
+def resolve(recipe: Recipe, library: Library, processes: int = 1, run: Path | None = None) -> Recipe:
+    """Fill in what the library and the machine decide: features, normalisation, precision, a batch that fits.
+
+    Args:
+        run: the folder that it is resolved for; what was decided when it began is kept.
+
+    Raises:
+        TrainingError: too few clips, or not those that the run began with.
+    """
+    begun, split = begun_run(run), recipe.data.split
+    if begun:
+        check_library(begun, library, _splits(recipe), "audio-visual")
+    clips = len(rows_of_run(library, _splits(recipe), "audio-visual", begun)["train"])
     if clips < 2:
         raise TrainingError(
-            f"{library.path}: split {recipe.data.split!r} has {clips} clips with both sound and picture; "
+            f"{library.path}: split {split!r} has {clips} clips with both sound and picture; "
             "contrastive training needs at least 2: ingest more videos"
         )
-    mean, std = recipe.data.audio_mean, recipe.data.audio_std
-    if mean is None or std is None:
-        mean, std = library.log_mel_stats(recipe.data.split)
+    mean, std = normalisation(recipe.data, begun, lambda: library.log_mel_stats(split))
     return recipe.model_copy(
         update={
             "features": library.features,
@@ -130,6 +149,14 @@ def resolve(recipe: Recipe, library: Library, processes: int = 1) -> Recipe:
             "train": fit_here(recipe.train, clips, processes),
         }
     )
+
+
+def _splits(recipe: Recipe) -> dict[str, str]:
+    return {"train": recipe.data.split}
+
+
+def _clips_of(recipe: Recipe, library: Library) -> TrainedOn:
+    return about_to_train(library, _splits(recipe), start=recipe.init.model)
 
 
 def model_config(recipe: Recipe) -> ModelConfig:

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from equiav.config import Settings, Train
+from equiav.config import Data, ModelConfig, Senses, Settings, Train
 from equiav.errors import ConfigError, TrainingError
+from equiav.library.table import Library
+from equiav.model.hub import read_config
 from equiav.train.processes import whole
 from equiav.train.throughput import choose_precision
-from equiav.train.trained_on import TrainedOn
+from equiav.train.trained_on import TrainedOn, about_to_train, check_clips, load_trained_on, rows_by_role
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
+
+RECIPE = "recipe.yaml"
+ENCODERS = Path("state") / "encoders.json"
+FREE = ("log_every", "save_every", "trackers")  # of `train`: what they are decides nothing of the result
 
 
 @dataclass(frozen=True)
@@ -80,33 +91,127 @@ def finish(accelerator: Accelerator, model: nn.Module, average: dict[str, Tensor
     return {name: whole(tensor.detach()) for name, tensor in (model.state_dict() | average).items()}
 
 
-def claim_run(run: Path, recipe: Settings, begin: Callable[[], TrainedOn]) -> None:
+@dataclass(frozen=True)
+class Begun:
+    """A run that is there: its resolved recipe as stored, and its clips."""
+
+    run: Path
+    recipe: dict[str, Any]
+    trained_on: TrainedOn
+    config: ModelConfig | None  # of the encoders that a fine-tuning started from
+
+    def kept(self, section: str, key: str) -> Any:
+        """A setting as it was resolved when the run began; None where it has none."""
+        return (self.recipe.get(section) or {}).get(key)
+
+
+def begun_run(run: Path | None) -> Begun | None:
+    """What `run` was begun with; None where there is no run yet.
+
+    Raises:
+        TrainingError: the folder does not say what it was begun with, or not readably.
+    """
+    if run is None or not (run / RECIPE).exists():
+        return None
+    try:
+        recipe = yaml.safe_load((run / RECIPE).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{run / RECIPE} is no recipe that equiav wrote: {error}") from None
+    if not isinstance(recipe, dict):
+        raise TrainingError(f"{run / RECIPE} is no recipe that equiav wrote: a mapping expected, found {recipe!r}")
+    trained_on = load_trained_on(run)
+    if trained_on is None:
+        raise TrainingError(
+            f"{run} does not say which clips it was begun with: it has no trained_on.json, as every run of "
+            "this equiav has. Finish it with the one that it was begun with, or begin another run: another --run folder"
+        )
+    config = read_config(run / ENCODERS) if (run / ENCODERS).is_file() else None
+    return Begun(run, recipe, trained_on, config)
+
+
+def check_library(begun: Begun, library: Library, splits: dict[str, str], senses: Senses) -> None:
+    """A run goes on with the clips that it began with: they must be there; what was added is left out.
+
+    Args:
+        begun: the run.
+        library: that it is to go on with.
+        splits: role → split, as the recipe asks now.
+        senses: likewise.
+
+    Raises:
+        TrainingError: it is another library, or has lost clips, or labels that are learned have changed.
+    """
+    then, features = begun.trained_on, library.features.model_dump(mode="json")
+    if (then.splits, then.senses) != (splits, senses):
+        return  # it is another recipe, too: `claim_run` tells how it differs
+    if differing := sorted(_differences(begun.recipe.get("features"), features, "features")):
+        raise TrainingError(
+            f"{begun.run} was begun on another library, {then.library}: {'; '.join(differing)} in {library.path}. "
+            "Give that library, or begin another run: another --run folder"
+        )
+    check_clips(begun.run, then, about_to_train(library, splits, senses, labelled=then.labelled))
+
+
+def normalisation(data: Data, begun: Begun | None, measure: Callable[[], tuple[float, float]]) -> tuple[float, float]:
+    """Mean and standard deviation of the log-mel: as given, else as the run began with, else measured."""
+    mean, std = data.audio_mean, data.audio_std
+    if mean is not None and std is not None:
+        return mean, std
+    known = (begun.kept("data", "audio_mean"), begun.kept("data", "audio_std")) if begun else measure()
+    return (known[0] if mean is None else mean), (known[1] if std is None else std)
+
+
+def rows_of_run(
+    library: Library, splits: dict[str, str], senses: Senses, begun: Begun | None
+) -> dict[str, NDArray[np.int64]]:
+    """Row numbers of a run's clips, by role: of one that has begun, of those that it began with."""
+    same = begun is not None and (begun.trained_on.splits, begun.trained_on.senses) == (splits, senses)
+    return rows_by_role(library, splits, senses, begun.trained_on if begun and same else None)
+
+
+def claim_run(run: Path, recipe: Settings, begin: Callable[[], TrainedOn], encoders: ModelConfig | None = None) -> None:
     """Write recipe.yaml and what the run is trained on, or check that the run found there is the same one.
+
+    How often a run notes and saves does not decide what comes out: these settings may change.
 
     Args:
         run: folder of the run.
         recipe: resolved.
         begin: tells the clips of a run that begins now.
+        encoders: config of those that it starts from, if that says more than the recipe.
 
     Raises:
         TrainingError: it is of another recipe.
     """
     run.mkdir(parents=True, exist_ok=True)
-    file = run / "recipe.yaml"
-    wanted = recipe.model_dump(mode="json")
-    if file.exists():
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-        differing = sorted(_differences(found, wanted))
-        if differing:
-            raise TrainingError(
-                f"{run} holds a run of another recipe: {'; '.join(differing)}. "
-                "Use another --run folder, or the same recipe to go on with this one"
-            )
-        return
-    begin().save(run)
-    beside = file.with_suffix(".part")
-    beside.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
-    beside.replace(file)
+    begun, wanted = begun_run(run), recipe.model_dump(mode="json")
+    if begun is None:
+        begin().save(run)
+        if encoders is not None:
+            (run / ENCODERS).parent.mkdir(exist_ok=True)
+            (run / ENCODERS).write_text(encoders.model_dump_json(indent=1), encoding="utf-8")
+        beside = run / f".{RECIPE}.part"
+        beside.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
+        beside.replace(run / RECIPE)
+    elif differing := sorted(_differences(_decisive(begun.recipe), _decisive(wanted))):
+        raise TrainingError(
+            f"{run} holds a run of another recipe: {'; '.join(differing)}. "
+            "Use another --run folder, or the same recipe to go on with this one"
+        )
+
+
+def _decisive(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What of a recipe decides the result; folders that weights start from by their place, however they are written."""
+    kept = {name: value for name, value in recipe.get("train", {}).items() if name not in FREE}
+    start = {name: _place(source) for name, source in recipe.get("init", {}).items()}
+    return {**recipe, "train": kept, "init": start}
+
+
+def _place(source: str | None) -> str | None:
+    if source is None or source.startswith("hf://"):
+        return source
+    path = Path(os.path.abspath(source))  # noqa: PTH100  (nothing is resolved: it may be gone)
+    return str(path.parent if path.name == "model" else path)
 
 
 def _differences(found: object, wanted: object, key: str = "") -> list[str]:

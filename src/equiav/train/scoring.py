@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from accelerate import Accelerator
     from jaxtyping import Bool, Float
+    from numpy.typing import NDArray
 
     from equiav.library.table import Library
     from equiav.model.classifier import Classifier
@@ -52,26 +53,28 @@ def score_split(
     accelerator: Accelerator,
     *,
     frames: int = 1,
+    rows: NDArray[np.int64] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """Score every clip of a split; all processes call this and get the same.
 
     Args:
         frames: stored frames, evenly spread, whose probabilities are averaged.
+        rows: row numbers of the clips to score instead of all of the split.
 
     Raises:
         LibraryError: the split is empty, or a clip's labels are none of the classifier's.
         ModelError: probabilities that are not finite.
     """
     usable = USABLE[classifier.senses]
-    labels = library.clips(split, ["labels"], usable)["labels"].to_pylist()
+    rows = library.positions(split, usable) if rows is None else rows
+    labels = library.take(rows.tolist(), ["labels"])["labels"].to_pylist()
     where = f"{library.path}, split {split!r}"
     if not labels:
         raise LibraryError(
             f"{where}: no clips to measure on; it has the splits {', '.join(library.splits(usable)) or 'none'}"
         )
     check_labels(labels, classifier.labels, classifier.classes, where)
-    rows = library.positions(split, usable)
     mine = rows[accelerator.process_index :: accelerator.num_processes]
     found: list[tuple[int, str, np.ndarray]] = []
     heard, seen = "audio" in classifier.senses, "visual" in classifier.senses

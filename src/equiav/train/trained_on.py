@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -24,6 +26,11 @@ from equiav.config import Senses
 from equiav.errors import TrainingError
 from equiav.library.records import USABLE
 from equiav.library.table import Library
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 ABOUT, CLIPS = "trained_on.json", "trained_on.parquet"
 VERSION = 1
@@ -65,6 +72,11 @@ class TrainedOn:
         for row in zip(*(own[name].to_pylist() for name in ("role", "clip_id", "labels")), strict=True):
             digest.update("|".join(map(str, row)).encode())
         return digest.hexdigest()[:16]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it learns labels."""
+        return not all(label is None for label in self.of("train")["labels"].to_pylist())
 
     @cached_property
     def clip_ids(self) -> frozenset[str]:
@@ -130,6 +142,84 @@ def about_to_train(
     clips = pa.concat_tables(tables).sort_by([(name, "ascending") for name in ("role", "source", "clip_id")])
     path, fingerprint = str(library.path.absolute()), library.fingerprint()
     return TrainedOn(path, fingerprint, dict(splits), senses, clips)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How the clips of a library differ from those that a run began with: clip ids by role."""
+
+    added: dict[str, list[str]]
+    removed: dict[str, list[str]]
+    relabelled: dict[str, list[str]]
+
+
+def changes(begun: TrainedOn, now: TrainedOn) -> Changes:
+    """What came, what went, and what has other labels; labels count where the run learns them."""
+    found = Changes({}, {}, {})
+    for role in begun.splits:
+        before, after = (
+            dict(zip(own["clip_id"].to_pylist(), own["labels"].to_pylist(), strict=True))
+            for own in (begun.of(role), now.of(role))
+        )
+        found.added[role] = sorted(after.keys() - before.keys())
+        found.removed[role] = sorted(before.keys() - after.keys())
+        found.relabelled[role] = sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
+    return found
+
+
+def check_clips(run: Path, begun: TrainedOn, now: TrainedOn) -> None:
+    """A run goes on with the clips that it began with: all of them must be there; what was added is left out.
+
+    Raises:
+        TrainingError: clips were removed from the split or, where labels are learned, relabelled; says how many, and
+            what to do.
+    """
+    differ = changes(begun, now)
+    for role, split in begun.splits.items():
+        added, removed, relabelled = (kind[role] for kind in (differ.added, differ.removed, differ.relabelled))
+        n = len(begun.of(role))
+        said = ", ".join(
+            f"{len(ids)} {what}"
+            for ids, what in ((added, "added"), (removed, "removed"), (relabelled, "relabelled"))
+            if ids
+        )
+        if len(removed) == n:
+            raise TrainingError(
+                f"{run} was begun on another library, {begun.library}: none of its {n} clips is in split {split!r} of "
+                f"{now.library}. Give that library, or begin another run: another --run folder"
+            )
+        if removed or relabelled:
+            raise TrainingError(
+                f"{now.library} is not what {run} was begun on: of the {n} clips of its split {split!r}, {said} since "
+                f"then, e.g. {_named(begun, (removed or relabelled)[0])}. Bring these clips back as they were, "
+                "or begin another run: another --run folder"
+            )
+        if added:
+            log.warning(
+                "%s: %s to split %r since %s was begun; it goes on with the %d clips that it began with. To train on "
+                "all of them begin another run: another --run folder",
+                *(now.library, said, split, run, n),
+            )
+
+
+def _named(begun: TrainedOn, clip_id: str) -> str:
+    row = begun.clips["clip_id"].to_pylist().index(clip_id)
+    return f"clip {clip_id} of {begun.clips['source'][row].as_py()}"
+
+
+def rows_by_role(
+    library: Library, splits: Mapping[str, str], senses: Senses, begun: TrainedOn | None = None
+) -> dict[str, NDArray[np.int64]]:
+    """Row numbers of a run's clips: those of its splits, or of them those that it began with."""
+    found = {role: library.positions(split, USABLE[senses]) for role, split in splits.items()}
+    if begun is None:
+        return found
+    ids = np.array(library.all_ids(), dtype=object)
+    known = {role: set(begun.of(role)["clip_id"].to_pylist()) for role in found}
+    return {
+        role: rows[np.array([clip_id in known[role] for clip_id in ids[rows]], dtype=bool)]
+        for role, rows in found.items()
+    }
 
 
 def load_trained_on(folder: Path) -> TrainedOn | None:
