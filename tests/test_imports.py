@@ -17,6 +17,7 @@ ALLOWED = {
     "machine": set(),
     "pages": set(),
     "terminal": set(),
+    "words": set(),
     "config": {"errors"},
     "augment": {"errors", "config"},
     "model": {"errors", "config", "augment"},
@@ -25,9 +26,10 @@ ALLOWED = {
     "library": {"errors", "config", "machine", "media"},
     "toyworld": {"errors", "media"},
     "train": {"errors", "config", "augment", "model", "media", "library"},
-    "evaluate": {"errors", "config", "machine", "pages", "augment", "model", "media", "library", "train", "search"},
+    "evaluate": {"errors", "config", "machine", "pages", "words"}
+    | {"augment", "model", "media", "library", "train", "search"},
     "search": {"errors", "config", "augment", "model", "media", "library", "train"},
-    "diagnose": {"errors", "config", "machine", "pages"}
+    "diagnose": {"errors", "config", "machine", "pages", "words"}
     | {"augment", "model", "media", "library", "train", "evaluate", "search"},
 }
 UNBOUND = {"cli", "cli_evaluate", "cli_library", "cli_train", "compare", "demo", "__main__", "__init__"}

@@ -233,6 +233,6 @@ def test_the_verb_knn_is_the_probe_of_that_kind(equiav, library, model, tmp_path
     code, out, err = equiav("evaluate", "knn", "-k", 1, *common, "--out", tmp_path / "knn.json")
     assert code == 0, err
     found = json.loads(out)
-    assert found["described"] == "knn (1 neighbours) probe on pooled features"
+    assert found["described"] == "knn (1 neighbour) probe on pooled features"
     assert found["right"] == probe(library, model, kind="knn", neighbours=1, train="a", test="b").right
     assert equiav("evaluate", "--compare", tmp_path / "knn.json", tmp_path / "knn.json")[0] == 0

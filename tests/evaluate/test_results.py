@@ -146,7 +146,7 @@ def test_a_split_may_be_called_as_it_likes(split):
 
 def test_what_was_measured_stands_in_one_line_above_a_narrow_table():
     classified = Classified("test", 1, ["a"], {}, {}, {"dog": 1.0})
-    assert "split 'test': 1 clips, 1 classes [95 % interval]" in shown(classified.to_table()).splitlines()[0]
+    assert "split 'test': 1 clip, 1 class [95 % interval]" in shown(classified.to_table()).splitlines()[0]
 
 
 def test_a_comparison_fits_80_columns():

@@ -21,11 +21,13 @@ PATTERN = st.lists(st.sampled_from([-1.0, 1.0]), min_size=4, max_size=4)
 
 @st.composite
 def tied_pairs(draw):
+    """Queries, gallery, labels, and the source of each pair."""
     n = draw(st.integers(1, 14))
     queries = draw(st.lists(PATTERN, min_size=n, max_size=n))
     gallery = draw(st.lists(PATTERN, min_size=n, max_size=n))
     labels = draw(st.lists(st.lists(st.sampled_from("abc"), max_size=2, unique=True), min_size=n, max_size=n))
-    return np.array(queries), np.array(gallery), labels
+    sources = draw(st.lists(st.integers(0, 5), min_size=n, max_size=n))
+    return np.array(queries), np.array(gallery), labels, np.array(sources)
 
 
 def brute_ranks(queries, gallery):
@@ -40,7 +42,7 @@ def brute_ranks(queries, gallery):
 @given(tied_pairs())
 @settings(max_examples=150, deadline=None)
 def test_every_figure_equals_the_brute_force_also_with_ties(case):
-    queries, gallery, _ = case
+    queries, gallery, *_ = case
     result = retrieval_metrics(queries, gallery, resamples=5)
     places = list(brute_ranks(queries, gallery))
     mean = [(first + last) / 2 for first, last in places]
@@ -70,22 +72,40 @@ def brute_precision(scores, relevant, k):
     return np.mean([sum(relevant[i] for i in order[:size]) / size for order in orders])
 
 
-@given(tied_pairs(), st.booleans())
-@settings(max_examples=60, deadline=None)
-def test_class_level_average_precision_equals_scikit_learn_with_ties(case, own):
-    queries, gallery, labels = case
-    _, levels = rank(unit_rows(queries, name="q"), merge_equal_rows(unit_rows(gallery, name="g")), labels, ks=(1,))
-    found = levels.with_own if own else levels.others
-    expected = []
+@given(tied_pairs(), st.sampled_from(["with own", "others", "other sources"]))
+@settings(max_examples=120, deadline=None)
+def test_class_level_figures_equal_scikit_learn_and_counting_with_ties_and_sources(case, which):
+    queries, gallery, labels, sources = case
+    rows = unit_rows(queries, name="q"), merge_equal_rows(unit_rows(gallery, name="g"))
+    known = sources if which == "other sources" else None
+    _, levels = rank(*rows, labels, ks=(1, 3), sources=known)
+    found = levels.with_own if which == "with own" else levels.others
+    expected, asked, chances = [], [], []
     for i, query in enumerate(queries):
-        others = [j for j in range(len(gallery)) if own or j != i]
+        own = {"with own": [], "others": [i], "other sources": np.flatnonzero(sources == sources[i]).tolist()}[which]
+        others = [j for j in range(len(gallery)) if j not in own]
         relevant = [bool(set(labels[i]) & set(labels[j])) for j in others]
         if any(relevant):
-            expected.append(average_precision_score(relevant, [np.dot(query, gallery[j]) for j in others]))
+            scores = np.array([np.dot(query, gallery[j]) for j in others])
+            expected.append([average_precision_score(relevant, scores), *(tied(scores, relevant, k) for k in (1, 3))])
+            asked.append(i)
+            chances.append(np.mean(relevant))
     if not expected:
         assert found is None
     else:
-        np.testing.assert_allclose(found.average_precision, expected, atol=1e-12)
+        measured = [found.average_precision, found.precision_at[1], found.precision_at[3]]
+        np.testing.assert_allclose(np.stack(measured, axis=1), expected, atol=1e-12)
+        assert found.queries.tolist() == asked
+        assert found.chance_precision == pytest.approx(np.mean(chances))
+
+
+def tied(scores, relevant, k):
+    """Expected share of relevant items among the first k, counted: all that are better, and a share of those tied."""
+    size = min(k, len(scores))
+    line = np.sort(scores)[-size]
+    above, equal = scores > line, scores == line
+    relevant = np.array(relevant)
+    return (relevant[above].sum() + relevant[equal].mean() * (size - above.sum())) / size
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -254,6 +274,8 @@ def test_what_does_not_fit_is_a_clear_error():
         retrieval_metrics(ones, ones[:3])
     with pytest.raises(ConfigError, match="3 label lists for 4 pairs"):
         retrieval_metrics(ones, ones, labels=[[]] * 3)
+    with pytest.raises(ConfigError, match="3 sources for 4 pairs"):
+        retrieval_metrics(ones, ones, sources=[0] * 3)
     with pytest.raises(ConfigError, match=r"shape \(3,\)"):
         retrieval_metrics(ones[0], ones)
     with pytest.raises(ConfigError, match="non-empty"):
@@ -262,7 +284,63 @@ def test_what_does_not_fit_is_a_clear_error():
         retrieval_metrics(ones, ones, resamples=0)
 
 
-def test_the_result_survives_json():
+@pytest.mark.parametrize("sources", [None, ["x"] * 12, ["x", "y", "z"] * 4])
+def test_the_result_survives_json(sources):
     rng = np.random.default_rng(9)
-    result = retrieval_metrics(*rng.normal(size=(2, 12, 4)), labels=[["a"], ["b"]] * 6, resamples=10)
+    labels = [["a"], ["b"]] * 6
+    result = retrieval_metrics(*rng.normal(size=(2, 12, 4)), labels=labels, sources=sources, resamples=10)
     assert RetrievalResult.model_validate_json(result.model_dump_json()) == result
+    assert "NaN" not in result.model_dump_json()
+
+
+def clustered(sources, windows, seed=0):
+    """Pairs of several windows each, alike in what they are and in how hard they are; and their sources."""
+    rng = np.random.default_rng(seed)
+    number = np.repeat(np.arange(sources), windows)
+    hard = np.where(np.arange(sources) % 2, 0.3, 6.0)[number]
+    queries = rng.normal(size=(len(number), 16)) + 0.5 * rng.normal(size=(sources, 16))[number]
+    return queries, queries + hard[:, None] * rng.normal(size=queries.shape), number
+
+
+def test_intervals_are_those_of_a_loop_over_resampled_sources():
+    queries, gallery, number = clustered(9, 5)
+    result = retrieval_metrics(queries, gallery, sources=number.tolist(), resamples=300, seed=3)
+    assert (result.gallery_size, result.sources) == (45, 9)
+    draws, ranks = np.random.default_rng(3), np.array(result.ranks)
+    rows = [np.concatenate([np.flatnonzero(number == i) for i in draws.integers(0, 9, 9)]) for _ in range(300)]
+    for estimate, statistic in [
+        (result.recall_at_10, lambda r: (r <= 10).mean()),
+        (result.mean_reciprocal_rank, lambda r: (1 / r).mean()),
+        (result.median_rank, np.median),
+    ]:
+        slow = np.percentile([statistic(ranks[own]) for own in rows], [2.5, 97.5])
+        assert (estimate.low, estimate.high) == pytest.approx(tuple(slow))
+    alone = retrieval_metrics(queries, gallery, resamples=300, seed=3).recall_at_10
+    assert result.recall_at_10.value == alone.value
+    assert result.recall_at_10.high - result.recall_at_10.low > 1.3 * (alone.high - alone.low)
+
+
+def test_windows_of_the_querys_source_are_no_others_of_its_class():
+    """Each source is a class of its own but for one pair of sources: only these have others."""
+    queries, gallery, number = clustered(6, 4)
+    labels = [["pair"] if i < 2 else [str(i)] for i in number]
+    result = retrieval_metrics(queries, gallery, labels=labels, sources=number.tolist(), resamples=20)
+    assert (result.class_level.queries, result.class_level.sources) == (24, 6)
+    assert (result.class_level_others.queries, result.class_level_others.sources) == (8, 2)
+    assert result.class_level_others.precision_at_1.chance == pytest.approx(4 / 20)
+    alone = retrieval_metrics(queries, gallery, labels=labels, resamples=20)
+    assert alone.class_level_others.queries == 24
+    for level in (result.class_level_others, alone.class_level_others):
+        assert level.precision_at_10.low <= level.precision_at_10.value <= level.precision_at_10.high
+
+
+def test_one_source_each_gives_the_figures_of_no_sources_and_one_source_alone_no_interval():
+    queries, gallery, number = clustered(8, 3)
+    labels = [[str(i % 3)] for i in number]
+    each = retrieval_metrics(queries, gallery, labels=labels, sources=[f"v{i}" for i in range(24)])
+    assert each == retrieval_metrics(queries, gallery, labels=labels)
+    one = retrieval_metrics(queries, gallery, labels=labels, sources=["v"] * 24)
+    assert one.sources == 1
+    assert {(found.low, found.high) for found in one.estimates().values()} == {(None, None)}
+    assert one.class_level_others is None
+    assert one.recall_at_5.value == each.recall_at_5.value

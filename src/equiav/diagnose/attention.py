@@ -78,7 +78,7 @@ def focuses(sense: Sense, effort: Effort = FULL, *, seed: int = 0) -> list[Focus
         weights = attention(sense, rows, params)
         inside = (weights * cover).sum((-1, -2))  # (b, H, K)
         uniform = cover.mean((-1, -2))
-        share, margin = figure(inside.mean((1, 2))), figure((inside - uniform).mean((1, 2)))
+        share, margin = (figure(x.mean((1, 2)), sense.sources(rows)) for x in (inside, inside - uniform))
         if share is not None and margin is not None:
             kind = "the box that it keeps" if f"{name}.top" in sense.space.names else "the interval that it hides"
             found.append(Focus(name, kind, share, float(uniform.mean()), margin, inside.mean((0, 2)).tolist()))

@@ -174,11 +174,13 @@ def _to_real(
 def retrieval_by_count(senses: dict[str, Sense], effort: Effort = FULL, *, seed: int = 0) -> dict[str, Figure]:
     """R@1 among the clips, both directions averaged, of the same model with K predictions per centroid.
 
-    Keys `1` … `256`: K independent sets, mean over draws, interval over clips; `plain`: the mean token, no predictor.
+    Keys `1` … `256`: K independent sets, mean over draws, interval over the clips' sources; `plain`: the mean token, no
+    predictor.
     """
     generator = torch.Generator().manual_seed(seed)
     everyone = next(iter(senses.values())).clips
     rows = torch.arange(len(everyone))
+    sources = next(iter(senses.values())).sources(rows)
     tokens = {name: torch.cat([s.tokens(part) for part in rows.split(BATCH)]) for name, s in senses.items()}
     found = {}
     draws = max(effort.draws // 2, 1)
@@ -194,6 +196,6 @@ def retrieval_by_count(senses: dict[str, Sense], effort: Effort = FULL, *, seed:
             own = scores.diagonal()
             first = (scores > own[:, None]).sum(1) == 0, (scores > own).sum(0) == 0
             hits += (first[0].float() + first[1].float()) / 2 / (draws if k else 1)
-        if (known := figure(hits)) is not None:
+        if (known := figure(hits, sources)) is not None:
             found[str(k) if k else "plain"] = known
     return found

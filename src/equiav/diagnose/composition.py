@@ -59,10 +59,6 @@ def composition(sense: Sense, effort: Effort = FULL, *, seed: int = 0) -> Compos
     told = measures.displacement_cosine(whole.p, whole.q, whole.r)
     forgotten = measures.displacement_cosine(whole.p, whole.q, half.r)
     rests = (whole.r_before - whole.p).norm(dim=-1).mean(1) / (whole.q - whole.p).norm(dim=-1).mean(1)
-    return Composition(
-        names,
-        figure(rests),
-        figure(told),
-        figure(measures.relative_error(whole.p, whole.q, whole.r)),
-        figure(told - forgotten),
-    )
+    error = measures.relative_error(whole.p, whole.q, whole.r)
+    known = [figure(x, sense.sources(rows)) for x in (rests, told, error, told - forgotten)]
+    return Composition(names, known[0], known[1], known[2], known[3])

@@ -144,6 +144,7 @@ def diagnose(
             "library": library.fingerprint(),
             "split": split,
             "clips": len(chosen),
+            "sources": len(set(senses["audio"].sources(torch.arange(len(chosen))).tolist())),
             "seed": seed,
             "sources_readable": chosen.sounds is not None,  # without them no room can be put around a sound
         },

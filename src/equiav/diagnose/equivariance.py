@@ -24,9 +24,10 @@ from equiav.augment.space import AugmentationSpace, SpaceParams
 from equiav.diagnose import measures
 from equiav.diagnose.figures import Figure, figure
 from equiav.diagnose.sense import FULL, Effort, Sense, States, alone, join, repeat, rest, states, trained_on
+from equiav.library.recordings import another, numbered
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int64
 
 Question = Literal["alone", "in context", "all together"]
 GROUP = 25  # clips that share their single-transform sets
@@ -34,9 +35,9 @@ ALL = "all together"
 
 YARDSTICKS = {
     "identity": "predict no change",
-    "mean": "predict what the transformation, however strong, does to the other clips on average",
+    "mean": "predict what the transformation, however strong, does to clips of other sources on average",
     "shuffled": "predict with the parameters of another view",
-    "another clip": "predict what these very parameters did to one other clip",
+    "another clip": "predict what these very parameters did to a clip of another source",
 }
 REFERENCE = "other clips"  # what these very parameters really did to the group's other clips, on average
 MEASURES = {
@@ -115,7 +116,7 @@ def displacement(sense: Sense, *, views: int = FULL.views, seed: int = 0) -> tup
     """Tables of all questions; and R² of each slot read off pairs of plain and transformed latents."""
     rows = torch.arange(len(sense.clips))
     generator = torch.Generator().manual_seed(seed)
-    groups = rows.split(GROUP)
+    groups, sources = rows.split(GROUP), sense.sources(rows)
     if len(groups) > 1 and len(groups[-1]) < 2:  # a clip alone has no others to be compared with
         groups = (*groups[:-2], torch.cat(groups[-2:]))
     bases = [sense.space.sample(1, generator) for _ in groups]
@@ -136,11 +137,13 @@ def displacement(sense: Sense, *, views: int = FULL.views, seed: int = 0) -> tup
         singles: tuple[tuple[Question, States], ...] = (("alone", on_its_own), ("in context", in_context))
         for question, latents in singles:
             seen = latents if space == "latent" else latents.projected(sense)
-            tables.append(Table(question, space, _single_rows(seen, order, groups, swap, question == "in context")))
+            from_prediction = question == "in context"
+            tables.append(Table(question, space, _single_rows(seen, sources, order, groups, swap, from_prediction)))
         seen = together if space == "latent" else together.projected(sense)
-        tables.append(Table("all together", space, [_whole_row(seen, any_other)]))
+        tables.append(Table("all together", space, [_whole_row(seen, sources, any_other)]))
     codes = sense.space.encode(params).unflatten(0, (len(rows), views))
-    explained = measures.explained_parameters(together.p, together.q, codes) if len(rows) > 1 else []
+    several = len(np.unique(sources)) > 1
+    explained = measures.explained_parameters(together.p, together.q, codes, sources=sources) if several else []
     known = zip(sense.space.names, explained, strict=False)
     return tables, {name: float(value) for name, value in known if np.isfinite(value)}
 
@@ -149,7 +152,7 @@ def all_together(sense: Sense, *, views: int = FULL.views, seed: int = 0) -> Row
     """The row of all transformations together alone, in the intra-modal space: a model's knowledge in one line."""
     generator = torch.Generator().manual_seed(seed)
     seen = _together(sense, views, generator)[1].projected(sense)
-    return _whole_row(seen, _derangement(views, generator))
+    return _whole_row(seen, sense.sources(torch.arange(len(sense.clips))), _derangement(views, generator))
 
 
 def _together(sense: Sense, views: int, generator: torch.Generator) -> tuple[SpaceParams, States]:
@@ -159,16 +162,22 @@ def _together(sense: Sense, views: int, generator: torch.Generator) -> tuple[Spa
 
 
 def _single_rows(
-    seen: States, names: list[str], groups: tuple[Tensor, ...], swap: list[int], from_prediction: bool
+    seen: States,
+    sources: Int64[np.ndarray, " n"],
+    names: list[str],
+    groups: tuple[Tensor, ...],
+    swap: list[int],
+    from_prediction: bool,
 ) -> list[Row]:
     steps = seen.q - seen.p
     others, neighbour, typical = (torch.empty_like(steps) for _ in range(3))
     for group in groups:
-        others[group] = _others_mean(steps[group])
-        neighbour[group] = steps[group].roll(1, 0)
+        own = sources[group.numpy()]
+        others[group] = _others_mean(steps[group], own)
+        neighbour[group] = steps[group][another(own)]
     for name in dict.fromkeys(names):
         chosen = [i for i, other in enumerate(names) if other == name]
-        typical[:, chosen] = _others_mean(steps[:, chosen].mean(1, keepdim=True))
+        typical[:, chosen] = _others_mean(steps[:, chosen].mean(1, keepdim=True), sources)
     rivals = _rivals(seen, typical, neighbour, swap) | {REFERENCE: seen.p + others}
     ranks = {name: measures.ranks(seen.q, r) for name, r in rivals.items()}
     if from_prediction and seen.r_before is not None:
@@ -178,21 +187,25 @@ def _single_rows(
     for name in dict.fromkeys(names):
         chosen = [i for i, other in enumerate(names) if other == name]
         structure = _structure([(seen.p[g, i], seen.q[g, i]) for g in groups for i in chosen])
-        own = {key: r[:, chosen] for key, r in rivals.items()}
-        rows.append(_row(name, seen.views(chosen), own, {key: r[:, chosen] for key, r in ranks.items()}, structure))
+        told = {key: r[:, chosen] for key, r in rivals.items()}
+        places = {key: r[:, chosen] for key, r in ranks.items()}
+        rows.append(_row(name, seen.views(chosen), sources, told, places, structure))
     return rows
 
 
-def _others_mean(steps: Float[Tensor, "n M E"]) -> Float[Tensor, "n M E"]:
-    """For each clip the mean over the others."""
-    return (steps.sum(0) - steps) / max(len(steps) - 1, 1)
+def _others_mean(steps: Float[Tensor, "n M E"], sources: Int64[np.ndarray, " n"]) -> Float[Tensor, "n M E"]:
+    """For each clip the mean over those of other sources; 0 where there are none."""
+    number = torch.from_numpy(numbered(sources.tolist()))
+    sums = torch.zeros(int(number.max()) + 1, *steps.shape[1:]).index_add(0, number, steps)
+    others = (len(steps) - number.bincount()[number])[:, None, None]
+    return torch.where(others > 0, (steps.sum(0) - sums[number]) / others.clamp(min=1), 0.0)
 
 
-def _whole_row(seen: States, swap: list[int]) -> Row:
+def _whole_row(seen: States, sources: Int64[np.ndarray, " n"], swap: list[int]) -> Row:
     step = seen.q - seen.p
-    typical = _others_mean(step.mean(1, keepdim=True)).expand_as(step)
-    rivals = _rivals(seen, typical, step.roll(1, 0), swap)
-    return _row(ALL, seen, rivals, {name: measures.ranks(seen.q, r) for name, r in rivals.items()}, {})
+    typical = _others_mean(step.mean(1, keepdim=True), sources).expand_as(step)
+    rivals = _rivals(seen, typical, step[another(sources)], swap)
+    return _row(ALL, seen, sources, rivals, {name: measures.ranks(seen.q, r) for name, r in rivals.items()}, {})
 
 
 def _rivals(seen: States, typical: Tensor, neighbour: Tensor, swap: list[int]) -> dict[str, Tensor]:
@@ -204,22 +217,27 @@ def _rivals(seen: States, typical: Tensor, neighbour: Tensor, swap: list[int]) -
 
 
 def _row(
-    name: str, seen: States, rivals: dict[str, Tensor], ranks: dict[str, Tensor], structure: dict[str, float]
+    name: str,
+    seen: States,
+    sources: Int64[np.ndarray, " n"],
+    rivals: dict[str, Tensor],
+    ranks: dict[str, Tensor],
+    structure: dict[str, float],
 ) -> Row:
     per_clip = {rival: _measure(seen, r, ranks[rival]) for rival, r in rivals.items()}
     own = per_clip.pop("predictor", None)
-    yardsticks = {rival: {key: figure(v) for key, v in found.items()} for rival, found in per_clip.items()}
+    yardsticks = {rival: {key: figure(v, sources) for key, v in found.items()} for rival, found in per_clip.items()}
     invariance = measures.similarity(seen.q, seen.p)
     if own is None or seen.r is None:
-        return Row(name, {"invariance": figure(invariance)}, yardsticks, {}, structure)
+        return Row(name, {"invariance": figure(invariance, sources)}, yardsticks, {}, structure)
     own |= {
         "similarity": measures.similarity(seen.q, seen.r),
         "invariance": invariance,
         "step_ratio": measures.step_ratio(seen.p, seen.q, rivals["predictor"]),
     }
     own["gain"] = own["similarity"] - own["invariance"]
-    margins = {rival: figure(own["cosine"] - per_clip[rival]["cosine"]) for rival in YARDSTICKS}
-    return Row(name, {key: figure(v) for key, v in own.items()}, yardsticks, margins, structure)
+    margins = {rival: figure(own["cosine"] - per_clip[rival]["cosine"], sources) for rival in YARDSTICKS}
+    return Row(name, {key: figure(v, sources) for key, v in own.items()}, yardsticks, margins, structure)
 
 
 def _measure(seen: States, r: Tensor, ranks: Float[Tensor, "n M"]) -> dict[str, Float[Tensor, " n"]]:
@@ -282,7 +300,9 @@ def slot_curves(sense: Sense, effort: Effort = FULL) -> dict[str, list[CurvePoin
             seen = states(sense, rows, repeat(sets, len(rows))).projected(sense)
             # a low end may not go with the other slots: say what was really done
             actual = sets.column(f"{transform.name}.{slot.name}").tolist()
-            found[f"{transform.name}.{slot.name}"] = [_point(seen.views([i]), v) for i, v in enumerate(actual)]
+            found[f"{transform.name}.{slot.name}"] = [
+                _point(seen.views([i]), v, sense.sources(rows)) for i, v in enumerate(actual)
+            ]
     return found
 
 
@@ -297,10 +317,10 @@ def _along(space: AugmentationSpace, name: str, slot: str, values: Tensor) -> Sp
     return space.decode(space.encode(params))
 
 
-def _point(seen: States, value: float) -> CurvePoint:
+def _point(seen: States, value: float, sources: Int64[np.ndarray, " n"]) -> CurvePoint:
     true = (seen.q - seen.p).norm(dim=-1).mean()
     if seen.r is None:
         return CurvePoint(value, float(true), None, None)
     predicted = (seen.r - seen.p).norm(dim=-1).mean()
-    cosine = figure(measures.displacement_cosine(seen.p, seen.q, seen.r))
+    cosine = figure(measures.displacement_cosine(seen.p, seen.q, seen.r), sources)
     return CurvePoint(value, float(true), float(predicted), cosine)

@@ -15,27 +15,39 @@ from equiav.errors import ConfigError
 from equiav.evaluate.bootstrap import RESAMPLES, mean_intervals
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int64
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A mean over n clips; low and high bound its 95 % bootstrap interval over the clips."""
+    """A mean over n clips, or draws; low and high bound its 95 % bootstrap interval over the clips' sources.
+
+    With one source there is no interval: NaN. `sources` is None where values of draws are resampled.
+    """
 
     value: float
     low: float
     high: float
     n: int
+    sources: int | None = None
 
 
-def figure(values: Float[Tensor, " n"] | Float[np.ndarray, " n"]) -> Figure | None:
-    """The mean of one value per clip; NaN counts as "not to be told" and is left out. None where nothing is left."""
+def figure(
+    values: Float[Tensor, " n"] | Float[np.ndarray, " n"], sources: Int64[np.ndarray, " n"] | None = None
+) -> Figure | None:
+    """The mean of one value per clip; NaN counts as "not to be told" and is left out. None where nothing is left.
+
+    Args:
+        sources: a number for each clip, equal where two are of one source; None: the values are independent draws.
+    """
     array = np.asarray(values, dtype=np.float64)
-    array = array[np.isfinite(array)]
-    if not len(array):
+    known = np.isfinite(array)
+    if not known.any():
         return None
-    low, high = mean_intervals(array[:, None], resamples=RESAMPLES, seed=0)
-    return Figure(float(array.mean()), float(low[0]), float(high[0]), len(array))
+    array, units = array[known], None if sources is None else sources[known]
+    (low,), (high,) = mean_intervals(array[:, None], resamples=RESAMPLES, seed=0, sources=units)
+    count = None if units is None else len(np.unique(units))
+    return Figure(float(array.mean()), float(low), float(high), len(array), count)
 
 
 @dataclass(frozen=True)

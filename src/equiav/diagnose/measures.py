@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int64
 
 STILL = 1e-4  # a view that moves the embedding by less than this share of the clips' spread is taken as unmoved
 
@@ -110,11 +110,16 @@ def rotation_residual(p: Float[Tensor, "n E"], q: Float[Tensor, "n E"]) -> float
 
 
 def explained_parameters(
-    p: Float[Tensor, "n M E"], q: Float[Tensor, "n M E"], params: Float[Tensor, "n M P"], folds: int = 5
+    p: Float[Tensor, "n M E"],
+    q: Float[Tensor, "n M E"],
+    params: Float[Tensor, "n M P"],
+    folds: int = 5,
+    sources: Int64[np.ndarray, " n"] | None = None,
 ) -> Float[np.ndarray, " P"]:
     """R² of each parameter from (p, q) by ridge regression, on clips that it was not fitted on (SIE; AugSelf, 2021).
 
-    1: the pair of embeddings says what was done; 0 or less: no better than the mean. NaN for a constant parameter.
+    A source is fitted on whole, or not at all. 1: the pair of embeddings says what was done; 0 or less: no better than
+    the mean. NaN for a constant parameter.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import GroupKFold
@@ -123,9 +128,10 @@ def explained_parameters(
     n, views = params.shape[:2]
     features = torch.cat([p, q], dim=-1).flatten(0, 1).double().numpy()
     targets = params.flatten(0, 1).double().numpy()
-    clips = np.repeat(np.arange(n), views)
+    units = np.arange(n) if sources is None else sources
+    clips = np.repeat(units, views)
     predicted = np.zeros_like(targets)
-    for train, test in GroupKFold(min(folds, n)).split(features, groups=clips):
+    for train, test in GroupKFold(min(folds, len(np.unique(units)))).split(features, groups=clips):
         scale = StandardScaler().fit(features[train])
         model = RidgeCV(np.logspace(-1, 5, 13)).fit(scale.transform(features[train]), targets[train])
         predicted[test] = model.predict(scale.transform(features[test])).reshape(len(test), -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from equiav.diagnose.pictures import mel_uri, picture_uri
 from equiav.diagnose.plots import Panel, Series, bars, dots, panels
 from equiav.diagnose.sense import FULL, SENSES, Clips, Effort, Sense, read_clips
 from equiav.diagnose.unseen import Point
+from equiav.evaluate.bootstrap import FEW, few_sources
 from equiav.pages import render
 from equiav.train.health import ALARMS
 
@@ -105,12 +107,12 @@ def figure_text(found: Figure | float | None) -> str:
         return "–"
     if not isinstance(found, Figure):
         return f"{found:.3g}"
-    return f"{found.value:.2f} ({found.low:.2f} – {found.high:.2f})"
+    return f"{found.value:.2f} ({interval})" if (interval := interval_text(found)) else f"{found.value:.2f}"
 
 
 def interval_text(found: Figure | None) -> str:
-    """The interval alone."""
-    return "" if found is None else f"{found.low:.2f} – {found.high:.2f}"
+    """The interval alone; nothing where there is none."""
+    return "" if found is None or math.isnan(found.low) else f"{found.low:.2f} – {found.high:.2f}"
 
 
 def verdicts(found: Diagnosis) -> list[str]:
@@ -142,6 +144,8 @@ def verdicts(found: Diagnosis) -> list[str]:
             )
         if not sense.centroid:
             said.append(f"This model has no predictor: of {sense_name} only what the encoder does is measured.")
+    if found.about["sources"] < FEW:
+        said.append(f"Take care: {few_sources(found.about['sources'])}.")
     return said
 
 

@@ -196,9 +196,9 @@ def _class_figures(directions: tuple[RetrievalResult, RetrievalResult]) -> list[
     if not all(levels):
         return []
     names = {
-        "precision_at_1": ("class P@1", "the first other clip is of the same class"),
-        "precision_at_10": ("class P@10", "share of the first 10 others of the same class"),
-        "mean_average_precision": ("class mAP", "same class ranked before the rest, own partner left out"),
+        "precision_at_1": ("class P@1", "the first clip of another source is of the same class"),
+        "precision_at_10": ("class P@10", "share of the first 10 of other sources that are of it"),
+        "mean_average_precision": ("class mAP", "same class ranked before the rest, own source left out"),
     }
     return [
         _Figure(name, meaning, [_share(getattr(level, key)) for level in levels])
@@ -207,9 +207,14 @@ def _class_figures(directions: tuple[RetrievalResult, RetrievalResult]) -> list[
 
 
 def _share(figure: Estimate) -> _Cell:
-    value, low, high, chance = (100 * number for number in (figure.value, figure.low, figure.high, figure.chance))
+    value, chance = 100 * figure.value, 100 * figure.chance
+    if figure.low is None or figure.high is None:
+        return _Cell(f"{value:.1f} %", "no interval", f"{chance:.1f} %", None)
+    low, high = 100 * figure.low, 100 * figure.high
     return _Cell(f"{value:.1f} %", f"{low:.1f} – {high:.1f}", f"{chance:.1f} %", (value, low, high, chance))
 
 
 def _rank(figure: Estimate) -> _Cell:
-    return _Cell(f"{figure.value:g}", f"{figure.low:g} – {figure.high:g}", f"{figure.chance:g}", None)
+    known = figure.low is not None and figure.high is not None
+    interval = f"{figure.low:g} – {figure.high:g}" if known else "no interval"
+    return _Cell(f"{figure.value:g}", interval, f"{figure.chance:g}", None)

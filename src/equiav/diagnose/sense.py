@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,13 +24,16 @@ from equiav.augment.space import AugmentationSpace, SpaceParams
 from equiav.augment.visual import normalise
 from equiav.augment.waveform import WaveformSpace
 from equiav.errors import ConfigError, MediaError, ModelError
+from equiav.evaluate.gallery import recordings_of
 from equiav.library.loader import ClipLoader
+from equiav.library.recordings import numbered
 from equiav.media.decode import decode_audio
 from equiav.media.fbank import fit_frames, log_mel
 from equiav.search.embed import check_features
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64, UInt8
+    from numpy.typing import NDArray
 
     from equiav.library.loader import Batch
     from equiav.library.table import Library
@@ -74,6 +78,7 @@ class Clips:
     ids: list[str]
     labels: list[list[str]]
     sounds: list[Float[Tensor, " S"]] | None = None  # waveforms; None where a source cannot be read any more
+    sources: list[int] | None = None  # a number for each, equal where two are of one source; None: each has its own
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -93,6 +98,7 @@ def read_clips(library: Library, model: EquiAV, split: str | None, most: int, se
         most -= len(batches[-1].clip_ids)
         if most == 0:
             break
+    rows = torch.cat([batch.indices for batch in batches])
     side = torch.stack([batch.sizes.amax(0) for batch in batches]).amax(0)
     padded = [
         F.pad(batch.frames, (0, int(side[1]) - batch.frames.shape[3], 0, int(side[0]) - batch.frames.shape[2]))
@@ -104,7 +110,8 @@ def read_clips(library: Library, model: EquiAV, split: str | None, most: int, se
         sizes=torch.cat([batch.sizes for batch in batches]),
         ids=[name for batch in batches for name in batch.clip_ids],
         labels=[labels for batch in batches for labels in batch.labels],
-        sounds=_sounds(library, torch.cat([batch.indices for batch in batches])),
+        sounds=_sounds(library, rows),
+        sources=numbered(recordings_of(library, rows.numpy())).tolist(),
     )
 
 
@@ -133,6 +140,11 @@ class Sense:
         self.tower = model.audio_tower if name == "audio" else model.visual_tower
         self.predictor = model.predictor(name)
         self.device = next(model.parameters()).device
+
+    def sources(self, rows: Int64[Tensor, " b"]) -> NDArray[np.int64]:
+        """The number of the source of each of these clips, equal where two are of one."""
+        known = self.clips.sources
+        return rows.numpy() if known is None else np.array(known)[rows.numpy()]
 
     @property
     def predicts(self) -> bool:

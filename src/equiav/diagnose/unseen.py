@@ -172,11 +172,14 @@ def _point(
         tokens = torch.cat([sense.tokens(part) for part in rows.split(BATCH)])
         for way, sets in told.items():
             r = sense.project(sense.predict(tokens, sense.space.encode(sets)[:, None])[:, 0])
-            cosine[way] = figure(measures.displacement_cosine(p[:, None], q[:, None], r[:, None]))
-            error[way] = figure(measures.relative_error(p[:, None], q[:, None], r[:, None]))
+            parts = p[:, None], q[:, None], r[:, None]
+            cosine[way] = figure(measures.displacement_cosine(*parts), sense.sources(rows))
+            error[way] = figure(measures.relative_error(*parts), sense.sources(rows))
     asked = torch.cat([sense.embed_inputs(view) for view in views])
     scores = asked @ partners.T
     own = scores.diagonal()[:, None]
     rank = 1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
     size = float((q - p).norm(dim=1).mean())
-    return Point(*about, size, cosine, error, figure(1 / rank), figure((rank <= 1).double()))
+    return Point(
+        *about, size, cosine, error, *(figure(x, sense.sources(everyone)) for x in (1 / rank, (rank <= 1).double()))
+    )

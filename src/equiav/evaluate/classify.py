@@ -1,32 +1,42 @@
 """How well a fine-tuned classifier knows the clips of a split:  a library, a classifier → figures with intervals.
 
 Single-label: top-1 and top-5 accuracy, clip by clip. Multi-label: mAP and AUC, each the mean over classes, and d' of
-that AUC. The intervals resample the clips (percentile bootstrap); nothing is chosen on the split measured on.
+that AUC. The intervals resample the clips' sources (`bootstrap.py`); nothing is chosen on the split measured on.
+
+Beside each figure stands what needs no model: of accuracies the share of the commonest classes of these very clips,
+which no answer that is always the same can beat; of mAP the mean share of the classes, which equal scores for all give.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiav.evaluate.bootstrap import RESAMPLES, interval, mean_intervals, ranked, resampled_classes
+from equiav.evaluate.bootstrap import FEW, RESAMPLES, few_sources, interval, mean_intervals, ranked, resampled_classes
+from equiav.evaluate.gallery import recordings_of
+from equiav.evaluate.metrics import counted_clips, ends
 from equiav.evaluate.results import Measured, Result, about
+from equiav.library.recordings import numbered
+from equiav.library.records import USABLE
 from equiav.search.embed import check_features
 from equiav.train.processes import make_accelerator
 from equiav.train.scoring import Scores, d_prime, mean_auc, mean_average_precision, score_split, top_hits
+from equiav.words import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from jaxtyping import Int64
     from rich.table import Table
 
     from equiav.library.table import Library
     from equiav.model.classifier import Classifier
 
+BASELINE = "without a model"
 SHOWN = {"top1": "top-1 %", "top5": "top-5 %", "mAP": "mAP %", "AUC": "AUC %", "d_prime": "d'"}
 
 
@@ -37,6 +47,8 @@ class Classified:
     Attributes:
         per_clip: figures that are means over the clips → their values.
         per_class: class → average precision; only of classes that occur.
+        baselines: figure → what it is without a model.
+        sources: a number for each clip, equal where two are of one source.
     """
 
     split: str
@@ -45,23 +57,42 @@ class Classified:
     figures: dict[str, Measured]
     per_clip: dict[str, list[float]]
     per_class: dict[str, float]
+    baselines: dict[str, float] = field(default_factory=dict)
+    sources: list[int] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the intervals less sure than they look."""
+        count = len(set(self.sources))
+        return [few_sources(count)] if 0 < count < FEW else []
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         figures = {name: value.model_dump() for name, value in self.figures.items()}
-        return {"split": self.split, "clips": len(self.clip_ids), "frames": self.frames, "figures": figures}
+        counts = {"clips": len(self.clip_ids), "sources": len(set(self.sources)), "frames": self.frames}
+        said = {"figures": figures, "baselines": self.baselines, "warnings": self.warnings}
+        return {"split": self.split, **counts, **said}
 
     def to_table(self) -> Table:
         """For people."""
         from rich.markup import escape
         from rich.table import Table
 
-        title = f"split {self.split!r}: {len(self.clip_ids)} clips, {len(self.per_class)} classes [95 % interval]"
-        table = Table("", "", title=escape(title), title_justify="left", show_header=False, min_width=len(title))
+        clips = counted_clips(len(self.clip_ids), len(set(self.sources)) or None)
+        classes = counted(len(self.per_class), "class", "classes")
+        title = f"split {self.split!r}: {clips}, {classes} [95 % interval]"
+        table = Table(
+            *("", "", BASELINE),
+            title=escape(title),
+            title_justify="left",
+            min_width=len(title),
+            caption="; ".join(self.warnings) or None,
+            caption_justify="left",
+        )
         for name, found in self.figures.items():
             scale = 1 if name == "d_prime" else 100
-            low, value, high = (f"{scale * x:.4g}" for x in (found.low, found.value, found.high))
-            table.add_row(SHOWN[name], f"{value} [{low}, {high}]")
+            base = f"{scale * self.baselines[name]:.4g}" if name in self.baselines else ""
+            table.add_row(SHOWN[name], f"{scale * found.value:.4g} {ends(found.low, found.high, scale, '.4g')}", base)
         return table
 
 
@@ -88,12 +119,15 @@ def classify(
     classifier.to(accelerator.device)
     used = 1 if classifier.senses == "audio" else frames or library.features.frames_per_clip
     found = score_split(classifier, library, split, accelerator, frames=used, on_progress=on_progress)
-    figures, per_clip = (_of_clips if classifier.labels == "single-label" else _of_classes)(found, seed)
+    sources = numbered(recordings_of(library, library.positions(split, USABLE[classifier.senses])))
+    measure, base = (_of_clips, _commonest) if classifier.labels == "single-label" else (_of_classes, _prevalence)
+    figures, per_clip = measure(found, sources, seed)
+    baselines = {name: value for name, value in base(found).items() if name in figures}
     precision, _ = ranked(found.truth, found.probabilities, np.ones((1, len(found.truth))))
     per_class = {
         name: float(value) for name, value in zip(classifier.classes, precision[0], strict=True) if math.isfinite(value)
     }
-    return Classified(split, used, found.clip_ids, figures, per_clip, per_class)
+    return Classified(split, used, found.clip_ids, figures, per_clip, per_class, baselines, sources.tolist())
 
 
 def classify_result(
@@ -108,31 +142,52 @@ def classify_result(
         about=about(classifier, library, found.split, protocol=protocol, seed=seed, run=run),
         figures=found.figures,
         items=found.clip_ids,
+        sources=found.sources,
         per_item=found.per_clip,
-        details={"classes": len(classifier.classes), "average_precision": found.per_class},
+        details={
+            "classes": len(classifier.classes),
+            "average_precision": found.per_class,
+            "baselines": found.baselines,
+        },
     )
 
 
-def _of_clips(found: Scores, seed: int) -> tuple[dict[str, Measured], dict[str, list[float]]]:
+def _commonest(found: Scores) -> dict[str, float]:
+    """The share of clips that the k commonest classes have, for each top-k."""
+    shares = np.sort(found.truth.mean(0))[::-1]
+    return {f"top{k}": float(shares[:k].sum()) for k in (1, 5)}
+
+
+def _prevalence(found: Scores) -> dict[str, float]:
+    """Figures of scores that are equal for all clips: the classes' shares, and what tells nothing apart."""
+    return {"mAP": float(found.truth.mean(0)[found.truth.any(0)].mean()), "AUC": 0.5, "d_prime": 0.0}
+
+
+def _of_clips(
+    found: Scores, sources: Int64[np.ndarray, " n"], seed: int
+) -> tuple[dict[str, Measured], dict[str, list[float]]]:
     hits = {f"top{k}": top_hits(found.truth, found.probabilities, k) for k in (1, 5) if k < found.truth.shape[1]}
     columns = np.stack(list(hits.values()), axis=1)
-    low, high = mean_intervals(columns, resamples=RESAMPLES, seed=seed)
-    n = len(columns)
+    low, high = mean_intervals(columns, resamples=RESAMPLES, seed=seed, sources=sources)
+    counts = {"n": len(columns), "sources": len(np.unique(sources))}
     figures = {
-        name: Measured(value=float(own.mean()), low=float(low[i]), high=float(high[i]), n=n)
+        name: Measured(value=float(own.mean()), low=float(low[i]), high=float(high[i]), **counts)
         for i, (name, own) in enumerate(hits.items())
     }
     return figures, {name: own.tolist() for name, own in hits.items()}
 
 
-def _of_classes(found: Scores, seed: int) -> tuple[dict[str, Measured], dict[str, list[float]]]:
-    again = resampled_classes(found.truth, found.probabilities, seed=seed)
+def _of_classes(
+    found: Scores, sources: Int64[np.ndarray, " n"], seed: int
+) -> tuple[dict[str, Measured], dict[str, list[float]]]:
+    again = resampled_classes(found.truth, found.probabilities, seed=seed, sources=sources)
     values = mean_average_precision(found.truth, found.probabilities), mean_auc(found.truth, found.probabilities)
     rows = {
         name: [value, *interval(resampled)]
         for name, value, resampled in zip(("mAP", "AUC"), values, again, strict=True)
     }
     rows["d_prime"] = [d_prime(value) for value in rows["AUC"]]  # rises with the AUC, so its ends are theirs
-    known = {name: row for name, row in rows.items() if np.isfinite(row).all()}  # the d' of an AUC of 1 is not
-    n = len(found.truth)
-    return {name: Measured(value=v, low=low, high=high, n=n) for name, (v, low, high) in known.items()}, {}
+    # the d' of an AUC of 1 is not finite; without an interval there is a value still
+    known = {name: row for name, row in rows.items() if math.isfinite(row[0]) and not np.isinf(row).any()}
+    counts = {"n": len(found.truth), "sources": len(np.unique(sources))}
+    return {name: Measured(value=v, low=low, high=high, **counts) for name, (v, low, high) in known.items()}, {}

@@ -9,13 +9,16 @@ from __future__ import annotations
 import csv
 import io
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from equiav.errors import ConfigError, LibraryError
+from equiav.library.recordings import named_file, recording
+from equiav.library.records import WHOLE
 from equiav.library.rows import parse_json, read_text
 
 if TYPE_CHECKING:
@@ -29,11 +32,12 @@ ID_COLUMNS = ("id", "video_id", "youtube_id", "ytid", "clip_id")
 
 @dataclass(frozen=True)
 class Gallery:
-    """The clips to rank, by row number; of a list, its ids and how many of them have a clip."""
+    """The clips to rank, by row number; of a list, its ids, how many of them have a clip, and where others are."""
 
     rows: NDArray[np.int64]
     listed: int | None = None
     found: int | None = None
+    elsewhere: list[str] = field(default_factory=list)
 
 
 def choose(library: Library, split: str, subset: Path | None = None) -> Gallery:
@@ -54,13 +58,36 @@ def choose(library: Library, split: str, subset: Path | None = None) -> Gallery:
     columns = (table[name].to_pylist() for name in ("clip_id", "source", "start_s"))
     asked = [{clip_id, *names_of(source, start_s)} & wanted for clip_id, source, start_s in zip(*columns, strict=True)]
     found: set[str] = set().union(*asked)
+    elsewhere = _elsewhere(library, split, wanted - found) if wanted - found else []
     if not found:
         source, first = table["source"][0].as_py(), sorted(wanted)[0]
         raise LibraryError(
-            f"none of the {len(wanted)} ids of {subset} is in split {split!r} of {library.path}: it names {first!r}, "
-            f"the library holds files such as {PurePath(source).name!r}"
+            f"none of the {len(wanted)} ids of {subset} is in split {split!r} of {library.path}: "
+            + ("; ".join(elsewhere) or f"it names {first!r}, the library holds files such as {PurePath(source).name!r}")
         )
-    return Gallery(rows[[bool(ids) for ids in asked]], len(wanted), len(found))
+    return Gallery(rows[[bool(ids) for ids in asked]], len(wanted), len(found), elsewhere)
+
+
+def _elsewhere(library: Library, split: str, missing: set[str]) -> list[str]:
+    """Where those ids of a list are that have no clip to rank, in sentences: in other splits, or of no use."""
+    table = library.take(range(len(library.all_ids())), ["clip_id", "source", "start_s", "split", "status"])
+    splits: dict[str, set[str]] = {}
+    useless: dict[str, str] = {}
+    for clip_id, source, start_s, name, status in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        ids = {clip_id, *names_of(source, start_s)} & missing
+        if status in WHOLE:
+            splits.setdefault(name, set()).update(ids)
+        elif name == split:
+            useless |= dict.fromkeys(ids, status)
+    said = [
+        f"{len(ids)} of these ids {'is' if len(ids) == 1 else 'are'} in split {name}, not {split}"
+        for name, ids in sorted(splits.items())
+        if ids
+    ]
+    if useless:
+        counts = ", ".join(f"{status} {count}" for status, count in sorted(Counter(useless.values()).items()))
+        said.append(f"{len(useless)} of these ids cannot be ranked: they lack sound or moving pictures ({counts})")
+    return said
 
 
 def read_ids(path: Path) -> list[str]:
@@ -95,12 +122,7 @@ def read_ids(path: Path) -> list[str]:
 
 def names_of(source: str, start_s: float) -> set[str]:
     """What a list may call the clip of a file from `start_s` on."""
-    place, _, part = source.rpartition("#")
-    if part == "frames":
-        source = place
-    elif place.lower().endswith(".tar"):
-        source = part
-    name, stem = PurePath(source).name, PurePath(source).stem
+    name, stem = named_file(source).name, named_file(source).stem
     names = {name, stem, f"{stem}_{start_s:06.0f}"}
     segment = SEGMENT.fullmatch(stem)
     if segment:
@@ -123,12 +145,17 @@ def trained_on(library: Library, rows: NDArray[np.int64], training: Library, spl
     return sum(clip_id in known for clip_id in library.take(rows.tolist(), ["clip_id"])["clip_id"].to_pylist())
 
 
+def recordings_of(library: Library, rows: NDArray[np.int64]) -> list[str]:
+    """The recording that each clip is a window of."""
+    return [recording(source) for source in library.take(rows.tolist(), ["source"])["source"].to_pylist()]
+
+
 def shared_sources(library: Library, rows: NDArray[np.int64], split: str) -> int:
-    """Clips of a gallery that were cut from a file which also gave clips to another split."""
+    """Clips of a gallery that were cut from a recording which also gave clips to another split."""
     table = library.clips(columns=["source", "split"])
-    sources, splits = table["source"].to_pylist(), table["split"].to_pylist()
-    elsewhere = {source for source, name in zip(sources, splits, strict=True) if name != split}
-    return sum(source in elsewhere for source in library.take(rows.tolist(), ["source"])["source"].to_pylist())
+    pairs = zip(table["source"].to_pylist(), table["split"].to_pylist(), strict=True)
+    elsewhere = {recording(source) for source, name in pairs if name != split}
+    return sum(name in elsewhere for name in recordings_of(library, rows))
 
 
 def _has_second(row: list[str]) -> bool:

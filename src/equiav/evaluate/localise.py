@@ -27,12 +27,16 @@ import torch.nn.functional as F
 
 from equiav.augment.visual import normalise
 from equiav.errors import ConfigError, LibraryError
-from equiav.evaluate.bootstrap import RESAMPLES, mean_intervals
+from equiav.evaluate.bootstrap import FEW, RESAMPLES, few_sources, mean_intervals
 from equiav.evaluate.boxes import Boxes, mask
+from equiav.evaluate.gallery import recordings_of
+from equiav.evaluate.metrics import ends
 from equiav.evaluate.results import Measured, Result, about
 from equiav.library.loader import ClipLoader
+from equiav.library.recordings import another, numbered
 from equiav.search.embed import check_features
 from equiav.search.encode import embed_log_mels, embed_pictures
+from equiav.words import counted
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float32, Float64, UInt8
@@ -74,12 +78,14 @@ class Localisation:
 
     Attributes:
         scores: kind of map → measure → one value per clip with boxes, in the order of `ids`.
+        sources: a number for each of these clips, equal where two are of one source.
         covered: share of each of these frames that lies in boxes: what a random point would score.
     """
 
     split: str
     clips: int
     ids: list[str] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
     covered: list[float] = field(default_factory=list)
     scores: dict[str, dict[str, list[float]]] = field(
         default_factory=lambda: {kind: {name: [] for name in MEASURES} for kind in KINDS}
@@ -95,24 +101,41 @@ class Localisation:
             own, other = (np.array(self.scores[kind][name]) for kind in ("own_sound", "other_sound"))
             columns[f"own_minus_other.{name}"] = (own - other).tolist()
         columns["random_point.pointing"] = self.covered
-        low, high = mean_intervals(np.array(list(columns.values())).T, resamples=RESAMPLES, seed=0)
+        table, sources = np.array(list(columns.values())).T, np.array(self.sources)
+        low, high = mean_intervals(table, resamples=RESAMPLES, seed=0, sources=sources)
+        counts = {"n": len(self.ids), "sources": len(set(self.sources))}
         return {
-            name: Measured(value=float(np.mean(values)), low=float(low[i]), high=float(high[i]), n=len(self.ids))
+            name: Measured(value=float(np.mean(values)), low=float(low[i]), high=float(high[i]), **counts)
             for i, (name, values) in enumerate(columns.items())
         }
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the intervals less sure than they look."""
+        count = len(set(self.sources))
+        return [few_sources(count)] if 0 < count < FEW else []
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         figures = {name: found.model_dump() for name, found in self.figures().items()}
-        return {"split": self.split, "clips": self.clips, "clips_with_boxes": len(self.ids), "figures": figures}
+        counts = {"clips": self.clips, "clips_with_boxes": len(self.ids), "sources": len(set(self.sources))}
+        return {"split": self.split, **counts, "figures": figures, "warnings": self.warnings}
 
     def to_table(self) -> Table:
         """For people."""
         from rich.markup import escape
         from rich.table import Table
 
-        title = f"localisation on split {self.split!r}: {len(self.ids)} of {self.clips} clips have boxes"
-        table = Table("map", *(f"{name} %" for name in MEASURES.values()), title=escape(title), title_justify="left")
+        verb = "has" if self.clips == 1 else "have"
+        title = f"localisation on split {self.split!r}: {len(self.ids)} of {counted(self.clips, 'clip')} {verb} boxes"
+        table = Table(
+            "map",
+            *(f"{name} %" for name in MEASURES.values()),
+            title=escape(title),
+            title_justify="left",
+            caption="; ".join(self.warnings) or None,
+            caption_justify="left",
+        )
         for name, cells in self.rows():
             table.add_row(name, *cells)
         return table
@@ -141,7 +164,7 @@ def localise(
 
     Args:
         boxes: without them there are maps and no figures.
-        seed: of which other clip's sound a picture is asked with.
+        seed: of which other clip's sound a picture is asked with; it is of another source, where there is one.
 
     Raises:
         LibraryError: fewer than two clips, or features other than the model's.
@@ -153,9 +176,8 @@ def localise(
     sounds = np.concatenate([embed_log_mels(model, batch.audio) for batch in loader.epoch(0)])
     if len(sounds) < 2:
         raise LibraryError(f"{library.path}: split {split!r} has one clip, no other clip's sound to compare with")
-    ring = np.random.default_rng(seed).permutation(len(sounds))
-    others = np.empty_like(sounds)
-    others[ring] = sounds[np.roll(ring, 1)]
+    sources = numbered(recordings_of(library, library.positions(split)))
+    others = sounds[another(sources, np.random.default_rng(seed).permutation(len(sounds)))]
     found = Localisation(split, len(sounds))
     chosen = set(np.linspace(0, len(sounds) - 1, min(SHOWN, len(sounds))).round().astype(int).tolist())
     done = 0
@@ -166,6 +188,7 @@ def localise(
         ):
             if clip.boxes:
                 _score(found, clip_id, clip)
+                found.sources.append(int(sources[done]))
             if done in chosen:
                 found.shown.append(clip)
             done += 1
@@ -189,6 +212,7 @@ def localisation_result(
         about=about(model, library, found.split, protocol=PROTOCOL, seed=seed, run=run),
         figures=found.figures(),
         items=found.ids,
+        sources=found.sources,
         per_item=per_item,
         details={"clips": found.clips, "clips_with_boxes": len(found.ids)},
     )
@@ -256,4 +280,4 @@ def _score(found: Localisation, clip_id: str, clip: ShownClip) -> None:
 
 
 def _cell(found: Measured | None) -> str:
-    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found else ""
+    return f"{100 * found.value:.1f} {ends(found.low, found.high, 100, '.1f')}" if found else ""

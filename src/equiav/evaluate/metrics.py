@@ -1,7 +1,9 @@
 """The figures of cross-modal retrieval: embeddings of n pairs (n, E), (n, E) -> `RetrievalResult`.
 
 Query i has one right answer, gallery item i. A figure means nothing without its gallery size, so the size is part of
-the result, and every figure comes with what chance would give and a 95 % bootstrap interval over the queries.
+the result, and every figure comes with what chance would give and a 95 % bootstrap interval over the queries' sources.
+
+Intervals resample *sources*: the windows of one recording come together or not at all (`bootstrap.py`).
 
 The rank of the own partner is 1 + the items strictly better + half of the items tied with it: the mean over all orders
 of the tied items. Before and after all ties is reported beside it whenever that differs.
@@ -9,20 +11,23 @@ of the tied items. Before and after all ties is reported beside it whenever that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from equiav.errors import ConfigError
-from equiav.evaluate.bootstrap import mean_intervals, median_interval
+from equiav.evaluate.bootstrap import FEW, few_sources, mean_intervals, median_interval
 from equiav.evaluate.class_level import ClassScores, harmonic_number
 from equiav.evaluate.ranking import merge_equal_rows, rank, unit_rows
+from equiav.library.recordings import numbered
+from equiav.words import counted
 
 if TYPE_CHECKING:
-    from jaxtyping import Float64
+    from jaxtyping import Float64, Int64
 
 RECALLS = (1, 5, 10)
 
@@ -33,12 +38,27 @@ class FrozenResult(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+# An end of an interval: None where there is none, since what was measured on is all of one source
+Bound = Annotated[float | None, BeforeValidator(lambda x: None if x is None or math.isnan(x) else x)]
+
+
+def ends(low: float | None, high: float | None, scale: float = 1, form: str = ".3g") -> str:
+    """An interval as tables show it."""
+    return "[no interval]" if low is None or high is None else f"[{scale * low:{form}}, {scale * high:{form}}]"
+
+
+def counted_clips(clips: int, sources: int | None) -> str:
+    """How many clips, and of how many sources where these are fewer."""
+    few = f" of {counted(sources, 'source')}" if sources is not None and sources < clips else ""
+    return counted(clips, "clip") + few
+
+
 class Estimate(FrozenResult):
     """One figure with its 95 % interval and what a random order would give."""
 
     value: float
-    low: float = Field(description="Lower end of the 95 % bootstrap interval over queries.")
-    high: float = Field(description="Upper end of the 95 % bootstrap interval over queries.")
+    low: Bound = Field(description="Lower end of the 95 % bootstrap interval over the queries' sources.")
+    high: Bound = Field(description="Upper end of it.")
     chance: float = Field(description="Expected value for a random order of the gallery.")
 
 
@@ -54,6 +74,7 @@ class ClassLevel(FrozenResult):
     """Retrieval of the right class: relevant is every gallery item that shares a label with the query."""
 
     queries: int = Field(description="Queries with at least one relevant item.")
+    sources: int = Field(description="Sources that they come from.")
     precision_at_1: Estimate
     precision_at_10: Estimate
     mean_average_precision: Estimate
@@ -67,6 +88,7 @@ class RetrievalResult(FrozenResult):
     """
 
     gallery_size: int = Field(description="Items ranked for every query; as many queries were asked.")
+    sources: int = Field(description="Sources that the items are windows of: what the intervals resample.")
     gallery_duplicates: int = Field(description="Gallery embeddings equal to an earlier one.")
     recall_at_1: Estimate
     recall_at_5: Estimate
@@ -80,7 +102,7 @@ class RetrievalResult(FrozenResult):
         None, description="With the own partner in the gallery, where it counts as relevant; None without labels."
     )
     class_level_others: ClassLevel | None = Field(
-        None, description="With the own partner taken out: only other clips of the same class count."
+        None, description="Without the windows of the query's source: only other sources' clips of the class count."
     )
     ranks: list[float] = Field(description="Rank of the own partner of every query, in the order of the pairs.")
 
@@ -97,6 +119,11 @@ class RetrievalResult(FrozenResult):
         level = getattr(self, figure.split(".")[0])
         return level.queries if isinstance(level, ClassLevel) else self.gallery_size
 
+    def asked_sources(self, figure: str) -> int:
+        """How many sources these queries come from."""
+        level = getattr(self, figure.split(".")[0])
+        return level.sources if isinstance(level, ClassLevel) else self.sources
+
     def per_query(self) -> dict[str, list[float]]:
         """What each query adds to the figures that are means over the queries."""
         return {name: column.tolist() for name, column in _per_query(np.array(self.ranks)).items()}
@@ -110,14 +137,16 @@ class RetrievalReport(FrozenResult):
     clips: int = Field(description="Gallery size of both directions: the pairs that are ranked.")
     listed: int | None = Field(description="Ids of the list that chose the clips; None without one.")
     found: int | None = Field(description="Of them, ids with a clip.")
+    elsewhere: list[str] = Field([], description="Where others of them are, in sentences.")
     rejected: int = Field(description="Items of the library, of any split, that gave no clip, or not all of theirs.")
     audio_to_visual: RetrievalResult
     visual_to_audio: RetrievalResult
     equal_sounds: int = Field(description="Clips whose log-mel equals an earlier clip's.")
     equal_pictures: int = Field(description="Clips whose frame equals an earlier clip's.")
-    shared_sources: int = Field(description="Clips cut from a file that also gave clips to another split.")
+    shared_sources: int = Field(description="Clips of a source that also gave clips to another split.")
     trained_on: int | None = Field(description="Clips that the model was trained on; None where that was not asked.")
     clip_ids: list[str] = Field(description="The clips, in the order of `ranks`.")
+    clip_sources: list[int] = Field([], description="A number for each, equal where two are of one source.")
 
     @property
     def warnings(self) -> list[str]:
@@ -132,9 +161,11 @@ class RetrievalReport(FrozenResult):
         ]
         said = [f"{count} of {self.clips} {what}" for count, what in found if count]
         if self.listed is not None:
-            said.insert(0, f"{self.found} of {self.listed} listed ids found")
+            said[:0] = [f"{self.found} of {self.listed} listed ids found", *self.elsewhere]
+        if self.audio_to_visual.sources < FEW:
+            said.insert(0, few_sources(self.audio_to_visual.sources))
         if self.rejected:
-            said.append(f"{self.rejected} items of the library gave no clip, or not all of theirs")
+            said.append(f"{counted(self.rejected, 'item')} of the library gave no clip, or not all of theirs")
         return said
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,7 +177,8 @@ class RetrievalReport(FrozenResult):
         from rich.markup import escape
         from rich.table import Table
 
-        title = f"retrieval ({self.scoring}) on split {self.split!r}: {self.clips} clips; value [95 % interval]"
+        clips = counted_clips(self.clips, self.audio_to_visual.sources)
+        title = f"retrieval ({self.scoring}) on split {self.split!r}: {clips}; value [95 % interval]"
         table = Table(
             "",
             f"sound → picture (of {self.audio_to_visual.gallery_size})",
@@ -158,7 +190,7 @@ class RetrievalReport(FrozenResult):
             caption_justify="left",
         )
         for name, there, back in _table_rows(self.audio_to_visual, self.visual_to_audio):
-            cells = [f"{found.value:.3g} [{found.low:.3g}, {found.high:.3g}]" for found in (there, back)]
+            cells = [f"{found.value:.3g} {ends(found.low, found.high)}" for found in (there, back)]
             table.add_row(name, *cells, f"{there.chance:.3g}")
         return table
 
@@ -168,6 +200,7 @@ def retrieval_metrics(
     gallery: npt.ArrayLike,
     *,
     labels: Sequence[Sequence[str]] | None = None,
+    sources: Sequence[Hashable] | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> RetrievalResult:
@@ -177,7 +210,9 @@ def retrieval_metrics(
         queries: (n, E), scaled to unit length here.
         gallery: (n, E), likewise.
         labels: for each pair its labels; adds the class-level figures. A pair without labels is no class-level query.
-        resamples: bootstrap resamples of the queries.
+        sources: for each pair what it is a window of; equal ones are drawn together, and are no others of the class.
+            None: each pair has its own.
+        resamples: bootstrap resamples of the sources.
         seed: of the bootstrap.
 
     Raises:
@@ -192,11 +227,14 @@ def retrieval_metrics(
         )
     if labels is not None and len(labels) != len(query_rows):
         raise ConfigError(f"{len(labels)} label lists for {len(query_rows)} pairs: expected one list per pair")
+    if sources is not None and len(sources) != len(query_rows):
+        raise ConfigError(f"{len(sources)} sources for {len(query_rows)} pairs: expected one per pair")
     if resamples < 1:
         raise ConfigError(f"resamples must be at least 1, found {resamples}")
 
     merged = merge_equal_rows(gallery_rows)
-    ranks, levels = rank(query_rows, merged, labels)
+    known = numbered(range(len(query_rows)) if sources is None else sources)
+    ranks, levels = rank(query_rows, merged, labels, sources=known)
     tied = int(np.count_nonzero(ranks.pessimistic > ranks.optimistic))
     ties = None
     if tied:
@@ -205,20 +243,23 @@ def retrieval_metrics(
         )
     chance = _chance(len(query_rows))
     columns = {name: _Column(values, chance[name]) for name, values in _per_query(ranks.mean).items()}
-    for name, scores in levels._asdict().items():
-        columns |= _class_columns(name, scores) if scores else {}
-    estimates = _estimates(columns, resamples=resamples, seed=seed)
-    low, high = median_interval(ranks.mean, resamples=resamples, seed=seed)
+    estimates: Any = _estimates(columns, known, resamples=resamples, seed=seed)
+    low, high = median_interval(ranks.mean, resamples=resamples, seed=seed, sources=known)
     median = Estimate(value=float(np.median(ranks.mean)), low=low, high=high, chance=chance["median_rank"])
+    of_classes = [
+        _class_level(scores, known[scores.queries], resamples=resamples, seed=seed) if scores else None
+        for scores in levels
+    ]
     return RetrievalResult(
         gallery_size=len(query_rows),
+        sources=len(np.unique(known)),
         gallery_duplicates=merged.duplicates,
         ties=ties,
         median_rank=median,
-        class_level=_class_level("with_own", levels.with_own, estimates),
-        class_level_others=_class_level("others", levels.others, estimates),
+        class_level=of_classes[0],
+        class_level_others=of_classes[1],
         ranks=ranks.mean.tolist(),
-        **{name: estimate for name, estimate in estimates.items() if "." not in name},
+        **estimates,
     )
 
 
@@ -255,32 +296,26 @@ def _chance(n: int) -> dict[str, float]:
     }
 
 
-def _class_columns(level: str, scores: ClassScores) -> dict[str, _Column]:
-    return {
-        f"{level}.precision_at_1": _Column(scores.precision_at[1], scores.chance_precision),
-        f"{level}.precision_at_10": _Column(scores.precision_at[10], scores.chance_precision),
-        f"{level}.mean_average_precision": _Column(scores.average_precision, scores.chance_average_precision),
+def _class_level(scores: ClassScores, sources: Int64[np.ndarray, " q"], *, resamples: int, seed: int) -> ClassLevel:
+    columns = {
+        "precision_at_1": _Column(scores.precision_at[1], scores.chance_precision),
+        "precision_at_10": _Column(scores.precision_at[10], scores.chance_precision),
+        "mean_average_precision": _Column(scores.average_precision, scores.chance_average_precision),
     }
+    estimates = _estimates(columns, sources, resamples=resamples, seed=seed)
+    return ClassLevel(queries=len(sources), sources=len(np.unique(sources)), **estimates)
 
 
-def _class_level(level: str, scores: ClassScores | None, estimates: dict[str, Estimate]) -> ClassLevel | None:
-    if scores is None:
-        return None
-    found = {name.removeprefix(f"{level}."): estimate for name, estimate in estimates.items() if name.startswith(level)}
-    return ClassLevel(queries=len(scores.average_precision), **found)
-
-
-def _estimates(columns: dict[str, _Column], *, resamples: int, seed: int) -> dict[str, Estimate]:
-    """Means with their intervals; columns of equally many queries see the same resamples."""
-    found = {}
-    for n in sorted({len(column.values) for column in columns.values()}):
-        alike = {name: column for name, column in columns.items() if len(column.values) == n}
-        table = np.stack([column.values for column in alike.values()], axis=1)
-        ends = zip(*mean_intervals(table, resamples=resamples, seed=seed), strict=True)
-        for (name, column), (low, high) in zip(alike.items(), ends, strict=True):
-            value = float(column.values.mean())
-            found[name] = Estimate(value=value, low=float(low), high=float(high), chance=column.chance)
-    return found
+def _estimates(
+    columns: dict[str, _Column], sources: Int64[np.ndarray, " q"], *, resamples: int, seed: int
+) -> dict[str, Estimate]:
+    """Means of the same queries with their intervals: all columns see the same resamples."""
+    table = np.stack([column.values for column in columns.values()], axis=1)
+    ends = zip(*mean_intervals(table, resamples=resamples, seed=seed, sources=sources), strict=True)
+    return {
+        name: Estimate(value=float(column.values.mean()), low=low, high=high, chance=column.chance)
+        for (name, column), (low, high) in zip(columns.items(), ends, strict=True)
+    }
 
 
 _SHORT_NAMES = {

@@ -2,7 +2,8 @@
 
 - linear: logistic regression on standardised features, C = 1, nothing tuned;
 - sgd: a linear classifier fitted by SGD, the usual recipe where there are too many clips for the other;
-- knn: votes of the k nearest training clips by cosine, weighted by exp(similarity / 0.07) (Wu et al. 2018);
+- knn: votes of the k nearest training clips by cosine, weighted by exp(similarity / 0.07) (Wu et al. 2018); windows of
+  the clip's own source do not vote;
 - attentive: one learned query over the patch tokens. CAV-MAE Sync's and TG-DP's "linear probe" has such an attention
   inside: do not hold it against a linear one. The tokens of all clips are held in memory, as float16.
 
@@ -10,16 +11,20 @@ Features are the mean of the encoder's patch tokens behind its final norm (the f
 embeddings that retrieval and search compare. sgd and attentive are `gradient_probe.py`.
 
 One split is learned from and another measured on; or the splits are folds and each in turn is measured on (ESC-50's
-protocol); or one split is cut into folds that have every label evenly. What is measured on is never chosen on: there
-is nothing to choose.
+protocol); or one split is cut into folds that have every label evenly and each source whole. What is measured on is
+never chosen on: there is nothing to choose. Intervals resample sources (`bootstrap.py`); how many of the clips
+measured on are of a source that was learned from too is said. The baseline is what needs no features: of accuracy the
+share of the commonest class among these very clips, of mAP the mean share of the classes (equal scores for all).
 """
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,28 +34,27 @@ from equiav.augment.visual import normalise
 from equiav.config import Senses
 from equiav.errors import ConfigError, LibraryError, ModelError
 from equiav.evaluate.bootstrap import RESAMPLES, interval, resampled_classes, resampled_means
+from equiav.evaluate.gallery import recordings_of
 from equiav.evaluate.gradient_probe import fitted_scores
-from equiav.evaluate.results import Measured, Result, about
+from equiav.evaluate.probed import Feature, Kind, Probed, probe_result
 from equiav.library.loader import Batch, ClipLoader
+from equiav.library.recordings import numbered
 from equiav.library.records import USABLE
 from equiav.search.embed import check_features
 from equiav.search.encode import embed_log_mels, embed_pictures
 from equiav.search.index import By
 from equiav.train.scoring import mean_average_precision
+from equiav.words import counted
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from jaxtyping import Bool, Float, Int64
-    from rich.table import Table
+    from jaxtyping import Bool, Float, Float64, Int64
 
     from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
 
-Kind = Literal["linear", "sgd", "knn", "attentive"]
-Feature = Literal["pooled", "embedding"]
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 BATCH = 64
+__all__ = ["Feature", "Kind", "Probed", "probe", "probe_result"]
 SENSES: dict[By, Senses] = {"audio": "audio", "visual": "visual", "both": "audio-visual"}
 
 
@@ -63,60 +67,14 @@ class Features:
     ids: list[str]
 
 
-@dataclass(frozen=True)
-class Probed:
-    """What a probe reached.
+class _Fold(NamedTuple):
+    """What was reached on some clips, in each resample of their sources, and per clip where that has a meaning."""
 
-    Attributes:
-        described: the classifier, what it sees, and how it was folded.
-        measured_on: names of splits.
-        measure: `accuracy` where every clip has one label, else `mAP` over the classes.
-        folds: split measured on → its figure.
-        low: lower end of the 95 % interval of their mean, by resampling the clips of each.
-        high: upper end.
-        right: for accuracy, clip → 1 or 0, scaled so that clips of small folds weigh more and the mean is the value.
-    """
-
-    kind: Kind
-    feature: Feature
-    senses: By
-    described: str
-    measured_on: str
-    measure: Literal["accuracy", "mAP"]
-    classes: int
-    folds: dict[str, float]
-    low: float
-    high: float
-    right: dict[str, float]
-    clips: int
-
-    @property
-    def value(self) -> float:
-        """Mean over the folds."""
-        return statistics.mean(self.folds.values())
-
-    @property
-    def std(self) -> float:
-        """Standard deviation over the folds; 0 of one."""
-        return statistics.stdev(self.folds.values()) if len(self.folds) > 1 else 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**vars(self), "value": self.value, "std": self.std}
-
-    def to_table(self) -> Table:
-        """For people."""
-        from rich.markup import escape
-        from rich.table import Table
-
-        title = f"{self.described}, {self.senses}: {self.classes} classes, {self.clips} clips"
-        table = Table("measured on", f"{self.measure} %", title=title, title_justify="left", min_width=len(title))
-        for name, value in self.folds.items():
-            table.add_row(escape(name), f"{100 * value:.1f}")
-        if len(self.folds) > 1:
-            table.add_row("mean ± std", f"{100 * self.value:.1f} ± {100 * self.std:.1f}")
-        table.add_row("95 % interval", f"{100 * self.low:.1f} to {100 * self.high:.1f}")
-        return table
+    value: float
+    resampled: Float64[np.ndarray, " r"]
+    hits: Float64[np.ndarray, " m"] | None
+    baseline: float
+    shared: int  # clips of a source that was learned from
 
 
 def probe(
@@ -159,53 +117,71 @@ def probe(
     seen = _read(library, model, splits, counts, senses, "tokens" if kind == "attentive" else feature, on_progress)
     classes = _classes(library, seen.labels)
     goal, one_label = _targets(seen.labels, classes), all(len(own) == 1 for own in seen.labels)
-    described = kind if kind != "knn" else f"{kind} ({neighbours} neighbours)"
+    described = kind if kind != "knn" else f"{kind} ({counted(neighbours, 'neighbour')})"
     described += f" probe on {'patch tokens' if kind == 'attentive' else f'{feature} features'}"
+    rows = np.concatenate([library.positions(split, usable) for split in splits])
+    sources = numbered(recordings_of(library, rows))
     if stratified:
-        sources = library.clips(train, ["source"], usable)["source"].to_pylist()
         measured_on, described = train, f"{described}, {stratified} stratified folds"
-        held_out = _stratified(goal, sources, stratified, seed)
+        held_out = _stratified(goal, sources.tolist(), stratified, seed)
     else:
         ends = np.cumsum(counts)
         held_out = {name: np.arange(end - n, end) for name, end, n in zip(splits, ends, counts, strict=True)}
         held_out = held_out if folds else {test: held_out[test]}
         measured_on = ", ".join(held_out)
-    figures, again, right = {}, [], {}
+    reached: dict[str, _Fold] = {}
     for i, (name, there) in enumerate(held_out.items()):
-        here = np.setdiff1d(np.arange(len(seen.ids)), there)
-        fitted, unseen = ([part[rows] for part in seen.parts] for rows in (here, there))
         tell = (
             (lambda said, name=name: on_progress(sum(counts), sum(counts), f"{name}: {said}")) if on_progress else None
         )
-        scores = _scores(kind, model, fitted, goal[here], unseen, one_label, neighbours, seed, tell)
-        if one_label:
-            hits = goal[there][np.arange(len(there)), scores.argmax(1)].astype(float)
-            figures[name] = float(hits.mean())
-            again.append(resampled_means(hits[:, None], resamples=RESAMPLES, seed=[seed, i])[:, 0])
-            weight = sum(len(rows) for rows in held_out.values()) / (len(held_out) * len(there))
-            right |= dict(zip([seen.ids[row] for row in there], (hits * weight).tolist(), strict=True))
-        else:
-            figures[name] = mean_average_precision(goal[there], scores)
-            again.append(resampled_classes(goal[there], scores, seed=[seed, i])[0])
-    low, high = interval(np.mean(again, axis=0))
-    measure = "accuracy" if one_label else "mAP"
-    measured = sum(len(rows) for rows in held_out.values())
+        fit = partial(_scores, kind, model, one_label=one_label, neighbours=neighbours, seed=seed, tell=tell)
+        reached[name] = _fold(fit, seen.parts, goal, sources, there, one_label, [seed, i])
+    low, high = interval(np.mean([fold.resampled for fold in reached.values()], axis=0))
+    measured = np.concatenate(list(held_out.values()))
+    weights = [len(measured) / (len(held_out) * len(there)) for there in held_out.values()]
+    hits = [fold.hits * weight for fold, weight in zip(reached.values(), weights, strict=True) if fold.hits is not None]
+    right = dict(zip([seen.ids[row] for row in measured], np.concatenate(hits).tolist(), strict=True)) if hits else {}
     return Probed(
-        kind, feature, senses, described, measured_on, measure, len(classes), figures, low, high, right, measured
+        kind=kind,
+        feature=feature,
+        senses=senses,
+        described=described,
+        measured_on=measured_on,
+        measure="accuracy" if one_label else "mAP",
+        classes=len(classes),
+        folds={name: fold.value for name, fold in reached.items()},
+        low=None if math.isnan(low) else low,
+        high=None if math.isnan(high) else high,
+        right=right,
+        clips=len(measured),
+        baseline=statistics.mean(fold.baseline for fold in reached.values()),
+        sources=len(np.unique(sources[measured])),
+        shared=sum(fold.shared for fold in reached.values()),
+        groups=sources[measured].tolist() if right else [],
     )
 
 
-def probe_result(found: Probed, library: Library, model: EquiAV, *, seed: int = 0, run: Path | None = None) -> Result:
-    """The probe as a result that can be stored and compared."""
-    name = f"{found.kind}.{found.senses}.{found.measure}"
-    return Result(
-        evaluation="probe",
-        about=about(model, library, found.measured_on, protocol=found.described, seed=seed, run=run),
-        figures={name: Measured(value=found.value, low=found.low, high=found.high, n=found.clips)},
-        items=list(found.right),
-        per_item={name: list(found.right.values())} if found.right else {},
-        details={"folds": found.folds, "std": found.std, "classes": found.classes},
-    )
+def _fold(
+    fit: Callable[..., Float[np.ndarray, "m classes"]],
+    parts: list[Tensor],
+    goal: Bool[np.ndarray, "n classes"],
+    sources: Int64[np.ndarray, " n"],
+    there: Int64[np.ndarray, " m"],
+    one_label: bool,
+    seed: list[int],
+) -> _Fold:
+    """Learn from all clips but those of the fold, `there`, and measure on them."""
+    here = np.setdiff1d(np.arange(len(goal)), there)
+    fitted, unseen = ([part[rows] for part in parts] for rows in (here, there))
+    scores = fit(train=fitted, targets=goal[here], test=unseen, sources=(sources[here], sources[there]))
+    truth, own = goal[there], sources[there]
+    shares, shared = truth.mean(0), int(np.isin(own, sources[here]).sum())
+    if one_label:
+        hits = truth[np.arange(len(there)), scores.argmax(1)].astype(float)
+        again = resampled_means(hits[:, None], resamples=RESAMPLES, seed=seed, sources=own)[:, 0]
+        return _Fold(float(hits.mean()), again, hits, float(shares.max()), shared)
+    again, _ = resampled_classes(truth, scores, seed=seed, sources=own)
+    return _Fold(mean_average_precision(truth, scores), again, None, float(shares[truth.any(0)].mean()), shared)
 
 
 def _splits(
@@ -234,7 +210,7 @@ def _classes(library: Library, labels: list[list[str]]) -> list[str]:
 
 
 def _stratified(
-    goal: Bool[np.ndarray, "n classes"], sources: list[str], folds: int, seed: int
+    goal: Bool[np.ndarray, "n classes"], sources: Sequence[Hashable], folds: int, seed: int
 ) -> dict[str, Int64[np.ndarray, " m"]]:
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -330,6 +306,7 @@ def _scores(
     test: list[Tensor],
     one_label: bool,
     neighbours: int,
+    sources: tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]],
     seed: int,
     tell: Callable[[str], None] | None,
 ) -> Float[np.ndarray, "m classes"]:
@@ -340,7 +317,9 @@ def _scores(
         options = {"heads": heads, "one_label": one_label, "seed": seed, "on_epoch": on_epoch}
         return fitted_scores(kind, train, goal, test, **options).numpy()
     here, there = (torch.cat(parts, dim=1).double().numpy() for parts in (train, test))
-    return _vote(here, targets, there, neighbours) if kind == "knn" else _linear(here, targets, there, one_label)
+    return (
+        _vote(here, targets, there, neighbours, sources) if kind == "knn" else _linear(here, targets, there, one_label)
+    )
 
 
 def _vote(
@@ -348,13 +327,21 @@ def _vote(
     targets: Bool[np.ndarray, "n classes"],
     test: Float[np.ndarray, "m E"],
     neighbours: int,
+    sources: tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]] | None = None,
 ) -> Float[np.ndarray, "m classes"]:
+    """The votes of the nearest training clips that are of another source; 0 for all classes where there are none."""
     from sklearn.neighbors import NearestNeighbors
 
-    index = NearestNeighbors(n_neighbors=min(neighbours, len(train)), metric="cosine").fit(train)
+    here, there = sources or (np.zeros(len(train), int), np.ones(len(test), int))
+    known, counts = np.unique(here, return_counts=True)
+    most = int(counts[np.isin(known, there)].max(initial=0))  # windows of its own source that come before others
+    index = NearestNeighbors(n_neighbors=min(neighbours + most, len(train)), metric="cosine").fit(train)
     distance, nearest = index.kneighbors(test)
-    weight = np.exp((distance.min(1, keepdims=True) - distance) / TEMPERATURE)
-    return (weight[:, :, None] * targets[nearest]).sum(1) / weight.sum(1, keepdims=True)
+    votes = here[nearest] != there[:, None]
+    votes &= np.cumsum(votes, axis=1) <= neighbours
+    first = np.where(votes, distance, np.inf).min(1, keepdims=True)
+    weight = np.where(votes, np.exp((np.where(votes, first, distance) - distance) / TEMPERATURE), 0.0)
+    return (weight[:, :, None] * targets[nearest]).sum(1) / np.maximum(weight.sum(1, keepdims=True), 1e-300)
 
 
 def _linear(

@@ -100,15 +100,17 @@ def rank(
     labels: Sequence[Sequence[str]] | None = None,
     *,
     ks: tuple[int, ...] = (1, 10),
+    sources: Int64[np.ndarray, " n"] | None = None,
 ) -> tuple[Ranks, ClassLevels]:
     """Rank of gallery item i for query i: 1 + the items strictly better, up to that plus the tied others.
 
-    With `labels`, also the average precision and the precision at `ks` of the class level.
+    With `labels`, also the average precision and the precision at `ks` of the class level; `sources` are those of
+    `ClassScorer`.
     """
     n, threads = len(queries), usable_cores()
     optimistic = np.empty(n, dtype=np.int64)
     pessimistic = np.empty(n, dtype=np.int64)
-    scorer = ClassScorer(labels, ks) if labels else None
+    scorer = ClassScorer(labels, ks, sources) if labels else None
 
     def place(part: slice, scores: Float32[np.ndarray, "p n"]) -> FoundPart | None:
         own = scores[np.arange(len(scores)), np.arange(n)[part]][:, None]

@@ -2,7 +2,7 @@
 two such files → what differs, and whether the differences of the figures are beyond chance.
 
 Items that both results hold under the same ids are compared pair by pair: the bootstrap then resamples the differences
-of the items, which is far sharper than holding two intervals against each other.
+of the items, source by source, which is far sharper than holding two intervals against each other.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import math
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,8 +22,8 @@ from pydantic import Field, ValidationError
 
 from equiav._version import __version__
 from equiav.errors import ConfigError
-from equiav.evaluate.bootstrap import RESAMPLES, mean_intervals
-from equiav.evaluate.metrics import FrozenResult
+from equiav.evaluate.bootstrap import FEW, RESAMPLES, few_sources, mean_intervals
+from equiav.evaluate.metrics import Bound, FrozenResult
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 
 
 class Measured(FrozenResult):
-    """One figure with its 95 % interval over n items."""
+    """One figure with its 95 % interval over n items of so many sources; without an interval where that is one."""
 
     value: float
-    low: float
-    high: float
+    low: Bound
+    high: Bound
     n: int
+    sources: int | None = Field(None, description="None in results stored before sources were counted.")
 
 
 class About(FrozenResult):
@@ -65,6 +66,7 @@ class Result(FrozenResult):
     about: About
     figures: dict[str, Measured]
     items: list[str] = Field(description="Ids of what was asked, in the order of `per_item`.")
+    sources: list[int] = Field([], description="A number for each item, equal where two are of one source.")
     per_item: dict[str, list[float]] = Field(description="Figures whose mean over the items they are → their values.")
     details: dict[str, Any] = Field(description="The evaluation's own report.")
 
@@ -141,14 +143,14 @@ class Difference:
     figure: str
     first: float
     second: float
-    low: float
-    high: float
+    low: float | None  # None: there is no interval, what was measured on is of one source
+    high: float | None
     paired: bool  # item by item; otherwise from the two intervals, taken as independent
 
     @property
     def beyond_chance(self) -> bool:
         """Whether the 95 % interval of the difference leaves out 0."""
-        return self.low > 0 or self.high < 0
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -158,19 +160,22 @@ class Comparison:
     settings: dict[str, tuple[str, str]]  # what they were made of, where it is not the same
     differences: list[Difference]
     shared_items: int
+    shared_sources: int | None = None  # that the shared items come from; None where no result says so
+    notes: list[str] = field(default_factory=list)  # what makes the intervals less sure than they look
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         rows = [{**vars(found), "beyond_chance": found.beyond_chance} for found in self.differences]
         settings = {name: list(pair) for name, pair in self.settings.items()}
-        return {"settings": settings, "shared_items": self.shared_items, "differences": rows}
+        shared = {"shared_items": self.shared_items, "shared_sources": self.shared_sources}
+        return {"settings": settings, **shared, "notes": self.notes, "differences": rows}
 
     def to_table(self) -> Table:
         """For people."""
         from rich.markup import escape
         from rich.table import Column, Table
 
-        made = "; ".join(f"{name}: {a} → {b}" for name, (a, b) in self.settings.items())
+        made = "; ".join([*(f"{name}: {a} → {b}" for name, (a, b) in self.settings.items()), *self.notes])
         table = Table(
             Column("", overflow="fold", min_width=20),
             "first",
@@ -180,7 +185,8 @@ class Comparison:
             caption=escape(made) or None,
         )
         for found in self.differences:
-            interval = f"{found.second - found.first:+.3g} [{found.low:+.3g}, {found.high:+.3g}]"
+            ends = "no interval" if found.low is None else f"{found.low:+.3g}, {found.high:+.3g}"
+            interval = f"{found.second - found.first:+.3g} [{ends}]"
             way = "" if found.paired else " (unpaired)"
             verdict = "yes" if found.beyond_chance else "no"
             table.add_row(found.figure, f"{found.first:.4g}", f"{found.second:.4g}", interval + way, verdict)
@@ -204,21 +210,48 @@ def compare_results(first: Result, second: Result) -> Comparison:
     places = {name: i for i, name in enumerate(second.items)}
     shared = [(i, places[name]) for i, name in enumerate(first.items) if name in places]
     whole = len(shared) == len(first.items) == len(second.items) > 0
-    differences = [_difference(first, second, name, shared if whole else []) for name in names]
+    # the same items have the same sources: what one of the results knows of them holds for both
+    known = (
+        [first.sources[i] for i, _ in shared]
+        if first.sources
+        else [second.sources[j] for _, j in shared if second.sources]
+    )
+    sources = np.array(known) if known else None
+    differences = [_difference(first, second, name, shared if whole else [], sources) for name in names]
     settings = _settings(first.about, second.about)
     if len(first.items) != len(second.items):  # a rank among fewer is a better one: no gain of the model
         settings["items"] = (str(len(first.items)), str(len(second.items)))
-    return Comparison(settings, differences, len(shared))
+    count = len(set(known)) if known else None
+    return Comparison(settings, differences, len(shared), count, _notes(first, second, count if whole else None))
 
 
-def _difference(first: Result, second: Result, name: str, pairs: list[tuple[int, int]]) -> Difference:
+def _notes(first: Result, second: Result, paired_sources: int | None) -> list[str]:
+    """What makes the intervals of the differences less sure than they look."""
+    notes = []
+    if older := [name for name, one in (("first", first), ("second", second)) if one.items and not one.sources]:
+        notes.append(
+            f"the {' and the '.join(older)} result was stored without sources"
+            + ("" if paired_sources else ": clips are taken as independent, though windows of one file are not")
+        )
+    if paired_sources is not None and paired_sources < FEW:
+        notes.append(few_sources(paired_sources))
+    return notes
+
+
+def _difference(
+    first: Result, second: Result, name: str, pairs: list[tuple[int, int]], sources: np.ndarray | None
+) -> Difference:
     a, b = first.figures[name], second.figures[name]
     if pairs and name in first.per_item and name in second.per_item:
         here, there = np.array(first.per_item[name]), np.array(second.per_item[name])
         steps = np.array([there[j] - here[i] for i, j in pairs])
-        low, high = mean_intervals(steps[:, None], resamples=RESAMPLES, seed=0)
-        return Difference(name, a.value, b.value, float(low[0]), float(high[0]), paired=True)
+        (low,), (high,) = mean_intervals(steps[:, None], resamples=RESAMPLES, seed=0, sources=sources)
+        if math.isnan(low):
+            return Difference(name, a.value, b.value, None, None, paired=True)
+        return Difference(name, a.value, b.value, float(low), float(high), paired=True)
     gap = b.value - a.value
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return Difference(name, a.value, b.value, None, None, paired=False)
     down = math.hypot(b.value - b.low, a.high - a.value)
     up = math.hypot(b.high - b.value, a.value - a.low)
     return Difference(name, a.value, b.value, gap - down, gap + up, paired=False)

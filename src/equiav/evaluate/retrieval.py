@@ -18,16 +18,17 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from equiav.errors import LibraryError
-from equiav.evaluate.gallery import choose, shared_sources, trained_on
+from equiav.evaluate.gallery import choose, recordings_of, shared_sources, trained_on
 from equiav.evaluate.metrics import RetrievalReport, RetrievalResult, retrieval_metrics
 from equiav.evaluate.results import Measured, Result, about
 from equiav.library.loader import ClipLoader, pictures_of, stack_pictures
+from equiav.library.recordings import numbered
 from equiav.search.embed import check_features
 from equiav.search.encode import embed_batch, embed_log_mels, embed_pictures
 
@@ -87,9 +88,10 @@ def evaluate_retrieval(
         if on_progress:
             on_progress(len(ids), len(gallery.rows))
     audio, visual = heard.vectors(), seen.vectors()
+    sources = numbered(recordings_of(library, gallery.rows)).tolist()
 
     def measure(queries: np.ndarray, ranked: np.ndarray) -> RetrievalResult:
-        return retrieval_metrics(queries, ranked, labels=labels, resamples=resamples, seed=seed)
+        return retrieval_metrics(queries, ranked, labels=labels, sources=sources, resamples=resamples, seed=seed)
 
     return RetrievalReport(
         split=split,
@@ -97,6 +99,7 @@ def evaluate_retrieval(
         clips=len(labels),
         listed=gallery.listed,
         found=gallery.found,
+        elsewhere=gallery.elsewhere,
         rejected=len(library.rejects()),
         audio_to_visual=measure(audio, visual),
         visual_to_audio=measure(visual, audio),
@@ -105,6 +108,7 @@ def evaluate_retrieval(
         shared_sources=shared_sources(library, gallery.rows, split),
         trained_on=trained_on(library, gallery.rows, training, training_split) if training else None,
         clip_ids=ids,
+        clip_sources=sources,
     )
 
 
@@ -114,7 +118,13 @@ def retrieval_result(
     """The report as a result that can be stored and compared."""
     directions = {"audio_to_visual": report.audio_to_visual, "visual_to_audio": report.visual_to_audio}
     figures = {
-        f"{way}.{name}": Measured(value=found.value, low=found.low, high=found.high, n=direction.asked(name))
+        f"{way}.{name}": Measured(
+            value=found.value,
+            low=found.low,
+            high=found.high,
+            n=direction.asked(name),
+            sources=direction.asked_sources(name),
+        )
         for way, direction in directions.items()
         for name, found in direction.estimates().items()
     }
@@ -123,13 +133,15 @@ def retrieval_result(
     }
     chosen = "all clips of the split" if report.listed is None else f"{report.found} of {report.listed} listed ids"
     protocol = f"{PROTOCOLS[report.scoring]}; gallery: {chosen}"
+    kept_apart: Any = {"clip_ids": True, "clip_sources": True} | {way: {"ranks"} for way in directions}
     return Result(
         evaluation="retrieval",
         about=about(model, library, report.split, protocol=protocol, seed=seed, run=run),
         figures=figures,
         items=report.clip_ids,
+        sources=report.clip_sources,
         per_item=per_item,
-        details=report.model_dump(mode="json", exclude={"clip_ids": True} | {way: {"ranks"} for way in directions}),
+        details=report.model_dump(mode="json", exclude=kept_apart),
     )
 
 
