@@ -12,7 +12,6 @@ from av.video.frame import PictureType
 from PIL import Image
 
 from equiav.errors import MediaError
-from equiav.media import decode
 from equiav.media.decode import decode_audio, load_image, load_waveform, read_audio, read_frames
 from equiav.media.probe import REASONS, open_media, probe
 from tapes import Recording, brightness, click_at, pictures, record
@@ -407,12 +406,6 @@ def test_a_track_that_begins_in_the_middle_ends_nothing(tmp_path):
     assert probe(path).audio_end_s == pytest.approx(3.0, abs=0.05)
     assert len(decode_audio(path, 0.0, 3.0, 16_000)) == 48_000
     assert len(frames_at(path, [0.5, 2.5])[0]) == 2
-
-
-def test_more_channels_than_memory_planes_are_refused():
-    frame = av.AudioFrame(format="fltp", layout="hexadecagonal", samples=1024)
-    frame.sample_rate = 48_000
-    assert reason_of(decode._mean_of_channels, frame) == "unsupported"
 
 
 @pytest.mark.parametrize("suffix", VIDEOS)

@@ -1,6 +1,7 @@
 """Queries take the way of ingest: the same file gives the same vector, as path, as bytes, as array, in any batch."""
 
 import io
+import tracemalloc
 import wave
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from tiny_library import FEATURES
 from equiav.errors import ConfigError, LibraryError, MediaError
 from equiav.library.ingest import ingest
 from equiav.library.table import Library
+from equiav.media import decode
+from equiav.media.decode import decode_audio, load_waveform, stream_windows
 from equiav.media.fbank import fit_frames, log_mel
 from equiav.media.mux import write_clip
 from equiav.search.embed import embed_library
-from equiav.search.encode import Embeddings, embed_log_mels, encode
+from equiav.search.encode import Embeddings, embed_log_mels, encode, wav_file, wav_header
 from equiav.search.index import SearchIndex, search_files
+from samples import write_media
 
 RATE = FEATURES.sample_rate
 
@@ -29,7 +33,7 @@ def tone(hertz, seconds, rate=RATE):
 
 def write_wav(path, samples, rate=RATE):
     with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
+        file.setnchannels(samples.shape[1] if samples.ndim > 1 else 1)
         file.setsampwidth(2)
         file.setframerate(rate)
         file.writeframes(np.round(samples * 32768).astype("<i2").tobytes())
@@ -85,6 +89,75 @@ def test_a_long_sound_is_the_mean_direction_of_its_windows(tmp_path, model):
     mels = np.stack([fit_frames(log_mel(window, FEATURES), FEATURES.time_frames) for window in windows])
     total = embed_log_mels(model, torch.from_numpy(mels)).sum(axis=0)
     np.testing.assert_allclose(encode(model, audio=path)[0], total / np.linalg.norm(total), atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [16_000, 22_050, 44_100])
+@pytest.mark.parametrize("suffix", [".wav", ".mkv", ".mp4"])
+def test_windows_of_a_sound_that_streams_are_parts_of_the_whole_bit_for_bit(tmp_path, rate, suffix):
+    sound = np.cumsum(np.random.default_rng(rate).normal(0, 0.02, 5 * rate)).astype(np.float32)
+    sound /= 2 * np.abs(sound).max()
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".wav":
+        path.write_bytes(wav_file(sound, rate))
+    else:
+        write_media(path, sound=sound, rate=rate, audio_start_s=0.3)
+    whole = load_waveform(path, RATE)
+    for length_s, hop_s in ((0.7, 0.7), (1.0, 0.3)):
+
+        def plan(end_s, length_s=length_s, hop_s=hop_s):
+            starts = np.arange(0, end_s - 0.2, hop_s).tolist()
+            return [(start_s, min(start_s + length_s, end_s)) for start_s in starts]
+
+        parts = list(stream_windows(path, plan, RATE))
+        expected = [whole[round(start * RATE) : round(end * RATE)] for start, end in plan(len(whole) / RATE)]
+        assert len(parts) == len(expected)
+        for part, asked in zip(parts, expected, strict=True):
+            np.testing.assert_array_equal(part, asked)
+
+
+def test_a_sound_that_streams_needs_no_more_memory_when_it_is_longer(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "PLACED_S", 5.0)
+    sound = np.random.default_rng(0).normal(0, 0.1, 600 * 8000).astype(np.float32)
+    path = tmp_path / "long.wav"
+    path.write_bytes(wav_file(sound, 8000))
+
+    def plan(end_s):
+        return [(start_s, min(start_s + 10.0, end_s)) for start_s in np.arange(0, end_s, 10.0).tolist()]
+
+    tracemalloc.start()  # NumPy tells it of its arrays
+    try:
+        assert sum(len(part) for part in stream_windows(path, plan, RATE)) == 600 * RATE
+        streamed = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        whole = load_waveform(path, RATE)
+        loaded = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert streamed < whole.nbytes / 5
+    assert loaded < 1.5 * whole.nbytes
+
+
+def test_windows_whose_channels_cancel_stream_as_ingest_reads_them(tmp_path):
+    wave = tone(440, 3.0)
+    turns = np.where(np.arange(len(wave)) < RATE, 1, -1).astype(np.float32)
+    path = write_wav(tmp_path / "x.wav", np.stack([wave, turns * wave], axis=1))
+    windows = [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (2.0, 3.0)]
+    parts = list(stream_windows(path, lambda _: windows, RATE))
+    for (start_s, end_s), part in zip(windows, parts, strict=True):
+        np.testing.assert_array_equal(part, decode_audio(path, start_s, end_s, RATE))
+        assert np.ptp(part[-RATE // 4 :]) > 0.01 or start_s == 0.5  # half of that one is in phase
+
+
+def test_a_cut_sound_as_a_query_is_an_error_although_it_streams(tmp_path, model):
+    path = write_wav(tmp_path / "cut.wav", tone(440, 3.0))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(MediaError, match="truncated"):
+        encode(model, audio=path)
+
+
+def test_the_header_of_a_sound_beyond_four_gigabytes_says_up_to_the_end():
+    assert wav_header(2**32, RATE)[-4:] == wav_header(2**32, RATE)[4:8] == b"\xff" * 4
+    assert int.from_bytes(wav_header(4000, RATE)[-4:], "little") == 4000
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])

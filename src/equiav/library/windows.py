@@ -15,6 +15,7 @@ from equiav.errors import MediaError
 from equiav.library.items import Item
 from equiav.library.pieces import as_one_file
 from equiav.library.records import Clip
+from equiav.media.channels import SILENCE
 from equiav.media.decode import read_audio
 from equiav.media.fbank import FRAME_S, fit_frames, log_mel
 from equiav.media.frames import read_frames
@@ -25,8 +26,6 @@ from equiav.media.stills import probe_picture, read_picture
 Stamp = tuple[int, int]
 LATEST_NS = 2**63 - 1  # what a table holds: in the year 2262; file systems know later ones
 NO_FILE: Stamp = (-1, -1)  # where there is none, or none that can be looked at
-
-SILENCE = 2e-3  # a sound whose samples, of -1 to 1, stay within a range of this is none: -60 dB
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +26,7 @@ from equiav.errors import ConfigError, MediaError, ModelError
 from equiav.library.ingest import plan_windows
 from equiav.library.loader import stack_pictures
 from equiav.library.manifests import Item
-from equiav.media.decode import load_image, load_waveform, read_audio, read_frames, upright_rgb
+from equiav.media.decode import load_image, read_audio, read_frames, stream_windows, upright_rgb
 from equiav.media.fbank import fit_frames, log_mel
 from equiav.media.probe import MediaInfo, describe, open_media
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
     from equiav.library.loader import Batch
     from equiav.model.equiav import EquiAV
+
+LARGEST = 2**32 - 1  # what the sizes in a WAV can say
 
 
 class Embeddings(NamedTuple):
@@ -198,11 +201,8 @@ def _sounds(item: Any, sample_rate: int | None, features: Features) -> Iterator[
     if torch.is_tensor(item) or isinstance(item, np.ndarray):
         item = wav_file(np.asarray(item), sample_rate)
     with _as_path(item) as path:
-        waveform = load_waveform(path, features.sample_rate)
-        length_s = len(waveform) / features.sample_rate
-        for start_s, end_s in _windows(path, length_s, features):
-            first, last = (round(time_s * features.sample_rate) for time_s in (start_s, end_s))
-            yield _log_mel(waveform[first:last], path, features)
+        for waveform in stream_windows(path, partial(_windows, path, features), features.sample_rate):
+            yield _log_mel(waveform, path, features)
 
 
 def _log_mel(waveform: Float32[np.ndarray, " S"], path: Path, features: Features) -> Float32[np.ndarray, "T M"]:
@@ -212,7 +212,7 @@ def _log_mel(waveform: Float32[np.ndarray, " S"], path: Path, features: Features
     return fit_frames(mel, features.time_frames)
 
 
-def _windows(path: Path, length_s: float, features: Features) -> list[tuple[float, float]]:
+def _windows(path: Path, features: Features, length_s: float) -> list[tuple[float, float]]:
     """The windows that ingest would cut a file of this length into."""
     whole = MediaInfo(length_s, length_s, length_s, None, None, None, None, None)
     return plan_windows(Item(path), whole, features)
@@ -226,11 +226,16 @@ def wav_file(samples: np.ndarray, sample_rate: int | None) -> bytes:
         raise ConfigError(
             f"an audio array is mono, float, shape (S,), in [-1, 1]; found {samples.dtype} of shape {samples.shape}"
         )
-    data = samples.astype("<f4").tobytes()
+    data = samples.astype("<f4", copy=False).tobytes()
+    return wav_header(len(data), sample_rate) + data
+
+
+def wav_header(size: int, sample_rate: int) -> bytes:
+    """Of a mono float32 WAV file with so many bytes of samples; the largest sizes mean "up to the end"."""
     # format 3 is IEEE float, 4 bytes a sample
     fmt = struct.pack("<HHIIHH", 3, 1, sample_rate, 4 * sample_rate, 4, 32)
-    chunks = b"fmt " + struct.pack("<I", len(fmt)) + fmt + b"data" + struct.pack("<I", len(data)) + data
-    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
+    chunks = b"fmt " + struct.pack("<I", len(fmt)) + fmt + b"data" + struct.pack("<I", min(size, LARGEST))
+    return b"RIFF" + struct.pack("<I", min(4 + len(chunks) + size, LARGEST)) + b"WAVE" + chunks
 
 
 def _picture(item: Any, features: Features) -> UInt8[np.ndarray, "h w 3"]:
