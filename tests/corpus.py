@@ -15,10 +15,12 @@ from pathlib import Path
 import av
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from equiav.library.ingest import ingest
 from equiav.library.table import Library
 from samples import TINY, pictures, song_with_cover, tone, write_media
+from stills import tiled
 from tapes import record
 
 
@@ -191,6 +193,22 @@ def with_holes(path):
     picture.save(path)
 
 
+def long_text(path):
+    info = PngInfo()
+    info.add_text("workflow", "x" * 3_000_000, zip=True)
+    picture(size=(45, 31), pnginfo=info)(path)
+
+
+def in_tiles(codec) -> Callable[[Path], object]:
+    """Two tiles, each of a colour of its own."""
+
+    def make(path):
+        colours = np.random.default_rng(seed_of(path) + len(path.name)).integers(256, size=(1, 2, 3), dtype=np.uint8)
+        path.write_bytes(tiled(np.kron(colours, np.ones((128, 128, 1), np.uint8)), codec))
+
+    return make
+
+
 def camera_pictures(path):
     """Motion JPEG whose pictures hold EXIF, as those of a camera's time lapse do."""
     exif = Image.Exif()
@@ -282,6 +300,10 @@ CORPUS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "picture.png": ("no_audio", picture(size=(41, 31))),
     "picture.webp": ("no_audio", picture(size=(42, 31))),
     "picture with holes.png": ("no_audio", with_holes),
+    "picture with a long text.png": ("no_audio", long_text),
+    "picture in tiles.heic": ("no_audio", in_tiles("hvc1")),
+    "picture in tiles.avif": ("no_audio", in_tiles("av01")),
+    "picture in tiles called a video.mp4": ("no_audio", in_tiles("hvc1")),
     "picture called a video.mp4": ("no_audio", picture(size=(43, 31), format="PNG")),
     "four inks.jpg": ("no_audio", picture("CMYK")),
     "one pixel.png": ("no_audio", picture(size=(1, 1))),
@@ -303,6 +325,10 @@ CORPUS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "two recordings in one file.ts": ("corrupt", written(lambda path: 2 * video_of(path, ".ts"))),
     "two recordings in one file.mkv": ("corrupt", written(lambda path: 2 * video_of(path, ".mkv"))),
     "cut picture.jpg": ("corrupt", lambda path: (picture()(path), path.write_bytes(path.read_bytes()[:-700]))),
+    "cut picture in tiles.heic": (
+        "corrupt",
+        lambda path: (in_tiles("hvc1")(path), path.write_bytes(path.read_bytes()[:-100])),
+    ),
     "not a number.wav": ("no_video + corrupt", sound_file("pcm_f32le", "flt", "f4", not_a_number)),
     "sound only at the end.mkv": ("ok + gap", tape(audio_starts_s=1.5, audio_seconds=0.5)),
     # refused

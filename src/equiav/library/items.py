@@ -19,7 +19,9 @@ SOUNDS = frozenset(
     {".aac", ".ac3", ".aif", ".aiff", ".amr", ".ape", ".caf", ".flac", ".m4a", ".mka", ".mp3", ".oga", ".ogg"}
     | {".aifc", ".m4b", ".mp2", ".opus", ".tta", ".w64", ".wav", ".wma", ".wv"}
 )
-PICTURES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+PICTURES = frozenset(
+    {".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
 MEDIA = VIDEOS | SOUNDS | PICTURES
 # What a system keeps for itself on a drive or in a share: trash, snapshots, thumbnails and other copies, in any case.
 # Hidden folders are left out whatever they are called: these hold what somebody deleted or copied, so they are counted

@@ -16,10 +16,10 @@ def on_ground(picture: Image.Image) -> Image.Image:
     """A picture of any mode as RGB."""
     if not picture.has_transparency_data:
         return picture.convert("RGB")
-    seen = picture.convert("RGBA")
+    seen = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
     opacity = seen.getchannel("A")
     if opacity.getextrema() == (255, 255):
-        return picture.convert("RGB")
+        return seen.convert("RGB")
     weights = np.asarray(opacity)
     visible = int(weights.sum(dtype=np.int64))
     grey = np.einsum("hw,hw->", np.asarray(seen.convert("L")), weights, dtype=np.int64)

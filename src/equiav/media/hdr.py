@@ -18,6 +18,7 @@ REFERENCE_NITS = 203.0
 PEAK_NITS = 10_000.0  # what PQ can say
 HLG_NITS = 1000.0  # what full HLG is on its nominal screen, whose gamma is 1.2
 KNEE = 0.5
+BLOCK = 2**20  # pixels
 GAMMA = 2.4  # of a BT.709 screen: ITU-R BT.1886
 CURVES = frozenset({ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67})
 # x, y of red, green, blue; all have the white point D65
@@ -36,6 +37,11 @@ def is_beyond_sdr(curve: int, primaries: int) -> bool:
 
 def to_sdr(pixels: NDArray[np.uint16], curve: int, primaries: int) -> NDArray[np.uint8]:
     """RGB (H, W, 3) of 16 bits on a BT.709 screen, 8 bits; a curve that is neither PQ nor HLG is a screen's."""
+    rows = max(BLOCK // pixels.shape[1], 1)  # a part at a time: floats take much memory
+    return np.concatenate([_to_sdr(pixels[at : at + rows], curve, primaries) for at in range(0, len(pixels), rows)])
+
+
+def _to_sdr(pixels: NDArray[np.uint16], curve: int, primaries: int) -> NDArray[np.uint8]:
     if primaries not in CHROMATICITIES:  # DCI's differ from Display P3 in the white point alone; unsaid: BT.2100's
         primaries = ColorPrimaries.SMPTE432 if primaries == ColorPrimaries.SMPTE431 else ColorPrimaries.BT2020
     light = _light(curve)[pixels]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,29 +11,46 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.Image import Transpose
+from pillow_heif import register_heif_opener
 
 from equiav.errors import MediaError
+from equiav.media import heif, png
 from equiav.media.frames import read_frames
 from equiav.media.ground import on_ground
+from equiav.media.hdr import is_beyond_sdr, to_sdr
 from equiav.media.pixels import encoded
 from equiav.media.probe import MAX_PIXELS, MediaInfo, describe, open_media, read_head
 
-PICTURE_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF"})
+PICTURE_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF"})
+ORIENTATION = 0x0112  # in EXIF; what is to be done with each of its values:
+TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+
+register_heif_opener()
 
 
 def probe_picture(path: Path) -> MediaInfo | None:
     """What a picture file holds, from its headers; None when it is none. Animations are read as videos.
 
     Raises:
-        MediaError: unsupported (too many pixels), missing, unreadable, empty_file.
+        MediaError: unsupported (too many pixels), corrupt (a HEIC or AVIF), missing, unreadable, empty_file.
     """
-    read_head(path)  # to open a pipe would be to wait for whoever writes into it
+    head = read_head(path)  # to open a pipe would be to wait for whoever writes into it
     try:
-        with _opened(path, path.name, PICTURE_FORMATS - {"GIF"}) as picture:
+        with _opened(path, path.name, PICTURE_FORMATS - {"GIF"}) as (picture, _):
             return MediaInfo(0.0, None, 0.0, None, None, picture.width, picture.height, None, picture=True)
     except MediaError as error:
-        if error.reason == "unsupported":
+        # FFmpeg would take what is left of a HEIC, or a tile of it, for a video
+        if error.reason == "unsupported" or heif.is_heif(head):
             raise
         return None
 
@@ -72,8 +90,8 @@ def load_image(source: Path | str | bytes) -> NDArray[np.uint8]:
 
 
 def _picture(file: Path | io.BytesIO, name: str) -> NDArray[np.uint8]:
-    with _opened(file, name, PICTURE_FORMATS) as picture:
-        return upright_rgb(picture, name)
+    with _opened(file, name, PICTURE_FORMATS) as (picture, light):
+        return _rgb(picture, name, light)
 
 
 def upright_rgb(picture: Image.Image, name: str) -> NDArray[np.uint8]:
@@ -82,26 +100,59 @@ def upright_rgb(picture: Image.Image, name: str) -> NDArray[np.uint8]:
     Raises:
         MediaError: more than 8 bits, which the conversion would clip to white.
     """
-    upright = ImageOps.exif_transpose(picture)
+    return _rgb(picture, name, None)
+
+
+def _rgb(picture: Image.Image, name: str, light: heif.Light | None) -> NDArray[np.uint8]:
+    picture.load()
+    turn = TURNS.get(_orientation(picture))
+    upright = picture if turn is None else picture.transpose(turn)
     if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
         raise MediaError("unsupported", f"{name} is a picture of mode {upright.mode}, expected 8 bits")
+    if light and is_beyond_sdr(*light):
+        colours = np.asarray(upright.convert("RGB"), np.uint16) * np.uint16(257)
+        shown = Image.fromarray(to_sdr(colours, *light))
+        if upright.has_transparency_data:
+            shown.putalpha(upright.convert("RGBA").getchannel("A"))
+        upright = shown
     return np.asarray(on_ground(upright))
 
 
-@contextmanager
-def _opened(file: Path | io.BytesIO, name: str, formats: frozenset[str]) -> Iterator[Image.Image]:
-    """A picture within our limits, its headers read; whatever Pillow says against it becomes a MediaError."""
+def _orientation(picture: Image.Image) -> int:
+    """As EXIF or XMP has it; 1, upright, where that is not there or damaged: the picture is sound all the same."""
     try:
-        with warnings.catch_warnings():
-            # the limit is ours
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file, formats=sorted(formats)) as picture:
+        return picture.getexif().get(ORIENTATION, 1)
+    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OSError, struct.error):
+        return 1
+
+
+@contextmanager
+def _opened(
+    file: Path | io.BytesIO, name: str, formats: frozenset[str]
+) -> Iterator[tuple[Image.Image, heif.Light | None]]:
+    """A picture within our limits, its headers read, and the light it is coded in if it says so.
+
+    Whatever Pillow says against it becomes a MediaError.
+    """
+    light, is_heif = None, False
+    try:
+        with file.open("rb") if isinstance(file, Path) else file as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the limits are ours, and damage to what is not the picture is none
+            head = stream.read(16)
+            stream.seek(0)
+            if is_heif := heif.is_heif(head):
+                light = heif.check(stream, name)
+            elif head.startswith(png.SIGNATURE):
+                stream, light = png.picture_of(stream)
+            with Image.open(stream, formats=sorted(formats)) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
                     raise MediaError("unsupported", f"{name} has {picture.width}x{picture.height} pixels")
-                yield picture
+                yield picture, light
     except UnidentifiedImageError:
+        if is_heif:
+            raise MediaError("corrupt", f"{name} is a HEIF picture, but damaged or not in HEVC or AV1") from None
         raise MediaError("not_media", f"{name} is no picture in a known format") from None
     except Image.DecompressionBombError as error:
         raise MediaError("unsupported", f"{name}: {error}") from None
-    except (OSError, ValueError, SyntaxError, RuntimeError) as error:  # the last is AVIF's
+    except (OSError, ValueError, SyntaxError, RuntimeError, EOFError) as error:  # the last are AVIF's and HEIC's
         raise MediaError("corrupt", f"{name} cannot be decoded as a picture: {error}") from None
