@@ -138,6 +138,7 @@ def test_a_ten_bit_heic_of_high_range_is_shown_as_well():
     file, picture = io.BytesIO(), pillow_heif.from_bytes(mode="RGB;16", size=(64, 64), data=codes.tobytes())
     picture.save(file, color_primaries=9, transfer_characteristics=16, matrix_coefficients=9, full_range_flag=1)
     assert load_image(file.getvalue()).mean() == pytest.approx(226, abs=4)
+    assert upright_rgb(Image.open(file), "x").mean() == pytest.approx(226, abs=4)
 
 
 def with_chunk(png: bytes, kind: bytes, content: bytes, before: bytes) -> bytes:

@@ -100,7 +100,8 @@ def upright_rgb(picture: Image.Image, name: str) -> NDArray[np.uint8]:
     Raises:
         MediaError: more than 8 bits, which the conversion would clip to white.
     """
-    return _rgb(picture, name, None)
+    said = picture.info.get("nclx_profile")  # of a HEIC
+    return _rgb(picture, name, (said["transfer_characteristics"], said["color_primaries"]) if said else None)
 
 
 def _rgb(picture: Image.Image, name: str, light: heif.Light | None) -> NDArray[np.uint8]:
