@@ -169,12 +169,20 @@ def diagnose(
     from equiav.diagnose.figures import parse_gate
     from equiav.diagnose.page import verdicts, write_report
     from equiav.library.table import Library
+    from equiav.train.trained_on import load_trained_on
 
     conditions = parse_gate(gate) if gate is not None else []
     page = page or run / "report" / "equivariance.html"
     with Bar("measuring", "parts") as bar:
         found = write_report(
-            Library(library), load_model(run), page, split=split, clips=clips, seed=seed, on_progress=bar.update
+            Library(library),
+            load_model(run),
+            page,
+            split=split,
+            clips=clips,
+            seed=seed,
+            learned=load_trained_on(run),
+            on_progress=bar.update,
         )
     if as_json:
         typer.echo(page.with_suffix(".json").read_text(encoding="utf-8"))

@@ -82,7 +82,8 @@ def evaluate_retrieval(
     ] = "middle",
     subset: Annotated[Path | None, typer.Option(help="Ids of the clips to rank: a CSV, or CAV-MAE's JSON.")] = None,
     training: Annotated[
-        Path | None, typer.Option("--trained-on", help="Library of the training: its clips in the gallery are counted.")
+        Path | None,
+        typer.Option("--trained-on", help="Another library that the model was trained on; its own run's is known."),
     ] = None,
     result: ResultFile = None,
     as_json: AsJson = False,
@@ -95,6 +96,7 @@ def evaluate_retrieval(
     from equiav.evaluate.retrieval import evaluate_retrieval as measure
     from equiav.evaluate.retrieval import retrieval_result
     from equiav.library.table import Library
+    from equiav.train.trained_on import load_trained_on
 
     shelf, model = Library(library), load_model(run)
     with Bar("embedding", "clips") as bar:
@@ -105,6 +107,7 @@ def evaluate_retrieval(
             scoring=scoring,
             subset=subset,
             training=Library(training) if training else None,
+            learned=load_trained_on(run),
             on_progress=bar.update,
         )
     if result is not None:
@@ -164,10 +167,11 @@ def evaluate_knn(
 def _probe(library: Path, run: Path, result: Path | None, as_json: bool, **settings: Any) -> None:
     from equiav.evaluate.probe import probe, probe_result
     from equiav.library.table import Library
+    from equiav.train.trained_on import load_trained_on
 
     shelf, model = Library(library), load_model(run)
     with Bar("embedding", "clips") as bar:
-        found = probe(shelf, model, **settings, on_progress=bar.update)
+        found = probe(shelf, model, **settings, learned=load_trained_on(run), on_progress=bar.update)
     if result is not None:
         probe_result(found, shelf, model, seed=settings["seed"], run=run).save(result)
     print_json(found.to_dict()) if as_json else out.print(found.to_table())
@@ -246,6 +250,7 @@ def evaluate_localise(
     from equiav.evaluate.localise import localisation_result, localise
     from equiav.evaluate.overlay import localise_page
     from equiav.library.table import Library
+    from equiav.train.trained_on import load_trained_on
 
     page = page or run / "report" / "localise.html"
     if page.suffix == ".json":
@@ -256,7 +261,8 @@ def evaluate_localise(
     shelf, model = Library(library), load_model(run)
     known = Boxes(boxes) if boxes else None
     with Bar("mapping", "clips") as bar:
-        found = localise(shelf, model, known, split=split, seed=seed, on_progress=bar.update)
+        learned = load_trained_on(run)
+        found = localise(shelf, model, known, split=split, learned=learned, seed=seed, on_progress=bar.update)
     if found.ids:
         localisation_result(found, shelf, model, seed=seed, run=run).save(page.with_suffix(".json"))
     try:
@@ -277,10 +283,12 @@ def measure_classes(library: Path, run: Path, split: str, frames: int | None, re
     from equiav.evaluate.classify import classify, classify_result
     from equiav.library.table import Library
     from equiav.model.classifier import Classifier
+    from equiav.train.trained_on import load_trained_on
 
     shelf, classifier = Library(library), Classifier.from_pretrained(run)
     with Bar("measuring", "clips") as bar:
-        found = classify(shelf, classifier, split=split, frames=frames, on_progress=bar.update)
+        learned = load_trained_on(run)
+        found = classify(shelf, classifier, split=split, frames=frames, learned=learned, on_progress=bar.update)
     if result is not None and IS_MAIN:
         classify_result(found, shelf, classifier, run=run).save(result)
     return found

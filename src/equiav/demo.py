@@ -54,6 +54,7 @@ def run_demo(
     from equiav.search.index import SearchIndex
     from equiav.toyworld import make_world
     from equiav.train.pretrain import pretrain
+    from equiav.train.trained_on import load_trained_on
 
     clips, test = (CLIPS // 10, TEST // 10) if fast else (CLIPS, TEST)
     recipe = load_recipe("toy", [f"train.seed={seed}", *(["train.epochs=1"] if fast else [])])
@@ -80,7 +81,7 @@ def run_demo(
         return None
     model = EquiAV.from_pretrained(out / "run" / "model").eval()
     say(f"4/6 evaluate retrieval on {library.count('test')} held-out clips")
-    report = evaluate_retrieval(library, model, split="test")
+    report = evaluate_retrieval(library, model, split="test", learned=load_trained_on(out / "run"))
     (out / "retrieval.json").write_text(json.dumps(report.to_dict(), indent=2), encoding="utf-8")
     say("5/6 embed every clip")
     with bar("embedding", "clips") as progress:

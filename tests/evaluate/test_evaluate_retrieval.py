@@ -1,6 +1,8 @@
 """Retrieval on a library: both directions, the same at every batch size, and honest about doubles."""
 
+import dataclasses
 import io
+import json
 
 import numpy as np
 import pytest
@@ -9,14 +11,16 @@ from PIL import Image
 
 from equiav.config import Architecture, Features, ModelConfig
 from equiav.errors import LibraryError
+from equiav.evaluate.leaks import seen_in_training
 from equiav.evaluate.metrics import RetrievalReport, retrieval_metrics
-from equiav.evaluate.results import compare_results
+from equiav.evaluate.results import Result, compare_results
 from equiav.evaluate.retrieval import evaluate_retrieval, retrieval_result
 from equiav.library.records import Clip
 from equiav.library.table import Library
 from equiav.model.equiav import EquiAV
 from equiav.search.embed import embed_library
 from equiav.search.encode import embed_log_mels
+from equiav.train.trained_on import about_to_train, load_trained_on
 
 FEATURES = Features(mel_bins=16, time_frames=32, clip_s=0.35, frame_side=24, frames_per_clip=1)
 SIZES = Architecture(
@@ -180,7 +184,134 @@ def test_clips_that_the_model_was_trained_on_are_counted(library, model, tmp_pat
     report = evaluate_retrieval(library, model, training=other, resamples=50)
     assert report.trained_on == 2
     assert any("2 of 13 clips are among those that the model was trained on" in line for line in report.warnings)
-    assert evaluate_retrieval(library, model, training=library, resamples=50).trained_on == 0
+    own = evaluate_retrieval(library, model, training=library, resamples=50)
+    assert own.trained_on == 2, "other windows of 3.mp4 and 4.mp4 were trained on"
     assert evaluate_retrieval(library, model, resamples=50).trained_on is None
     with pytest.raises(LibraryError, match=r"split 'fold1' has no clips .* \(splits: train\)"):
         evaluate_retrieval(library, model, training=other, training_split="fold1", resamples=50)
+
+
+def windows(library, count=44, sources=9, split="test", name="film{}.mp4", first=100):
+    """Clips of few recordings: their windows one behind the other."""
+    library.append(
+        [
+            dataclasses.replace(
+                clip(first + i, sound=first + i, picture=first + i, split=split, source=name.format(i % sources)),
+                start_s=0.35 * (i // sources),
+                end_s=0.35 * (i // sources + 1),
+            )
+            for i in range(count)
+        ]
+    )
+    return library
+
+
+@pytest.fixture
+def films(tmp_path):
+    return windows(Library.create(tmp_path / "films", FEATURES))
+
+
+def test_windows_of_few_files_are_drawn_file_by_file_and_said_to_be_few(films, model):
+    report = evaluate_retrieval(films, model, resamples=100)
+    assert (report.clips, report.audio_to_visual.sources) == (44, 9)
+    assert report.clip_sources == [i % 9 for i in range(44)]
+    assert "the clips are of 9 sources: with fewer than 20 the intervals are rough" in report.warnings[0]
+    assert "44 clips of 9 sources" in report.to_table().title
+    table = embed_library(films, model)
+    labels = [[f"class{i % 2}"] for i in range(44)]
+    vectors = table.vectors("audio"), table.vectors("visual")
+    sources = [i % 9 for i in range(44)]
+    assert report.audio_to_visual == retrieval_metrics(*vectors, labels=labels, sources=sources, resamples=100)
+    alone = retrieval_metrics(*vectors, labels=labels, resamples=100)
+    assert alone.mean_rank.low != report.audio_to_visual.mean_rank.low
+    stored = retrieval_result(report, films, model)
+    assert stored.sources == sources
+    assert {figure.sources for figure in stored.figures.values()} == {9}
+    assert "clip_sources" not in stored.details
+
+
+def test_one_file_alone_has_figures_and_no_interval(tmp_path, model):
+    library = windows(Library.create(tmp_path / "one", FEATURES), count=6, sources=1)
+    report = evaluate_retrieval(library, model, resamples=20)
+    assert "all clips are of 1 source" in report.warnings[0]
+    assert (report.visual_to_audio.median_rank.low, report.visual_to_audio.recall_at_1.high) == (None, None)
+    assert report.to_table().row_count > 5
+    stored = retrieval_result(report, library, model)
+    stored.save(tmp_path / "r.json")
+    assert Result.load(tmp_path / "r.json") == stored
+    assert not any(found.beyond_chance for found in compare_results(stored, stored).differences)
+
+
+def test_twenty_files_are_enough_not_to_be_warned(tmp_path, model):
+    for sources, warned in ((19, True), (20, False)):
+        library = windows(Library.create(tmp_path / f"{sources}", FEATURES), count=sources, sources=sources)
+        said = evaluate_retrieval(library, model, resamples=20).warnings
+        assert any("intervals are rough" in text for text in said) is warned
+
+
+def run_of(library, folder, split="train", start=None):
+    folder.mkdir(parents=True)
+    about_to_train(library, {"train": split}, start=start and str(start)).save(folder)
+    return load_trained_on(folder)
+
+
+def test_all_windows_of_a_file_that_was_trained_on_are_seen(films, model, tmp_path):
+    """Of film0 to film8 the training had one other window of film1, and the content of a window of film2 elsewhere."""
+    trained = Library.create(tmp_path / "trained", FEATURES)
+    trained.append(
+        [
+            clip(3, sound=3, picture=3, split="train", source="film1.mp4"),
+            clip(102, sound=102, picture=102, split="train", source="moved/elsewhere.mp4"),
+            clip(4, sound=4, picture=4, split="val", source="film3.mp4"),
+        ]
+    )
+    learned = run_of(trained, tmp_path / "run")
+    report = evaluate_retrieval(films, model, learned=learned, resamples=20)
+    assert report.trained_on == 5 + 5, "films 1 and 2 have 5 windows each"
+    said = "10 of 44 clips are among those that the model was trained on, or windows of the same sources"
+    assert said in report.warnings
+    assert evaluate_retrieval(films, model, training=trained, resamples=20).trained_on == 10
+    earlier = run_of(trained, tmp_path / "base", split="val")
+    other = windows(Library.create(tmp_path / "other", FEATURES), split="train", name="x{}.mp4", first=300)
+    assert seen_in_training(films, report.clip_ids, run_of(other, tmp_path / "new")) == 0
+    later = run_of(trained, tmp_path / "later", start=tmp_path / "base")
+    assert earlier.clip_ids < later.clip_ids
+    assert seen_in_training(films, report.clip_ids, later) == 15, "what the first model had learned from counts too"
+    assert seen_in_training(films, report.clip_ids, None) is None
+
+
+def test_segments_of_one_youtube_video_are_one_source_for_intervals_and_leaks(model, tmp_path):
+    library = Library.create(tmp_path / "segments", FEATURES)
+    names = ["/v/dQw4w9WgXcQ_000010.mp4", "/v/dQw4w9WgXcQ_000020.mp4", "/v/-0jeONf82dE_000010.mp4"]
+    library.append([clip(i, sound=i, picture=i, split="test", source=name) for i, name in enumerate(names)])
+    library.append([clip(9, sound=9, picture=9, split="train", source="/w/dQw4w9WgXcQ.webm")])
+    report = evaluate_retrieval(library, model, learned=run_of(library, tmp_path / "run"), resamples=20)
+    assert report.clip_sources == [0, 0, 1]
+    assert (report.trained_on, report.shared_sources) == (2, 2)
+
+
+def test_the_command_line_knows_what_its_run_was_trained_on(films, model, tmp_path, equiav):
+    windows(films, count=20, sources=4, split="train", first=300)
+    model.save_pretrained(tmp_path / "run" / "model")
+    about_to_train(films, {"train": "train"}).save(tmp_path / "run")
+    common = ("evaluate", "retrieval", "--library", films.path, "--run")
+    code, out, err = equiav(*common, tmp_path / "run")
+    assert code == 0, err
+    assert "20 of 44 clips are among those that the model was trained on" in " ".join(out.split())
+    code, out, _ = equiav(*common, tmp_path / "run" / "model", "--json")
+    assert json.loads(out)["trained_on"] == 20
+
+
+def test_a_list_says_where_its_other_ids_are(library, model, tmp_path):
+    silent = dataclasses.replace(clip(50, sound=50, picture=50, split="test", source="s.mp4"), status="silent")
+    library.append([silent])
+    ids = tmp_path / "ids.csv"
+    ids.write_text("video_id\n5\n8\nclip23\n70\ns\nnowhere\n")
+    report = evaluate_retrieval(library, model, subset=ids, resamples=20)
+    assert (report.listed, report.found) == (6, 2)
+    assert report.warnings[1] == "2 of 6 listed ids found"
+    assert "2 of these ids are in split train, not test" in report.warnings
+    assert "1 of these ids cannot be ranked: they lack sound or moving pictures (silent 1)" in report.warnings
+    ids.write_text("70\n")
+    with pytest.raises(LibraryError, match="1 of these ids is in split train, not test"):
+        evaluate_retrieval(library, model, subset=ids)

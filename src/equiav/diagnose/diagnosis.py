@@ -24,11 +24,13 @@ from equiav.diagnose.figures import Figure
 from equiav.diagnose.sense import FULL, SENSES, Effort, Sense, read_clips
 from equiav.diagnose.unseen import Point, unseen
 from equiav.errors import LibraryError
+from equiav.evaluate.leaks import seen_in_training
 from equiav.train import health
 
 if TYPE_CHECKING:
     from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
+    from equiav.train.trained_on import TrainedOn
 
 CLIPS = 200
 FEWEST = 8
@@ -105,6 +107,7 @@ def diagnose(
     clips: int = CLIPS,
     seed: int = 0,
     effort: Effort = FULL,
+    learned: TrainedOn | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Diagnosis:
     """Measure a model on clips of a library.
@@ -113,6 +116,7 @@ def diagnose(
         split: which clips; None takes all.
         clips: at most so many, a random choice by seed.
         effort: how much of each thing.
+        learned: what the model's run was trained on: which of the clips it knows is counted.
         on_progress: told (parts done, parts in all, the next one).
 
     Raises:
@@ -145,6 +149,7 @@ def diagnose(
             "split": split,
             "clips": len(chosen),
             "sources": len(set(senses["audio"].sources(torch.arange(len(chosen))).tolist())),
+            "trained_on": seen_in_training(library, chosen.ids, learned),
             "seed": seed,
             "sources_readable": chosen.sounds is not None,  # without them no room can be put around a sound
         },

@@ -22,12 +22,14 @@ from equiav.diagnose.plots import Panel, Series, bars, dots, panels
 from equiav.diagnose.sense import FULL, SENSES, Clips, Effort, Sense, read_clips
 from equiav.diagnose.unseen import Point
 from equiav.evaluate.bootstrap import FEW, few_sources
+from equiav.evaluate.metrics import seen_warning
 from equiav.pages import render
 from equiav.train.health import ALARMS
 
 if TYPE_CHECKING:
     from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
+    from equiav.train.trained_on import TrainedOn
 
 TITLES = {"audio": "Sound", "visual": "Picture"}
 
@@ -49,6 +51,7 @@ def write_report(
     clips: int = CLIPS,
     seed: int = 0,
     effort: Effort = FULL,
+    learned: TrainedOn | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Diagnosis:
     """Measure a model on clips of a library; write the page, and the same figures as JSON beside it.
@@ -56,7 +59,8 @@ def write_report(
     Raises:
         LibraryError: too few clips, or features other than the model's.
     """
-    found = diagnose(library, model, split=split, clips=clips, seed=seed, effort=effort, on_progress=on_progress)
+    options = {"split": split, "clips": clips, "seed": seed, "effort": effort, "learned": learned}
+    found = diagnose(library, model, **options, on_progress=on_progress)
     shown = attention_maps(model, read_clips(library, model, split, 1, seed))
     page.parent.mkdir(parents=True, exist_ok=True)
     page.with_suffix(".json").write_text(json.dumps(found.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
@@ -144,9 +148,9 @@ def verdicts(found: Diagnosis) -> list[str]:
             )
         if not sense.centroid:
             said.append(f"This model has no predictor: of {sense_name} only what the encoder does is measured.")
-    if found.about["sources"] < FEW:
-        said.append(f"Take care: {few_sources(found.about['sources'])}.")
-    return said
+    careful = [few_sources(found.about["sources"])] if found.about["sources"] < FEW else []
+    careful += seen_warning(found.about["trained_on"], found.about["clips"])
+    return said + [f"Take care: {text}." for text in careful]
 
 
 def _list(names: Sequence[str]) -> str:

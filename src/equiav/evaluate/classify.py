@@ -18,7 +18,8 @@ import numpy as np
 
 from equiav.evaluate.bootstrap import FEW, RESAMPLES, few_sources, interval, mean_intervals, ranked, resampled_classes
 from equiav.evaluate.gallery import recordings_of
-from equiav.evaluate.metrics import counted_clips, ends
+from equiav.evaluate.leaks import seen_in_training
+from equiav.evaluate.metrics import counted_clips, ends, seen_warning
 from equiav.evaluate.results import Measured, Result, about
 from equiav.library.recordings import numbered
 from equiav.library.records import USABLE
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from equiav.library.table import Library
     from equiav.model.classifier import Classifier
+    from equiav.train.trained_on import TrainedOn
 
 BASELINE = "without a model"
 SHOWN = {"top1": "top-1 %", "top5": "top-5 %", "mAP": "mAP %", "AUC": "AUC %", "d_prime": "d'"}
@@ -49,6 +51,8 @@ class Classified:
         per_class: class → average precision; only of classes that occur.
         baselines: figure → what it is without a model.
         sources: a number for each clip, equal where two are of one source.
+        trained_on: clips of sources that the classifier, or the model that it began from, was trained on; None where
+            that is unknown.
     """
 
     split: str
@@ -59,18 +63,21 @@ class Classified:
     per_class: dict[str, float]
     baselines: dict[str, float] = field(default_factory=dict)
     sources: list[int] = field(default_factory=list)
+    trained_on: int | None = None
 
     @property
     def warnings(self) -> list[str]:
-        """What makes the intervals less sure than they look."""
+        """What makes the figures easier than they look, or their intervals less sure."""
         count = len(set(self.sources))
-        return [few_sources(count)] if 0 < count < FEW else []
+        few = [few_sources(count)] if 0 < count < FEW else []
+        return few + seen_warning(self.trained_on, len(self.clip_ids))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         figures = {name: value.model_dump() for name, value in self.figures.items()}
         counts = {"clips": len(self.clip_ids), "sources": len(set(self.sources)), "frames": self.frames}
-        said = {"figures": figures, "baselines": self.baselines, "warnings": self.warnings}
+        said = {"figures": figures, "baselines": self.baselines}
+        said |= {"trained_on": self.trained_on, "warnings": self.warnings}
         return {"split": self.split, **counts, **said}
 
     def to_table(self) -> Table:
@@ -102,6 +109,7 @@ def classify(
     *,
     split: str = "test",
     frames: int | None = None,
+    learned: TrainedOn | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Classified:
@@ -109,6 +117,7 @@ def classify(
 
     Args:
         frames: stored frames whose probabilities are averaged; None takes as many as the library stores.
+        learned: what the classifier's run was trained on: which of these clips it knows is counted.
         seed: of the resampling.
 
     Raises:
@@ -127,7 +136,8 @@ def classify(
     per_class = {
         name: float(value) for name, value in zip(classifier.classes, precision[0], strict=True) if math.isfinite(value)
     }
-    return Classified(split, used, found.clip_ids, figures, per_clip, per_class, baselines, sources.tolist())
+    seen = seen_in_training(library, found.clip_ids, learned)
+    return Classified(split, used, found.clip_ids, figures, per_clip, per_class, baselines, sources.tolist(), seen)
 
 
 def classify_result(
@@ -148,6 +158,7 @@ def classify_result(
             "classes": len(classifier.classes),
             "average_precision": found.per_class,
             "baselines": found.baselines,
+            "trained_on": found.trained_on,
         },
     )
 

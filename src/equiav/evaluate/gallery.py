@@ -130,21 +130,6 @@ def names_of(source: str, start_s: float) -> set[str]:
     return names
 
 
-def trained_on(library: Library, rows: NDArray[np.int64], training: Library, split: str) -> int:
-    """Clips of a gallery that are also in the training split of a library: the same content and window, by its hash.
-
-    Raises:
-        LibraryError: that split has no clips: none in common would say nothing.
-    """
-    known = set(training.clips(split, ["clip_id"])["clip_id"].to_pylist())
-    if not known:
-        raise LibraryError(
-            f"{training.path}: split {split!r} has no clips that a model could be trained on "
-            f"(splits: {', '.join(training.splits()) or 'none'}); evaluate_retrieval takes another as training_split"
-        )
-    return sum(clip_id in known for clip_id in library.take(rows.tolist(), ["clip_id"])["clip_id"].to_pylist())
-
-
 def recordings_of(library: Library, rows: NDArray[np.int64]) -> list[str]:
     """The recording that each clip is a window of."""
     return [recording(source) for source in library.take(rows.tolist(), ["source"])["source"].to_pylist()]

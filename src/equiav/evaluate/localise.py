@@ -30,7 +30,8 @@ from equiav.errors import ConfigError, LibraryError
 from equiav.evaluate.bootstrap import FEW, RESAMPLES, few_sources, mean_intervals
 from equiav.evaluate.boxes import Boxes, mask
 from equiav.evaluate.gallery import recordings_of
-from equiav.evaluate.metrics import ends
+from equiav.evaluate.leaks import seen_in_training
+from equiav.evaluate.metrics import ends, seen_warning
 from equiav.evaluate.results import Measured, Result, about
 from equiav.library.loader import ClipLoader
 from equiav.library.recordings import another, numbered
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from equiav.library.loader import Batch
     from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
+    from equiav.train.trained_on import TrainedOn
 
 BATCH = 32
 SHOWN = 24  # clips on the page
@@ -79,6 +81,7 @@ class Localisation:
     Attributes:
         scores: kind of map → measure → one value per clip with boxes, in the order of `ids`.
         sources: a number for each of these clips, equal where two are of one source.
+        trained_on: of them, those of sources that the model was trained on; None where that is unknown.
         covered: share of each of these frames that lies in boxes: what a random point would score.
     """
 
@@ -91,6 +94,7 @@ class Localisation:
         default_factory=lambda: {kind: {name: [] for name in MEASURES} for kind in KINDS}
     )
     shown: list[ShownClip] = field(default_factory=list)
+    trained_on: int | None = None
 
     def figures(self) -> dict[str, Measured]:
         """Means with 95 % bootstrap intervals, and what the own sound adds to another clip's, pair by pair."""
@@ -111,15 +115,16 @@ class Localisation:
 
     @property
     def warnings(self) -> list[str]:
-        """What makes the intervals less sure than they look."""
+        """What makes the figures easier than they look, or their intervals less sure."""
         count = len(set(self.sources))
-        return [few_sources(count)] if 0 < count < FEW else []
+        return ([few_sources(count)] if 0 < count < FEW else []) + seen_warning(self.trained_on, len(self.ids))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         figures = {name: found.model_dump() for name, found in self.figures().items()}
         counts = {"clips": self.clips, "clips_with_boxes": len(self.ids), "sources": len(set(self.sources))}
-        return {"split": self.split, **counts, "figures": figures, "warnings": self.warnings}
+        said = {"trained_on": self.trained_on, "warnings": self.warnings}
+        return {"split": self.split, **counts, "figures": figures, **said}
 
     def to_table(self) -> Table:
         """For people."""
@@ -157,6 +162,7 @@ def localise(
     boxes: Boxes | None = None,
     *,
     split: str = "test",
+    learned: TrainedOn | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Localisation:
@@ -164,6 +170,7 @@ def localise(
 
     Args:
         boxes: without them there are maps and no figures.
+        learned: what the model's run was trained on: which of the clips with boxes it knows is counted.
         seed: of which other clip's sound a picture is asked with; it is of another source, where there is one.
 
     Raises:
@@ -199,6 +206,7 @@ def localise(
             f"{boxes.path} has boxes of none of the {done} clips of split {split!r}, e.g. {found.shown[0].source}: "
             "its paths count from its own folder, its times must be near the clips' middle frames"
         )
+    found.trained_on = seen_in_training(library, found.ids, learned)
     return found
 
 
@@ -214,7 +222,7 @@ def localisation_result(
         items=found.ids,
         sources=found.sources,
         per_item=per_item,
-        details={"clips": found.clips, "clips_with_boxes": len(found.ids)},
+        details={"clips": found.clips, "clips_with_boxes": len(found.ids), "trained_on": found.trained_on},
     )
 
 

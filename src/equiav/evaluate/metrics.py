@@ -53,6 +53,14 @@ def counted_clips(clips: int, sources: int | None) -> str:
     return counted(clips, "clip") + few
 
 
+def seen_warning(seen: int | None, clips: int) -> list[str]:
+    """What to say of clips of sources that the model was trained on."""
+    if not seen:
+        return []
+    what = "are among those that the model was trained on, or windows of the same sources"
+    return [f"{seen} of {counted(clips, 'clip')} {what}"]
+
+
 class Estimate(FrozenResult):
     """One figure with its 95 % interval and what a random order would give."""
 
@@ -144,7 +152,9 @@ class RetrievalReport(FrozenResult):
     equal_sounds: int = Field(description="Clips whose log-mel equals an earlier clip's.")
     equal_pictures: int = Field(description="Clips whose frame equals an earlier clip's.")
     shared_sources: int = Field(description="Clips of a source that also gave clips to another split.")
-    trained_on: int | None = Field(description="Clips that the model was trained on; None where that was not asked.")
+    trained_on: int | None = Field(
+        description="Clips of sources that the model was trained on; None where these are unknown."
+    )
     clip_ids: list[str] = Field(description="The clips, in the order of `ranks`.")
     clip_sources: list[int] = Field([], description="A number for each, equal where two are of one source.")
 
@@ -157,9 +167,9 @@ class RetrievalReport(FrozenResult):
             (self.audio_to_visual.gallery_duplicates, "picture embeddings equal an earlier one"),
             (self.visual_to_audio.gallery_duplicates, "sound embeddings equal an earlier one"),
             (self.shared_sources, "clips come from files that also gave clips to another split"),
-            (self.trained_on or 0, "clips are among those that the model was trained on"),
         ]
         said = [f"{count} of {self.clips} {what}" for count, what in found if count]
+        said += seen_warning(self.trained_on, self.clips)
         if self.listed is not None:
             said[:0] = [f"{self.found} of {self.listed} listed ids found", *self.elsewhere]
         if self.audio_to_visual.sources < FEW:

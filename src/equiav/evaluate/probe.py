@@ -36,6 +36,7 @@ from equiav.errors import ConfigError, LibraryError, ModelError
 from equiav.evaluate.bootstrap import RESAMPLES, interval, resampled_classes, resampled_means
 from equiav.evaluate.gallery import recordings_of
 from equiav.evaluate.gradient_probe import fitted_scores
+from equiav.evaluate.leaks import seen_in_training
 from equiav.evaluate.probed import Feature, Kind, Probed, probe_result
 from equiav.library.loader import Batch, ClipLoader
 from equiav.library.recordings import numbered
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
     from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
+    from equiav.train.trained_on import TrainedOn
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 BATCH = 64
@@ -89,6 +91,7 @@ def probe(
     folds: bool = False,
     stratified: int | None = None,
     neighbours: int = NEIGHBOURS,
+    learned: TrainedOn | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Probed:
@@ -101,6 +104,7 @@ def probe(
         stratified: cut the split `train` into that many folds, each with every label's share of the clips (of several
             labels, the rarest counts) and with all windows of a source, or none.
         neighbours: that vote, of `knn`.
+        learned: what the model's run was trained on: which of the clips measured on it knows is counted.
         seed: of the attentive and SGD probes, of the stratified folds and of the resampling.
         on_progress: called with (clips seen, clips, what is fitted).
 
@@ -156,6 +160,7 @@ def probe(
         clips=len(measured),
         baseline=statistics.mean(fold.baseline for fold in reached.values()),
         sources=len(np.unique(sources[measured])),
+        trained_on=seen_in_training(library, [seen.ids[row] for row in measured], learned),
         shared=sum(fold.shared for fold in reached.values()),
         groups=sources[measured].tolist() if right else [],
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from equiav.evaluate.bootstrap import FEW, few_sources
-from equiav.evaluate.metrics import counted_clips
+from equiav.evaluate.metrics import counted_clips, seen_warning
 from equiav.evaluate.results import Measured, Result, about
 from equiav.search.index import By
 from equiav.words import counted
@@ -40,6 +40,7 @@ class Probed:
         baseline: the measure without features.
         sources: how many the clips come from.
         shared: of the clips measured on, those of a source that was learned from.
+        trained_on: of them, those of a source that the model itself was trained on; None where that is unknown.
         groups: of each clip of `right` a number, equal where two are of one source.
     """
 
@@ -58,6 +59,7 @@ class Probed:
     baseline: float | None = None
     sources: int | None = None
     shared: int = 0
+    trained_on: int | None = None
     groups: list[int] = field(default_factory=list)
 
     @property
@@ -78,7 +80,7 @@ class Probed:
             own = ": windows of a clip's own source do not vote" if self.kind == "knn" else ""
             clips = counted(self.clips, "clip")
             said.append(f"{self.shared} of {clips} measured on are of sources that were learned from too{own}")
-        return said
+        return said + seen_warning(self.trained_on, self.clips)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -128,5 +130,6 @@ def probe_result(found: Probed, library: Library, model: EquiAV, *, seed: int = 
             "classes": found.classes,
             "baseline": found.baseline,
             "shared": found.shared,
+            "trained_on": found.trained_on,
         },
     )

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 from equiav.errors import LibraryError
-from equiav.evaluate.gallery import choose, recordings_of, shared_sources, trained_on
+from equiav.evaluate.gallery import choose, recordings_of, shared_sources
+from equiav.evaluate.leaks import seen_in_training, split_of_training
 from equiav.evaluate.metrics import RetrievalReport, RetrievalResult, retrieval_metrics
 from equiav.evaluate.results import Measured, Result, about
 from equiav.library.loader import ClipLoader, pictures_of, stack_pictures
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
+    from equiav.train.trained_on import TrainedOn
 
 Scoring = Literal["middle", "diagonal"]
 PROTOCOLS: dict[Scoring, str] = {
@@ -56,6 +58,7 @@ def evaluate_retrieval(
     subset: Path | None = None,
     training: Library | None = None,
     training_split: str = "train",
+    learned: TrainedOn | None = None,
     batch_size: int = 32,
     resamples: int = 1000,
     seed: int = 0,
@@ -68,7 +71,8 @@ def evaluate_retrieval(
 
     Args:
         subset: a list of ids (`gallery.read_ids`): of the split, only those clips.
-        training: library whose `training_split` the model was trained on: its clips in the gallery are counted.
+        training: library whose `training_split` the model was trained on: clips of its sources are counted.
+        learned: what the model's run was trained on, likewise (`load_trained_on`).
         on_progress: called with (clips embedded, clips).
 
     Raises:
@@ -77,6 +81,7 @@ def evaluate_retrieval(
     """
     check_features(library, model)
     gallery = choose(library, split, subset)
+    trained = split_of_training(training, training_split) if training else None
     labels, ids = [], []
     heard, seen = _Contents(), _Contents()
     embed = _middle if scoring == "middle" else _diagonal
@@ -106,7 +111,7 @@ def evaluate_retrieval(
         equal_sounds=heard.repeated,
         equal_pictures=seen.repeated,
         shared_sources=shared_sources(library, gallery.rows, split),
-        trained_on=trained_on(library, gallery.rows, training, training_split) if training else None,
+        trained_on=seen_in_training(library, ids, learned, trained),
         clip_ids=ids,
         clip_sources=sources,
     )
