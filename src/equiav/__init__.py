@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from equiav.library.table import Library
     from equiav.model.classifier import Classifier
     from equiav.model.equiav import EquiAV
+    from equiav.search.index import Hit, SearchIndex
 
 # Lance announces every table that it makes as a warning on stderr; whoever wants that sets LANCE_LOG
 os.environ.setdefault("LANCE_LOG", "error")
@@ -24,8 +25,10 @@ os.environ.setdefault("LANCE_LOG", "error")
 _LAZY = {
     "Classifier": "equiav.model.classifier",
     "EquiAV": "equiav.model.equiav",
+    "Hit": "equiav.search.index",
     "Library": "equiav.library.table",
     "Recipe": "equiav.config",
+    "SearchIndex": "equiav.search.index",
     "load_recipe": "equiav.config",
 }
 
@@ -34,11 +37,13 @@ __all__ = [
     "ConfigError",
     "EquiAV",
     "EquiAVError",
+    "Hit",
     "Library",
     "LibraryError",
     "MediaError",
     "ModelError",
     "Recipe",
+    "SearchIndex",
     "TrainingError",
     "__version__",
     "load_recipe",

@@ -238,9 +238,10 @@ def search(
 
     Example: equiav search --library L --run runs/toy --audio dog.wav -k 10
     """
-    from equiav.search.index import search_files
+    from equiav.search.index import SearchIndex
 
-    hits = search_files(library, load_model(run), audio=audio, image=image, video=video, clip=clip, by=by, k=k)
+    index = SearchIndex(library, load_model(run))
+    hits = index.search(audio=audio, image=image, video=video, clip=clip, by=by, k=k)
     if as_json:
         print_json({"hits": [hit.to_dict() for hit in hits]})
         return

@@ -85,9 +85,11 @@ def run_demo(
     (out / "retrieval.json").write_text(json.dumps(report.to_dict(), indent=2), encoding="utf-8")
     say("5/6 embed every clip")
     with bar("embedding", "clips") as progress:
-        table = embed_library(library, model, on_progress=progress.update)
+        embed_library(library, model, on_progress=progress.update)
     say("6/6 search, and write the page")
-    page = _page(out, library, SearchIndex(table), report, seconds=time.monotonic() - start, steps=trained.steps)
+    page = _page(
+        out, library, SearchIndex(library.path, model), report, seconds=time.monotonic() - start, steps=trained.steps
+    )
     (out / "demo.html").write_text(page, encoding="utf-8")
     for line in _own_commands():
         say(f"  {line}")
@@ -135,7 +137,7 @@ def _queries(library: Library, index: SearchIndex) -> list[QueryShown]:
         clip_id = held_out[number * len(held_out) // QUERIES]
         kind = "picture" if number % 2 else "sound"
         own, other = ("visual", "audio") if kind == "picture" else ("audio", "visual")
-        hits = index.search(index.clip_vector(clip_id, own), by=other, k=len(held_out), exclude=others)
+        hits = index.search(vector=index.clip_vector(clip_id, own), by=other, k=len(held_out), exclude=others)
         rank = 1 + [hit.clip_id for hit in hits].index(clip_id)
         found = [_shown(library, hit.clip_id, hit.score) for hit in hits[:HITS]]
         shown.append(QueryShown(kind, _shown(library, clip_id), found, rank))

@@ -2,6 +2,7 @@
 
 import io
 
+import lance
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from equiav.errors import LibraryError, ModelError
 from equiav.library.table import Library
 from equiav.search import embed as embed_module
 from equiav.search.embed import embed_library
-from equiav.search.index import EmbeddingsTable, table_path
+from equiav.search.table import EmbeddingsTable, table_path
 
 
 def one_by_one(library, model):
@@ -38,13 +39,10 @@ def test_stored_vectors_are_the_models_whatever_the_batch(library, model, batch_
     np.testing.assert_allclose(np.linalg.norm(table.vectors("visual"), axis=1), 1, atol=1e-6)
 
 
-def test_rows_describe_their_clips(library, model):
+def test_every_clip_has_a_row_with_a_thumbnail(library, model):
     table = embed_library(library, model)
     assert table.clip_ids() == [f"clip{i}" for i in range(10)]
-    row = table.rows([4])[0]
-    assert (row["source"], row["start_s"], row["end_s"], row["labels"]) == ("videos/4.mp4", 0.0, 0.4, ["class1"])
-    thumbnail = Image.open(io.BytesIO(row["thumbnail"]))
-    assert thumbnail.size == (47, 40)
+    assert Image.open(io.BytesIO(table.thumbnails([4])[0])).size == (47, 40)
 
 
 def test_thumbnails_are_small():
@@ -72,15 +70,20 @@ def test_a_killed_embedding_goes_on_and_ends_the_same(library, model, monkeypatc
     np.testing.assert_allclose(table.vectors("audio"), sounds, atol=2e-6)
 
 
+def watched(monkeypatch):
+    """Ids of the clips that pass the model from now on."""
+    asked, original = [], embed_module._clips
+    monkeypatch.setattr(
+        embed_module, "_clips", lambda *given: asked.extend(original(*given).clip_id) or original(*given)
+    )
+    return asked
+
+
 def test_only_new_clips_are_embedded_and_removed_ones_leave(library, model, monkeypatch):
     embed_library(library, model)
     library.append([make_clip(10), make_clip(11)])
     library.remove(["clip3"])
-    asked = []
-    original = embed_module._clips
-    monkeypatch.setattr(
-        embed_module, "_clips", lambda *given: asked.extend(original(*given).clip_id) or original(*given)
-    )
+    asked = watched(monkeypatch)
     table = embed_library(Library(library.path), model)
     assert asked == ["clip10", "clip11"]
     assert sorted(table.clip_ids()) == sorted(f"clip{i}" for i in range(12) if i != 3)
@@ -116,3 +119,47 @@ def test_an_empty_library_is_a_clear_error(tmp_path, model):
     library = Library.create(tmp_path / "empty", FEATURES)
     with pytest.raises(LibraryError, match="no clips to embed"):
         embed_library(library, model)
+
+
+def test_the_second_of_two_embeds_ends_at_once_and_nothing_is_stored_twice(library, model):
+    errors = []
+
+    def meanwhile(*_):
+        with pytest.raises(LibraryError, match="another process is embedding with this model") as error:
+            embed_library(Library(library.path), model)
+        errors.append(error)
+
+    table = embed_library(library, model, batch_size=4, on_progress=meanwhile)
+    assert len(errors) == 3
+    assert table.clip_ids() == [f"clip{i}" for i in range(10)]
+
+
+def test_what_was_stored_twice_is_dropped_and_not_embedded_again(library, model, monkeypatch):
+    path = embed_library(library, model).path
+    lance.write_dataset(lance.dataset(path).to_table(), path, mode="append")
+    asked = watched(monkeypatch)
+    table = embed_library(library, model)
+    assert table.clip_ids() == [f"clip{i}" for i in range(10)]
+    assert asked == []
+
+
+def test_a_clip_that_has_other_senses_now_is_embedded_again(library, model, monkeypatch):
+    embed_library(library, model)
+    library.remove(["clip3"])
+    library.append([make_clip(3, status="no_audio")])
+    asked = watched(monkeypatch)
+    table = embed_library(Library(library.path), model)
+    assert asked == ["clip3"]
+    heard, seen = table.senses()
+    assert [table.clip_ids()[i] for i in np.flatnonzero(~heard)] == ["clip3"]
+    assert seen.all()
+
+
+def test_a_library_that_was_opened_before_loses_no_newer_vectors(library, model, monkeypatch):
+    library.append([make_clip(10)])
+    old = Library(library.path)
+    library.append([make_clip(11)])
+    embed_library(library, model)
+    asked = watched(monkeypatch)
+    assert embed_library(old, model).count() == 12
+    assert asked == []

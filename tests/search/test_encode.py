@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tiny_library import FEATURES
 
-from equiav.errors import ConfigError, LibraryError, MediaError
+from equiav.errors import ConfigError, MediaError
 from equiav.library.ingest import ingest
 from equiav.library.table import Library
 from equiav.media import decode
@@ -20,7 +20,7 @@ from equiav.media.fbank import fit_frames, log_mel
 from equiav.media.mux import write_clip
 from equiav.search.embed import embed_library
 from equiav.search.encode import Embeddings, embed_log_mels, encode, wav_file, wav_header
-from equiav.search.index import SearchIndex, search_files
+from equiav.search.index import SearchIndex
 from samples import write_media
 
 RATE = FEATURES.sample_rate
@@ -197,7 +197,7 @@ def test_a_pillow_picture_is_seen_as_its_file_is(tmp_path, model):
 def test_a_video_gives_what_embedding_the_library_stored(videos, embedded, model):
     found = encode(model, video=[videos / "0.mp4", (videos / "1.mp4").read_bytes()])
     assert isinstance(found, Embeddings)
-    index = SearchIndex(embed_library(embedded, model))
+    index = SearchIndex(embedded.path, model)
     rows = embedded.clips(columns=["clip_id", "source"]).to_pylist()
     for i in range(2):
         clip_id = next(row["clip_id"] for row in rows if Path(row["source"]).name == f"{i}.mp4")
@@ -206,31 +206,33 @@ def test_a_video_gives_what_embedding_the_library_stored(videos, embedded, model
         assert found.visual[i] @ index.clip_vector(clip_id, "visual") > 0.9999
 
 
-def test_search_files_finds_the_clip_a_file_became(videos, embedded, model):
+def test_search_finds_the_clip_a_file_became(videos, embedded, model):
+    index = SearchIndex(embedded.path, model)
     for i in range(2):
         for query in ({"audio": videos / f"{i}.mp4"}, {"image": videos / f"{i}.mp4"}):
             by = "audio" if "audio" in query else "visual"
-            hit = search_files(embedded.path, model, **query, by=by, k=1)[0]
+            hit = index.search(**query, by=by, k=1)[0]
             assert (Path(hit.source).name, hit.score) == (f"{i}.mp4", pytest.approx(1, abs=2e-2))
 
 
 def test_without_by_the_other_sense_is_searched(videos, embedded, model):
     sound, picture = videos / "0.mp4", videos / "1.mp4"
-    n = embedded.count()
-    assert search_files(embedded.path, model, audio=sound, k=n) == search_files(
-        embedded.path, model, audio=sound, by="visual", k=n
-    )
-    assert search_files(embedded.path, model, image=picture, k=n) == search_files(
-        embedded.path, model, image=picture, by="audio", k=n
-    )
-    assert search_files(embedded.path, model, video=picture, k=n) == search_files(
-        embedded.path, model, video=picture, by="both", k=n
-    )
+    index, n = SearchIndex(embedded.path, model), embedded.count()
+    assert index.search(audio=sound, k=n) == index.search(audio=sound, by="visual", k=n)
+    assert index.search(image=picture, k=n) == index.search(image=picture, by="audio", k=n)
+    assert index.search(video=picture, k=n) == index.search(video=picture, by="both", k=n)
+
+
+def test_one_query_at_a_time(videos, embedded, model):
+    index, sound = SearchIndex(embedded.path, model), videos / "0.mp4"
+    assert index.search(audio=[sound]) == index.search(audio=sound)
+    with pytest.raises(ConfigError, match="one query at a time, found 2"):
+        index.search(audio=[sound, sound])
 
 
 def test_a_clip_does_not_find_itself(embedded, model):
     ids = embedded.clips(columns=["clip_id"])["clip_id"].to_pylist()
-    found = search_files(embedded.path, model, clip=ids[0], k=len(ids) - 1)
+    found = SearchIndex(embedded.path, model).search(clip=ids[0], k=len(ids) - 1)
     assert sorted(hit.clip_id for hit in found) == sorted(ids[1:])
 
 
@@ -263,12 +265,3 @@ def test_what_cannot_be_encoded_is_a_clear_error(tmp_path, model):
         encode(model, audio=tmp_path / "nothing.wav")
     with pytest.raises(MediaError, match="too_short"):
         encode(model, audio=tone(440, 0.01), sample_rate=RATE)
-
-
-def test_what_cannot_be_searched_for_is_a_clear_error(tmp_path, embedded, model):
-    with pytest.raises(ConfigError, match=r"exactly one query .* found none"):
-        search_files(embedded.path, model)
-    with pytest.raises(ConfigError, match=r"exactly one query .*'audio', 'clip'"):
-        search_files(embedded.path, model, audio="a", clip="b")
-    with pytest.raises(LibraryError, match="no embeddings of model"):
-        search_files(tmp_path, model, clip="b")

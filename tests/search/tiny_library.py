@@ -1,6 +1,7 @@
 """A small model, and random clips made without decoding anything."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -40,7 +41,7 @@ def make_model(seed=0, **changes):
     return EquiAV(config, seed=seed).eval()
 
 
-def make_clip(i, seed=0, split="train"):
+def make_clip(i, seed=0, **changes):
     rng = np.random.default_rng([seed, i])
     frames = []
     for _ in range(FEATURES.frames_per_clip):
@@ -49,14 +50,14 @@ def make_clip(i, seed=0, split="train"):
         picture = rng.integers(0, 256, (40, 40 + 7 * (i % 3), 3), dtype=np.uint8)
         Image.fromarray(picture).save(buffer, "JPEG", quality=90)
         frames.append(buffer.getvalue())
-    return Clip(
+    clip = Clip(
         clip_id=f"clip{i}",
         item=f"item{i}",
         source=f"videos/{i}.mp4",
         start_s=0.0,
         end_s=0.4,
         labels=[f"class{i % 3}"],
-        split=split,
+        split="train",
         status="ok",
         fbank=rng.normal(-6, 4, (FEATURES.time_frames, FEATURES.mel_bins)).astype(np.float16),
         fbank_frames=FEATURES.time_frames,
@@ -67,3 +68,8 @@ def make_clip(i, seed=0, split="train"):
         file_size=1,
         file_mtime_ns=1,
     )
+    if changes.get("status") == "no_audio":
+        changes |= {"fbank": None, "fbank_frames": 0, "fbank_mean": None, "fbank_square": None}
+    if changes.get("status") == "no_video":
+        changes |= {"frames": [], "frame_times_s": []}
+    return replace(clip, **changes)

@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -25,6 +24,7 @@ from pydantic import ValidationError
 
 from equiav.config import Features
 from equiav.errors import LibraryError
+from equiav.library.lock import only_writer
 from equiav.library.records import WHOLE, Clip, KnownItem, Reject
 
 SCHEMA_VERSION = 2
@@ -49,6 +49,7 @@ class Library:
         self.path = Path(path)
         if not self._clips_path.exists():
             raise LibraryError(f"{self.path} holds no library; make one: equiav ingest VIDEOS --library {self.path}")
+        self._stamp = stamp_of_table(self._clips_path)
         self._clips = _open(self._clips_path)
         metadata = self._clips.schema.metadata or {}
         version = metadata.get(VERSION_KEY, b"").decode()
@@ -73,7 +74,7 @@ class Library:
             LibraryError: the library there was made with other features, or the folder cannot be written.
         """
         path = Path(path)
-        with _writing(path):
+        with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             _make(path / "rejects.lance", _REJECTS_SCHEMA)
             _make(path / "clips.lance", _clips_schema(features))
@@ -107,13 +108,13 @@ class Library:
             if clip.fbank is not None:
                 row[:] = clip.fbank.ravel()
         columns["fbank"] = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), size, mask=pa.array(silence))
-        with _writing(self.path):
+        with writing(self.path):
             self._clips = lance.write_dataset(pa.table(columns, schema=schema), self._clips_path, mode="append")
 
     def remove(self, clip_ids: Sequence[str]) -> None:
         """Drop clips."""
         if clip_ids:
-            with _writing(self.path):
+            with writing(self.path):
                 self._clips.delete(f"clip_id IN ({_quoted(clip_ids)})")
 
     def update(self, new: Sequence[Mapping[str, Any]]) -> None:
@@ -121,7 +122,7 @@ class Library:
         if new:
             schema = pa.schema([self._clips.schema.field(name) for name in new[0]])
             rows = pa.Table.from_pylist([dict(row) for row in new], schema=schema)
-            with _writing(self.path):
+            with writing(self.path):
                 self._clips.merge_insert("clip_id").when_matched_update_all().execute(rows)
             self._clips = _open(self._clips_path)
 
@@ -130,13 +131,13 @@ class Library:
         if rejects:
             rows = pa.Table.from_pylist([asdict(reject) for reject in rejects], schema=_REJECTS_SCHEMA)
             merge = _open(self._rejects_path).merge_insert("item")
-            with _writing(self.path):
+            with writing(self.path):
                 merge.when_matched_update_all().when_not_matched_insert_all().execute(rows)
 
     def forgive(self, items: Sequence[str]) -> None:
         """Drop the reject records of items that gave clips after all."""
         if items:
-            with _writing(self.path):
+            with writing(self.path):
                 _open(self._rejects_path).delete(f"item IN ({_quoted(items)})")
 
     def rejects(self) -> list[Reject]:
@@ -250,7 +251,7 @@ class Library:
         for path in (self._clips_path, self._rejects_path):
             table = _open(path)
             if table.stats.dataset_stats(FRAGMENT_ROWS)["num_small_files"] > FRAGMENTS:
-                with _writing(self.path):
+                with writing(self.path):
                     # by bytes where nothing was deleted: faster, and it does not hold thousands of clips in memory
                     table.optimize.compact_files(
                         target_rows_per_fragment=FRAGMENT_ROWS, compaction_mode="try_binary_copy"
@@ -259,13 +260,13 @@ class Library:
 
     def forget_old_versions(self) -> None:
         """Free what was replaced more than a day ago: who opened the library goes on reading it for a day."""
-        with _writing(self.path):
+        with writing(self.path):
             for path in (self._clips_path, self._rejects_path):
-                table = _open(path)
-                # by the time when the next one came: an old version may have been the newest until now
-                times: list[Any] = [version["timestamp"] for version in table.versions()]
-                recent = sum(time > datetime.now() - READABLE for time in times)
-                table.cleanup_old_versions(retain_versions=recent + 1)
+                free_old_versions(_open(path))
+
+    def is_newest(self) -> bool:
+        """Whether the clips on disk are still those that this object reads: a look at a folder, no reading."""
+        return is_newest(self._clips, self._clips_path, self._stamp)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -274,16 +275,7 @@ class Library:
         Raises:
             LibraryError: another process holds it.
         """
-        with _writing(self.path):
-            lock = (self.path / ".lock").open("w")
-        with lock as file:
-            if sys.platform != "win32":
-                import fcntl
-
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    raise LibraryError(f"{self.path}: another process is writing to it; wait for it to end") from None
+        with only_writer(self.path / ".lock", f"{self.path}: another process is writing to it"):
             self._clips = _open(self._clips_path)
             yield
 
@@ -321,8 +313,32 @@ def _make(path: Path, schema: pa.Schema) -> None:
     beside.rename(path)
 
 
+def free_old_versions(table: lance.LanceDataset) -> None:
+    """Free what was replaced more than a day ago."""
+    # by the time when the next one came: an old version may have been the newest until now
+    times: list[Any] = [version["timestamp"] for version in table.versions()]
+    recent = sum(time > datetime.now() - READABLE for time in times)
+    table.cleanup_old_versions(retain_versions=recent + 1)
+
+
+def stamp_of_table(path: Path) -> tuple[int, int]:
+    """What changes when a table is written to, or another one takes its place; taken before it is opened."""
+    try:
+        found = (path / "_versions").stat()
+    except OSError:  # none any more: whoever opens it is told
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
+
+
+def is_newest(table: lance.LanceDataset, path: Path, stamp: tuple[int, int]) -> bool:
+    """Whether the table at `path`, opened after `stamp` was taken, is still the newest version of the same one."""
+    # two commits within a tick of the file system's clock have one stamp, another table may have the same version
+    return stamp_of_table(path) == stamp and table.latest_version == table.version
+
+
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Errors of a full disk or of a folder that may not be written become LibraryErrors."""
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:

@@ -1,14 +1,15 @@
 """Embed every clip of a library:  (library, model) -> L/embeddings/<model fingerprint>.lance.
 
 Only clips without an embedding are embedded, and those of clips that left the library are dropped: run again after
-an ingest, or after being killed, it goes on where it was. Each commit holds whole clips, all of them or none.
+an ingest, or after being killed, it goes on where it was. Each commit holds whole clips, all of them or none. One embed
+of a model writes at a time; what an equiav without that rule stored twice is dropped too.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
@@ -16,15 +17,17 @@ from PIL import Image
 from equiav.config import Senses
 from equiav.errors import LibraryError
 from equiav.library.loader import ClipLoader
+from equiav.library.records import STATUSES
+from equiav.library.table import Library
 from equiav.search.encode import embed_log_mels, embed_pictures, encode
-from equiav.search.index import EmbeddedClips, EmbeddingsTable
+from equiav.search.table import EmbeddedClips, EmbeddingsTable, first_rows, places
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from jaxtyping import UInt8
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from equiav.library.table import Library
     from equiav.model.classifier import Classifier
     from equiav.model.equiav import EquiAV
 
@@ -37,6 +40,12 @@ STORED: dict[Senses, tuple[str, ...]] = {
     "audio-visual": ("ok", "silent", "still"),
     "audio": ("no_video",),
     "visual": ("no_audio",),
+}
+Sense = Literal["audio", "visual"]
+SENSES: tuple[Sense, ...] = ("audio", "visual")
+HAS: dict[Sense, tuple[str, ...]] = {
+    "audio": STORED["audio-visual"] + STORED["audio"],
+    "visual": STORED["audio-visual"] + STORED["visual"],
 }
 THUMBNAIL_SIDE = 128
 THUMBNAIL_QUALITY = 85
@@ -58,26 +67,56 @@ def embed_library(
         on_progress: called with (clips embedded so far, clips in the library).
 
     Raises:
-        LibraryError: no clips, features that are not the model's, or a foreign or damaged table.
+        LibraryError: no clips, features that are not the model's, another embed at work, or a damaged table.
         ModelError: the model gave NaN or infinite values.
     """
     check_features(library, model)
-    table = EmbeddingsTable.create(library.path, model.fingerprint(), model.config.architecture.embedding)
-    ids, known = library.all_ids(), set(table.clip_ids())
-    if not ids:
-        raise LibraryError(f"{library.path} holds no clips to embed; add some: equiav ingest")
-    table.remove(known - set(ids))
-    missing = np.array([clip_id not in known for clip_id in ids])
-    done, waiting = int((~missing).sum()), list[EmbeddedClips]()
-    for part in _embedded(library, model, missing, batch_size):
-        waiting.append(part)
-        done += len(part.clip_id)
-        if sum(len(part.clip_id) for part in waiting) >= COMMIT_CLIPS or done == len(ids):
-            table.append(*waiting)
-            waiting = []
-        if on_progress:
-            on_progress(done, len(ids))
+    width = model.config.architecture.embedding
+    with EmbeddingsTable.for_writing(library.path, model.fingerprint(), width, library.features) as table:
+        library = Library(library.path)  # as it is now: another embed may have seen clips that came since
+        ids, has = listed(library)
+        if not len(ids):
+            raise LibraryError(f"{library.path} holds no clips to embed; add some: equiav ingest")
+        missing = _reconcile(table, ids, has)
+        done, waiting = int((~missing).sum()), list[EmbeddedClips]()
+        for part in _embedded(library, model, missing, batch_size):
+            waiting.append(part)
+            done += len(part.clip_id)
+            if sum(len(part.clip_id) for part in waiting) >= COMMIT_CLIPS or done == len(ids):
+                table.append(*waiting)
+                waiting = []
+                table.tidy()
+            if on_progress:
+                on_progress(done, len(ids))
+        table.tidy()
+        table.forget_old_versions()
     return table
+
+
+def _reconcile(table: EmbeddingsTable, ids: pa.StringArray, has: dict[Sense, NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """Which of the clips `ids` are not embedded, when what is of no use is dropped.
+
+    That is rows of clips that are gone, that are there already, or that `has` other senses now.
+    """
+    known = table.ids()
+    place = places(known, ids)
+    keep = first_rows(known) & (place >= 0)
+    for there, senses in zip(table.senses(), has.values(), strict=True):
+        keep[keep] = senses[place[keep]] == there[keep]
+    table.remove(np.flatnonzero(~keep))
+    missing = np.ones(len(ids), dtype=bool)
+    missing[place[keep]] = False
+    return missing
+
+
+def listed(library: Library) -> tuple[pa.StringArray, dict[Sense, NDArray[np.bool_]]]:
+    """Ids of all clips of a library, in the table's order, and which of them have which sense."""
+    rows = library.clips(columns=["clip_id", "status"], statuses=STATUSES)
+    statuses = rows["status"].to_pylist()
+    has: dict[Sense, NDArray[np.bool_]] = {}
+    for sense in SENSES:
+        has[sense] = np.array([status in HAS[sense] for status in statuses], dtype=bool)
+    return rows["clip_id"].combine_chunks(), has
 
 
 def _embedded(library: Library, model: EquiAV, missing: NDArray[np.bool_], batch_size: int) -> Iterator[EmbeddedClips]:
@@ -94,8 +133,7 @@ def _embedded(library: Library, model: EquiAV, missing: NDArray[np.bool_], batch
         for batch in loader.epoch(0):
             sizes = batch.sizes.tolist() if seen else []
             yield _clips(
-                library,
-                batch.indices.tolist(),
+                batch.clip_ids,
                 embed_log_mels(model, batch.audio) if heard else None,
                 embed_pictures(model, batch.frames, batch.sizes) if seen else None,
                 [frame[:, :high, :wide] for frame, (high, wide) in zip(batch.frames, sizes, strict=False)],
@@ -116,16 +154,14 @@ def check_features(library: Library, model: EquiAV | Classifier) -> None:
 
 
 def _clips(
-    library: Library,
-    rows: list[int],
+    ids: list[str],
     audio: NDArray[np.float32] | None,
     visual: NDArray[np.float32] | None,
     pictures: list[Tensor],
 ) -> EmbeddedClips:
     """The columns of the embeddings table for some clips."""
-    about = library.take(rows, ["clip_id", "source", "start_s", "end_s", "labels"]).to_pydict()
-    thumbnails = [_thumbnail(picture) for picture in pictures] or [b""] * len(rows)
-    return EmbeddedClips(**about, thumbnail=thumbnails, audio_embedding=audio, visual_embedding=visual)
+    thumbnails = [_thumbnail(picture) for picture in pictures] or [b""] * len(ids)
+    return EmbeddedClips(clip_id=ids, thumbnail=thumbnails, audio_embedding=audio, visual_embedding=visual)
 
 
 def _thumbnail(frame: UInt8[Tensor, "3 h w"]) -> bytes:

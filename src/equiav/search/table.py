@@ -1,0 +1,293 @@
+"""The embeddings of a library's clips on disk:  L/embeddings/<model fingerprint>.lance, one row per clip.
+
+`clip_id, thumbnail, audio_embedding, visual_embedding`; a clip of one sense has no embedding of the other. What else
+there is to say of a clip stands in the library alone, so that nothing here is ever out of date. One process writes at
+a time; each append, and each removal, is one atomic Lance commit. The table's metadata says which model made it:
+vectors of two models never meet in one ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import ValidationError
+
+from equiav.config import Features
+from equiav.errors import LibraryError, ModelError
+from equiav.library.lock import only_writer
+from equiav.library.table import free_old_versions, is_newest, stamp_of_table, writing
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float32, Int64
+
+SCHEMA_VERSION = 3
+SCHEMA_KEY, MODEL_KEY, FEATURES_KEY = b"equiav.embeddings", b"equiav.model", b"equiav.features"
+FILES_OF_CLIPS = ["source", "start_s", "end_s", "labels"]  # columns of schema 2
+FRAGMENTS = 64  # more small ones than this are joined
+FRAGMENT_ROWS = 32_768  # larger ones are left alone: some hundred megabytes
+REMOVED_AT_ONCE = 50_000
+
+
+@dataclass(frozen=True)
+class EmbeddedClips:
+    """n clips with their vectors, in the columns of the table."""
+
+    clip_id: list[str]
+    thumbnail: list[bytes]
+    audio_embedding: Float32[np.ndarray, "n E"] | None  # None: these clips have no sound
+    visual_embedding: Float32[np.ndarray, "n E"] | None
+
+
+class EmbeddingsTable:
+    """One model's embeddings of one library: `open` reads it, `for_writing` makes it when missing."""
+
+    def __init__(self, dataset: lance.LanceDataset, path: Path, stamp: tuple[int, int]) -> None:
+        self._dataset = dataset
+        self._stamp = stamp
+        self.path = path
+
+    @classmethod
+    def open(cls, library: str | Path, fingerprint: str) -> EmbeddingsTable:
+        """Open the table of the model `fingerprint`, as it is now.
+
+        Raises:
+            LibraryError: there is none, it is damaged, or it was made with another model or schema.
+        """
+        path = table_path(library, fingerprint)
+        embed = f"equiav embed --library {library} --run RUN"
+        if not _is_there(path):
+            others = sorted(other.stem for other in path.parent.glob("*.lance") if other != path)
+            found = f"found those of other models: {', '.join(others)}" if others else "found none"
+            raise LibraryError(f"no embeddings of model {fingerprint} in {library} ({found}); make them: {embed}")
+        table = cls._open(path)
+        version, model = table._said(SCHEMA_KEY), table._said(MODEL_KEY)
+        if version == "2":
+            raise LibraryError(
+                f"{path}: embeddings schema 2, of an older equiav; bring it up to date (the vectors stay): {embed}"
+            )
+        if version != str(SCHEMA_VERSION):
+            raise LibraryError(
+                f"{path}: embeddings schema {version or 'missing'}, expected {SCHEMA_VERSION}; "
+                f"remove it and embed again: {embed}"
+            )
+        if model != fingerprint:
+            raise LibraryError(
+                f"{path} was made with model {model}, not with {fingerprint}: their vectors cannot be compared; "
+                f"embed the library with this model: {embed}"
+            )
+        return table
+
+    @classmethod
+    def _open(cls, path: Path) -> EmbeddingsTable:
+        stamp = stamp_of_table(path)
+        try:
+            return cls(lance.dataset(path), path, stamp)
+        except (ValueError, OSError) as error:
+            raise LibraryError(
+                f"{path} is not a readable embeddings table ({error}); remove it and embed again"
+            ) from None
+
+    @classmethod
+    @contextmanager
+    def for_writing(
+        cls, library: str | Path, fingerprint: str, width: int, features: Features
+    ) -> Iterator[EmbeddingsTable]:
+        """The table of the model `fingerprint`, with all other writers kept out; it is made when missing.
+
+        One of schema 2 is brought up to date. One that was made from other features than the library has now, of which
+        clips may have the same ids, is emptied.
+
+        Args:
+            width: E, of the model's vectors.
+            features: the library's.
+
+        Raises:
+            LibraryError: another process is writing, or the table is damaged, or of another model, width or schema.
+        """
+        path = table_path(library, fingerprint)
+        said = f"{library}: another process is embedding with this model"
+        with only_writer(path.with_name(f".{path.name}.lock"), said):
+            with writing(path):
+                if not _is_there(path):
+                    # atomic: what there is of a table that was not finished has no version, and is none
+                    lance.write_dataset(_schema(fingerprint, width, features).empty_table(), path, mode="create")
+                cls._open(path)._update_schema(features)
+            table = cls.open(library, fingerprint)
+            if table.width != width:
+                raise LibraryError(f"{path} holds vectors of width {table.width}, the model gives {width}")
+            if not table.is_made_from(features):
+                table._empty(_schema(fingerprint, width, features))
+            yield table
+
+    def _update_schema(self, features: Features) -> None:
+        """From schema 2 to 3: two commits, and what a kill leaves between them is taken up again."""
+        if self._said(SCHEMA_KEY) == "2":
+            if old := [name for name in FILES_OF_CLIPS if name in self._dataset.schema.names]:
+                self._dataset.drop_columns(old)
+            said: dict[str, str | None] = {SCHEMA_KEY.decode(): str(SCHEMA_VERSION)}
+            said[FEATURES_KEY.decode()] = features.model_dump_json()
+            self._dataset.update_schema_metadata(said)
+
+    def _empty(self, schema: pa.Schema) -> None:
+        with writing(self.path):
+            self._dataset = lance.write_dataset(schema.empty_table(), self.path, mode="overwrite")
+
+    def _said(self, key: bytes) -> str:
+        return (self._dataset.schema.metadata or {}).get(key, b"").decode()
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the model that made the vectors."""
+        return self._said(MODEL_KEY)
+
+    @property
+    def width(self) -> int:
+        """E, the width of the vectors."""
+        return self._dataset.schema.field("audio_embedding").type.list_size
+
+    def is_made_from(self, features: Features) -> bool:
+        """Whether the clips were of these features."""
+        try:
+            return Features.model_validate_json(self._said(FEATURES_KEY)) == features
+        except ValidationError:
+            return False
+
+    def is_newest(self) -> bool:
+        """Whether the table on disk is still what this object reads: a look at a folder, no reading.
+
+        Raises:
+            LibraryError: there is none any more.
+        """
+        return is_newest(self._dataset, self.path, self._stamp)
+
+    def count(self) -> int:
+        """Rows of the table: clips, of which some may have left the library since."""
+        return self._dataset.count_rows()
+
+    def clip_ids(self) -> list[str]:
+        """Ids of all rows, in the table's order."""
+        return self.ids().to_pylist()
+
+    def ids(self) -> pa.StringArray:
+        """As `clip_ids`, as an Arrow array."""
+        return _column(self._dataset.to_table(columns=["clip_id"]), "clip_id")
+
+    def vectors(self, sense: Literal["audio", "visual"]) -> Float32[np.ndarray, "n E"]:
+        """All embeddings of one sense, in the table's order; NaN for clips without."""
+        column = _column(self._dataset.to_table(columns=[f"{sense}_embedding"]), f"{sense}_embedding")
+        # an empty column has no chunk to flatten; flattening leaves out what is null
+        found = column.flatten().to_numpy().reshape(-1, self.width)
+        if not column.null_count:
+            return found
+        vectors = np.full((len(column), self.width), np.nan, np.float32)
+        vectors[column.is_valid().to_numpy(zero_copy_only=False)] = found
+        return vectors
+
+    def senses(self) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+        """Which rows have an embedding of the sound, and which one of the picture."""
+        rows = self._row_ids()
+        without = (self._row_ids(f"{sense}_embedding IS NULL") for sense in ("audio", "visual"))
+        heard, seen = (~np.isin(rows, found) for found in without)
+        return heard, seen
+
+    def _row_ids(self, where: str | None = None) -> Int64[np.ndarray, " m"]:
+        found = self._dataset.to_table(columns=["clip_id"], filter=where, with_row_id=True)
+        return _column(found, "_rowid").to_numpy()
+
+    def thumbnails(self, positions: Sequence[int]) -> list[bytes]:
+        """Thumbnails of the rows at these positions, in this order."""
+        return self._dataset.take(list(positions), columns=["thumbnail"])["thumbnail"].to_pylist()
+
+    def append(self, *parts: EmbeddedClips) -> None:
+        """Add clips in one atomic commit; a reader sees all of them or none."""
+        table = pa.concat_tables([self._columns(clips) for clips in parts])
+        with writing(self.path):
+            self._dataset = lance.write_dataset(table, self.path, mode="append")
+
+    def _columns(self, clips: EmbeddedClips) -> pa.Table:
+        schema = self._dataset.schema
+        vectors = {"audio_embedding": clips.audio_embedding, "visual_embedding": clips.visual_embedding}
+        columns: dict[str, Any] = {name: getattr(clips, name) for name in schema.names if name not in vectors}
+        for name, rows in vectors.items():
+            if rows is None:
+                columns[name] = pa.nulls(len(clips.clip_id), schema.field(name).type)
+                continue
+            if rows.shape != (len(clips.clip_id), self.width) or not np.isfinite(rows).all():
+                raise ModelError(
+                    f"{name}: expected finite vectors of shape {(len(clips.clip_id), self.width)}, found shape "
+                    f"{rows.shape} with {int((~np.isfinite(rows)).sum())} NaN or infinite values"
+                )
+            flat = np.ascontiguousarray(rows, dtype=np.float32).ravel()
+            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat), self.width)
+        return pa.table(columns, schema=schema)
+
+    def remove(self, positions: Int64[np.ndarray, " m"]) -> None:
+        """Drop the rows at these positions."""
+        chosen = self._row_ids()[positions]
+        for first in range(0, len(chosen), REMOVED_AT_ONCE):
+            part = ", ".join(map(str, chosen[first : first + REMOVED_AT_ONCE].tolist()))
+            with writing(self.path):
+                self._dataset.delete(f"_rowid IN ({part})")
+
+    def tidy(self) -> None:
+        """Join the small fragments that many appends leave: reading stays fast, however many there were."""
+        with writing(self.path):
+            if self._dataset.stats.dataset_stats(FRAGMENT_ROWS)["num_small_files"] > FRAGMENTS:
+                self._dataset.optimize.compact_files(target_rows_per_fragment=FRAGMENT_ROWS)
+
+    def forget_old_versions(self) -> None:
+        """Free what was replaced more than a day ago: who opened the table goes on reading it for a day."""
+        with writing(self.path):
+            free_old_versions(self._dataset)
+
+
+def table_path(library: str | Path, fingerprint: str) -> Path:
+    """Where a model's embeddings of a library lie."""
+    return Path(library) / "embeddings" / f"{fingerprint}.lance"
+
+
+def first_rows(ids: pa.StringArray) -> Bool[np.ndarray, " n"]:
+    """Of each id one row, the first: an equiav that let two embed at once stored clips twice."""
+    first = np.zeros(len(ids), dtype=bool)
+    first[np.unique(ids.dictionary_encode().indices.to_numpy(), return_index=True)[1]] = True
+    return first
+
+
+def places(ids: pa.StringArray, among: pa.StringArray) -> Int64[np.ndarray, " n"]:
+    """Where each id stands among others; -1 where it does not."""
+    found = pc.call_function("index_in", [ids], pc.SetLookupOptions(among))
+    return pc.fill_null(found, -1).to_numpy().astype(np.int64)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is a table: a folder without a single version is what a killed writer left of one."""
+    return any(path.glob("_versions/*.manifest"))
+
+
+def _column(table: pa.Table, name: str) -> Any:
+    return table[name].combine_chunks()
+
+
+def _schema(fingerprint: str, width: int, features: Features) -> pa.Schema:
+    vector = pa.list_(pa.float32(), width)
+    return pa.schema(
+        [
+            pa.field("clip_id", pa.string(), nullable=False),
+            pa.field("thumbnail", pa.binary(), nullable=False),
+            pa.field("audio_embedding", vector, nullable=True),
+            pa.field("visual_embedding", vector, nullable=True),
+        ],
+        metadata={
+            SCHEMA_KEY: str(SCHEMA_VERSION).encode(),
+            MODEL_KEY: fingerprint.encode(),
+            FEATURES_KEY: features.model_dump_json().encode(),
+        },
+    )
