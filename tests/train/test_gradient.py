@@ -45,14 +45,21 @@ class AsTheyAre:
         return {}
 
 
-def gradients(*, micro_batch: int = CLIPS, parallel: str = "ddp", method: str = "equiav", checkpointing: bool = False):
-    """(loss, gradient of each weight) of this process's share of eight clips."""
+def gradients(
+    *,
+    clips: int = CLIPS,
+    micro_batch: int = CLIPS,
+    parallel: str = "ddp",
+    method: str = "equiav",
+    checkpointing: bool = False,
+):
+    """(loss, gradient of each weight) of this process's share of some clips."""
     model = small_model(method=method, checkpointing=checkpointing)
     accelerator = make_accelerator()
-    inputs = list(batch_for(model, CLIPS).values())
+    inputs = list(batch_for(model, clips).values())
     called = spread(model, accelerator, parallel)
     assert is_sharded(model) == (parallel == "fsdp" and accelerator.num_processes > 1)
-    share = CLIPS // accelerator.num_processes
+    share = -(-clips // accelerator.num_processes)
     mine = Rows(inputs).split(share)[accelerator.process_index]
     losses = backward(called, AsTheyAre(), mine, 0, accelerator, micro_batch=min(micro_batch, share))
     return float(losses["loss"]), {n: whole(p.grad) for n, p in model.named_parameters() if p.grad is not None}
@@ -75,7 +82,10 @@ def test_recomputed_activations_have_the_gradient_of_kept_ones():
     assert differ(gradients(micro_batch=3, checkpointing=True), gradients()) < 1e-5
 
 
-CASES = ({}, {"micro_batch": 2}, {"parallel": "fsdp"}, {"parallel": "fsdp", "micro_batch": 2})
+CASES = (
+    *({}, {"micro_batch": 2}, {"parallel": "fsdp"}, {"parallel": "fsdp", "micro_batch": 2}),
+    *({"clips": 7}, {"clips": 7, "micro_batch": 2}, {"clips": 7, "parallel": "fsdp", "micro_batch": 2}),
+)
 
 
 def _worker(rank: int, world: int, port: int, queue: Any) -> None:
@@ -103,9 +113,12 @@ def test_two_processes_have_the_gradient_of_one_with_whole_weights_and_with_shar
     results, votes = queue.get(timeout=300)
     while not workers.join():
         pass
-    expected = gradients()
+    expected = {clips: gradients(clips=clips) for clips in (7, CLIPS)}
     for case, (loss, grads) in zip(CASES, results, strict=True):
-        assert differ((loss, {n: torch.from_numpy(g) for n, g in grads.items()}), expected) < 1e-5, case
+        assert (
+            differ((loss, {n: torch.from_numpy(g) for n, g in grads.items()}), expected[case.get("clips", CLIPS)])
+            < 1e-5
+        ), case
     assert votes == (True, False, "by 0")
 
 

@@ -112,10 +112,12 @@ def describe(batches):
     return found
 
 
-def test_two_processes_share_the_batches_of_one(library):
-    parts = [describe(loader(library, shard=(number, 2)).epoch(1)) for number in range(2)]
+@pytest.mark.parametrize("batch", [2, 5])
+def test_two_processes_share_the_batches_of_one(library, batch):
+    size = f"train.global_batch={batch}"
+    parts = [describe(loader(library, size, shard=(number, 2)).epoch(1)) for number in range(2)]
     assert not parts[0].keys() & parts[1].keys()
-    assert parts[0] | parts[1] == describe(loader(library).epoch(1))
+    assert parts[0] | parts[1] == describe(loader(library, size).epoch(1))
 
 
 def test_an_epoch_can_be_entered_in_the_middle(library):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from equiav.config import load_recipe
 from equiav.errors import ConfigError, ModelError, TrainingError
 from equiav.library.loader import ClipLoader
 from equiav.model.equiav import EquiAV
+from equiav.train import run_folder
 from equiav.train.dry_run import dry_run
 from equiav.train.objective import Pretraining, clip_keys, roll_time
 from equiav.train.pretrain import model_config, pretrain, resolve
+from equiav.train.throughput import choose_precision
 from samples import TINY
 from train.small_library import make_library, small_recipe
 
@@ -87,7 +90,8 @@ def test_the_library_decides_features_normalisation_and_a_batch_that_fits(librar
     recipe = resolve(load_recipe("toy", ["train.global_batch=64"]), library)
     assert recipe.features == TINY
     assert recipe.train.global_batch == 5
-    assert resolve(load_recipe("toy"), library, processes=2).train.global_batch == 4, "every process has its share"
+    for processes in (1, 2, 3, 5):
+        assert resolve(load_recipe("toy"), library, processes).train.global_batch == 5, "whatever shares it"
     assert recipe.train.precision in {"bf16", "fp32"}
     assert (recipe.data.audio_mean, recipe.data.audio_std) == pytest.approx(library.log_mel_stats("train"))
     fixed = resolve(load_recipe("toy", ["data.audio_mean=-4.3", "data.audio_std=4.3"]), library)
@@ -102,6 +106,41 @@ def test_a_split_with_nothing_to_compare_is_an_error(library):
 def test_more_processes_than_clips_are_an_error(library):
     with pytest.raises(TrainingError, match="5 clips are too few for 8 processes"):
         resolve(load_recipe("toy"), library, processes=8)
+    with pytest.raises(TrainingError, match="4 clips are too few for 5 processes"):
+        resolve(load_recipe("toy", ["train.global_batch=4"]), library, processes=5)
+
+
+def test_shares_that_make_unlike_numbers_of_micro_batches_are_an_error_that_says_which_would_do(library):
+    recipe = load_recipe("toy", ["train.global_batch=5", "train.micro_batch=2"])
+    with pytest.raises(TrainingError, match=r"by 3 and 2, .* of 2: take train\.micro_batch=3"):
+        resolve(recipe, library, processes=2)
+    assert resolve(load_recipe("toy", ["train.micro_batch=3"]), library, 2).train.micro_batch == 3
+
+
+def test_the_precision_of_auto_is_decided_when_a_run_begins_and_kept(library, tmp_path, monkeypatch, caplog):
+    def this_machine_takes(precision):
+        monkeypatch.setattr(run_folder, "choose_precision", lambda wish: precision if wish == "auto" else wish)
+
+    recipe = small_recipe("train.precision=auto")
+    this_machine_takes("bf16")
+    pretrain(recipe, library, tmp_path / "run", should_stop=lambda: True)
+    this_machine_takes("fp32")
+    assert resolve(recipe, library).train.precision == "fp32"
+    assert resolve(recipe, library, run=tmp_path / "run").train.precision == "bf16"
+    assert "begun in bf16, which this machine computes slowly" in caplog.text
+    assert pretrain(recipe, library, tmp_path / "run").done
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").train.precision == "bf16"
+    with pytest.raises(TrainingError, match=r"train\.precision was 'bf16', now 'fp32'"):
+        pretrain(small_recipe("train.precision=fp32"), library, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("capability", "expected"), [(7, "fp32"), (8, "bf16"), (9, "bf16")])
+def test_a_gpu_that_emulates_bf16_is_not_given_it(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=capability))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)
+    assert choose_precision("auto") == expected
 
 
 def test_a_run_stopped_and_taken_up_ends_in_the_same_model(library, tmp_path):

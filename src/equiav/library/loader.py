@@ -62,10 +62,11 @@ class ClipLoader:
         drop_last: leave out a last batch smaller than B.
         senses: which clips of the split, and what is read of them.
         rows: row numbers of the clips to take instead of a split's; they must have these senses.
-        shard: (number, of how many): this process gets its part of every batch, in order, B / processes clips.
+        shard: (number, of how many): this process gets its part of every batch, in order; parts differ by one clip at
+            most, the first ones are the larger.
 
     Raises:
-        LibraryError: the split is empty, or smaller than a batch with `drop_last`; B is no multiple of the processes.
+        LibraryError: the split is empty, or smaller than a batch with `drop_last`; B is less than the processes.
     """
 
     def __init__(
@@ -85,8 +86,8 @@ class ClipLoader:
         self.library, self.batch_size, self.seed = library, batch_size, seed
         self.frame, self.shuffle, self.drop_last, self.senses = frame, shuffle, drop_last, senses
         self.number, self.processes = shard
-        if batch_size % self.processes:
-            raise LibraryError(f"a batch of {batch_size} clips can't be shared evenly by {self.processes} processes")
+        if batch_size < self.processes:
+            raise LibraryError(f"a batch of {batch_size} clips is too small for {self.processes} processes")
         self.rows = library.positions(split, USABLE[senses]) if rows is None else rows
         # ids are hashes of content: the same clips are shuffled alike, in whatever order workers wrote them
         self._rank = np.argsort(np.argsort(np.array(library.all_ids(), dtype=object), kind="stable"), kind="stable")

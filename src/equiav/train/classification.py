@@ -17,6 +17,7 @@ from equiav.augment.uniforms import from_keys
 from equiav.augment.visual import normalise, visual_space
 from equiav.config import Augment
 from equiav.errors import LibraryError
+from equiav.train.loss import weight_of_share
 from equiav.train.mixing import Mixture, mix_sounds
 from equiav.train.objective import ROLL, VIEW, roll_time
 
@@ -83,7 +84,10 @@ class Classification:
         return audio, self._picture(batch, epoch) if "visual" in self.model.senses else None
 
     def losses(self, output: Float[Tensor, "B classes"], batch: Mixture) -> dict[str, Tensor]:
-        """Binary cross-entropy over all classes (multi-label) or cross-entropy, against mixed, smoothed targets."""
+        """Binary cross-entropy over all classes (multi-label) or cross-entropy, against mixed, smoothed targets.
+
+        Of this process's share; weighted so that the mean over processes is that over the clips of the batch.
+        """
         classes, smoothing = self.model.classes, self.recipe.task.label_smoothing
         goal = targets(batch.clips.labels, classes)
         if batch.others is not None:
@@ -91,7 +95,7 @@ class Classification:
         # as released: every class gets its part of what the labels give up
         goal = (goal * (1 - smoothing) + smoothing / len(classes)).to(output.device)
         one = F.binary_cross_entropy_with_logits if self.model.labels == "multi-label" else F.cross_entropy
-        return {"loss": one(output.float(), goal)}
+        return {"loss": one(output.float(), goal) * weight_of_share(len(goal), output.device)}
 
     def health(self, batch: Any, epoch: int) -> dict[str, float]:
         """Nothing: the signs of `equiav.train.health` are of contrastive learning."""

@@ -118,7 +118,7 @@ def resolve(
     """Fill in what the pretrained model, the library and the machine decide; the config of the encoders.
 
     Raises:
-        TrainingError: features that the pretrained model does not know, or more processes than clips.
+        TrainingError: features that the pretrained model does not know, or more processes than clips in a batch.
         LibraryError: no clips, or labels that the task cannot use.
     """
     begun, senses = begun_run(run), recipe.task.senses
@@ -148,7 +148,7 @@ def resolve(
         "model": config.architecture,
         "data": recipe.data.model_copy(update=known),
         "task": recipe.task.model_copy(update={"classes": classes}),
-        "train": fit_here(recipe.train, len(rows["train"]), processes),
+        "train": fit_here(recipe.train, len(rows["train"]), processes, begun),
     }
     return recipe.model_copy(update=made), config
 

@@ -6,7 +6,6 @@ loop knows nothing of audio or pictures: the caller's `Objective` makes the mode
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from equiav.config import Optim, Train
@@ -24,12 +24,14 @@ from equiav.train.checkpoint import Progress, Trained, load_state, save_state
 from equiav.train.gradient import Clips, Objective, backward
 from equiav.train.health import ringing
 from equiav.train.optim import follow, learning_rate, make_optimizer, share_of_epoch, share_of_step
-from equiav.train.processes import agreed, is_sharded, make_accelerator, spread, whole
+from equiav.train.processes import agreed, is_sharded, make_accelerator, mean_over_processes, spread, whole
 from equiav.train.report import JsonLines, Step
 from equiav.train.throughput import matmul_rate, memory_gb
 
 log = logging.getLogger(__name__)
 
+_NORM = "gradient_norm"
+SKIPPED = "skipped.jsonl"
 MAX_BAD_STEPS = 3  # non-finite steps in a row before the run stops
 
 
@@ -134,6 +136,8 @@ class _Loop:
         average = {name: weight.detach().clone() for name, weight in weights.items()}
         self.trained = Trained(model, optimizer, average)
         self.progress = load_state(run, self.trained)
+        if accelerator.is_main_process:
+            self.skipped = JsonLines(run / SKIPPED, self.progress.step - 1)  # they are counted from 0
         if accelerator.scaler is not None and self.progress.scaler:
             accelerator.scaler.load_state_dict(self.progress.scaler)
 
@@ -144,8 +148,11 @@ class _Loop:
             self.progress.step, steps_per_epoch=self.per_epoch, epochs=self.settings.epochs, settings=self.optim
         )
 
-    def step(self, batch: Clips, epoch: int) -> tuple[dict[str, Tensor], float]:
-        """Losses and gradient norm of a batch; the weights have moved, unless one of them is not finite."""
+    def step(self, batch: Clips, epoch: int) -> tuple[dict[str, float], float]:
+        """Losses and gradient norm of a batch; the weights have moved, unless one of them is not finite.
+
+        What is decided, is decided by numbers that all processes share.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * group["lr_ratio"]
         seed = self.settings.seed * 1_000_003 + self.progress.step
@@ -154,23 +161,28 @@ class _Loop:
         micro_batch = self.settings.micro_batch or len(batch.clip_ids)
         losses = backward(self.called, self.objective, batch, epoch, self.accelerator, micro_batch=micro_batch)
         self.accelerator.unscale_gradients()
-        norm = float(whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm)))
-        finite = math.isfinite(norm) and math.isfinite(losses["loss"])
+        norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm))
+        found = torch.stack([norm.double(), *(value.double() for value in losses.values())]).tolist()
+        numbers = mean_over_processes(self.accelerator, dict(zip([_NORM, *losses], found, strict=True)))
+        norm = numbers.pop(_NORM)
+        finite = math.isfinite(norm) and math.isfinite(numbers["loss"])
         scaler = self.accelerator.scaler
-        searching = scaler is not None and math.isfinite(losses["loss"]) and scaler.get_scale() > 1
-        if finite or scaler is not None:
-            self.optimizer.step()  # fp16: the scaler leaves out what overflowed, and lowers its scale
+        # fp16 begins with a scale that overflows
+        searching = scaler is not None and math.isfinite(numbers["loss"]) and scaler.get_scale() > 1
+        if not finite and scaler is not None:
+            scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
         if finite:
+            self.optimizer.step()
             if self.settings.ema:
                 follow(self.trained.average, self.model, share_of_step(self.settings.ema, self.progress.step))
             self.progress.bad = 0
-            self.progress.epoch_loss += float(losses["loss"])
+            self.progress.epoch_loss += numbers["loss"]
             self.progress.epoch_steps += 1
         elif not searching:
-            self._note_bad_step(batch.clip_ids, losses, norm)
+            self._note_bad_step(batch.clip_ids, numbers, norm)
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
-        return losses, norm
+        return numbers, norm
 
     def end_epoch(self, epoch: int, error: float | None) -> None:
         """Average, and remember the epoch if its error, or without one its mean loss, was the lowest so far."""
@@ -191,15 +203,14 @@ class _Loop:
         save_state(self.run, self.trained, self.progress, write=self.accelerator.is_main_process)
         self.accelerator.wait_for_everyone()
 
-    def _note_bad_step(self, clips: list[str], losses: dict[str, Tensor], norm: float) -> None:
+    def _note_bad_step(self, clips: list[str], losses: dict[str, float], norm: float) -> None:
         progress = self.progress
         progress.bad, progress.skipped = progress.bad + 1, progress.skipped + 1
-        found = {name: float(value) for name, value in losses.items()} | {"gradient_norm": norm}
-        file = self.run / "skipped.jsonl"
-        line = {"step": progress.step, "clip_ids": clips, **{name: repr(value) for name, value in found.items()}}
-        with file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(line) + "\n")
-        log.warning("step %d skipped: loss or gradient not finite; its clips are in %s", progress.step, file)
+        clips, found, file = gather_object(clips), losses | {_NORM: norm}, self.run / SKIPPED
+        if self.accelerator.is_main_process:
+            values = {name: repr(value) for name, value in found.items()}
+            self.skipped.add({"step": progress.step, "clip_ids": clips, **values})
+            log.warning("step %d skipped: loss or gradient not finite; its clips are in %s", progress.step, file)
         if progress.bad >= MAX_BAD_STEPS:
             raise TrainingError(
                 f"step {progress.step}: loss or gradient not finite for {progress.bad} steps in a row ({found}); clips "
@@ -237,23 +248,23 @@ class _Notes:
         device = loop.accelerator.device
         self.share = None if flops_per_clip is None else flops_per_clip / matmul_rate(device, settings.precision)
 
-    def step(self, clips: int, losses: dict[str, Tensor], norm: float, clock: _Clock) -> None:
+    def step(self, clips: int, losses: dict[str, float], norm: float, clock: _Clock) -> None:
         """After every step."""
         loop, progress, now = self.loop, self.loop.progress, time.perf_counter()
         self.waits.append((clock.came - clock.asked) / (now - clock.asked))
-        rate = clips / (now - clock.asked)
+        seconds = now - clock.asked
         step = Step(
             step=progress.step,
             steps=loop.total,
             epoch=progress.step / loop.per_epoch,
             lr=loop.optimizer.param_groups[0]["lr"],
             gradient_norm=norm,
-            clips_per_s=rate * loop.accelerator.num_processes,
+            clips_per_s=loop.settings.global_batch / seconds,
             data_wait=self.waits[-1],
-            mfu=None if self.share is None else self.share * rate,
+            mfu=None if self.share is None else self.share * clips / seconds,
             memory_gb=memory_gb(loop.accelerator.device),
             skipped=progress.skipped,
-            losses={name: float(value) for name, value in losses.items()},
+            losses=losses,
         )
         if progress.step % loop.settings.log_every == 0 or progress.step == loop.total:
             self.metrics.add(step.numbers())

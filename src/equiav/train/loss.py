@@ -105,7 +105,8 @@ def equiav_loss(output: EquiAVOutput, settings: Loss) -> dict[str, Tensor]:
     # autocast would take the similarities to half precision
     with torch.autocast(output.audio_inter.device.type, enabled=False):
         t = settings.temperature
-        audio, visual = _gathered(output.audio_inter), _gathered(output.visual_inter)
+        shares = shares_of_batch(len(output.audio_inter), output.audio_inter.device)
+        audio, visual = _gathered(output.audio_inter, shares), _gathered(output.visual_inter, shares)
         inter, accuracy = info_nce(audio, visual, t)
         found = {"loss": settings.inter * inter, "loss_inter": inter, "accuracy_inter": accuracy}
         found |= {"alignment": alignment(audio, visual), "uniformity": (uniformity(audio) + uniformity(visual)) / 2}
@@ -114,7 +115,7 @@ def equiav_loss(output: EquiAVOutput, settings: Loss) -> dict[str, Tensor]:
             ("intra_visual", settings.intra_visual, output.visual_predicted, output.visual_augmented),
         ):
             if predicted is not None and augmented is not None:
-                intra, accuracy = nt_xent(_gathered(predicted), _gathered(augmented), t)
+                intra, accuracy = nt_xent(_gathered(predicted, shares), _gathered(augmented, shares), t)
                 found |= {f"loss_{name}": intra, f"accuracy_{name}": accuracy}
                 found["loss"] = found["loss"] + weight * intra
         return found
@@ -125,28 +126,48 @@ def _check_batch(x: Tensor) -> None:
         raise ModelError(f"a contrastive loss needs other clips to compare with: a batch of 2 or more, found {len(x)}")
 
 
-def _gathered(x: Float[Tensor, "b E"]) -> Float[Tensor, "B E"]:
+def shares_of_batch(rows: int, device: torch.device) -> list[int]:
+    """How many clips of a batch each process has, in rank order; every process has to ask.
+
+    Args:
+        rows: clips that this process has.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return [rows]
+    own = torch.tensor([rows], device=device)
+    found = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, own)
+    return torch.cat(found).tolist()
+
+
+def weight_of_share(rows: int, device: torch.device) -> float:
+    """What makes the mean over processes of their means that over all clips: 1 where all have as many."""
+    shares = shares_of_batch(rows, device)
+    return rows * len(shares) / sum(shares)
+
+
+def _gathered(x: Float[Tensor, "b E"], shares: list[int]) -> Float[Tensor, "B E"]:
     """The embeddings of all processes in float32, in rank order, with gradient; its own where there is one process."""
     x = x.float()
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if len(shares) == 1:
         return x
-    gathered: Tensor = _AllGather.apply(x)  # type: ignore[assignment]
+    gathered: Tensor = _AllGather.apply(x, shares)  # type: ignore[assignment]
     return gathered
 
 
 class _AllGather(torch.autograd.Function):
-    """all_gather whose backward sums what every process asks of this process's rows."""
+    """all_gather of `shares` rows whose backward sums what every process asks of this process's rows."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.rows = len(x)
-        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
+    def forward(ctx: Any, x: Tensor, shares: list[int]) -> Tensor:
+        ctx.shares = shares
+        padded = F.pad(x, (0, 0, 0, max(shares) - len(x)))  # gloo gathers equal sizes only
+        parts = [torch.empty_like(padded) for _ in shares]
+        dist.all_gather(parts, padded.contiguous())
+        return torch.cat([part[:rows] for part, rows in zip(parts, shares, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         total = grads[0].clone()
         dist.all_reduce(total)
-        start = dist.get_rank() * ctx.rows
-        return total[start : start + ctx.rows]
+        return total.split(ctx.shares)[dist.get_rank()], None

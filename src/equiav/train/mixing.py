@@ -58,7 +58,7 @@ class MixingLoader:
         rows: row numbers of the clips to take instead of all of the split.
 
     Raises:
-        LibraryError: the split is smaller than a batch; the batch is no multiple of the processes.
+        LibraryError: the split is smaller than a batch, or a batch than the processes.
     """
 
     def __init__(
@@ -97,9 +97,9 @@ class MixingLoader:
         others = self._batches(partners, epoch, start_batch) if settings.mix else repeat(None)
         number, processes = self.shard
         size = self.recipe.train.global_batch
+        share = np.array_split(np.arange(size), processes)[number]
         for index, (batch, other) in enumerate(zip(clips, others, strict=False), start_batch):
-            first = index * size + number * (size // processes)
-            draws = np.arange(first, first + len(batch.clip_ids))
+            draws = index * size + share
             yield Mixture(batch, other, torch.from_numpy(shares[draws]).float(), torch.from_numpy(draws))
 
     def _batches(self, order: NDArray[np.int64], epoch: int, start_batch: int) -> Iterator[Batch]:

@@ -146,7 +146,7 @@ def resolve(recipe: Recipe, library: Library, processes: int = 1, run: Path | No
         update={
             "features": library.features,
             "data": recipe.data.model_copy(update={"audio_mean": mean, "audio_std": std}),
-            "train": fit_here(recipe.train, clips, processes),
+            "train": fit_here(recipe.train, clips, processes, begun),
         }
     )
 

@@ -97,6 +97,16 @@ def from_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
     return found[0]  # type: ignore[return-value]
 
 
+def mean_over_processes(accelerator: Accelerator, numbers: dict[str, float]) -> dict[str, float]:
+    """Numbers of each process → their means, the same on all; what is not finite on one is not finite on any."""
+    if accelerator.num_processes == 1:
+        return numbers
+    # in float64 the mean of equal float32 numbers is that number
+    total = torch.tensor(list(numbers.values()), dtype=torch.float64, device=accelerator.device)
+    dist.all_reduce(total)
+    return dict(zip(numbers, (total / accelerator.num_processes).tolist(), strict=True))
+
+
 def agreed(accelerator: Accelerator, flag: bool) -> bool:
     """True on all processes where it is true on any."""
     if accelerator.num_processes == 1:

@@ -48,14 +48,14 @@ class JsonLines:
     """A file of JSON lines with a "step" each. Opened again at a step, later lines and a half one are dropped."""
 
     def __init__(self, path: Path, step: int) -> None:
-        kept: list[str] = []
-        if path.exists():
-            lines = (text for text in path.read_text(encoding="utf-8").splitlines(keepends=True) if text[-1] == "\n")
-            kept = [text for text in lines if json.loads(text)["step"] <= step]
+        self._path = path
+        if not path.exists():
+            return
+        lines = (text for text in path.read_text(encoding="utf-8").splitlines(keepends=True) if text[-1] == "\n")
+        kept = [text for text in lines if json.loads(text)["step"] <= step]
         beside = path.with_suffix(".part")
         beside.write_text("".join(kept), encoding="utf-8")
         beside.replace(path)
-        self._path = path
 
     def add(self, line: dict[str, Any]) -> None:
         """Append one; what is not finite becomes null, which every reader of JSON takes."""

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,19 +51,44 @@ class Outcome:
         return self.step == self.steps
 
 
-def fit_here(settings: Train, clips: int, processes: int) -> Train:
-    """A batch that the clips fill and the processes share, and a precision that this machine computes.
+def fit_here(settings: Train, clips: int, processes: int, begun: Begun | None = None) -> Train:
+    """A batch that the clips fill, whatever the number of processes, and a precision: the run's, or this machine's.
+
+    Args:
+        clips: in the split.
+        processes: that share each batch; their shares differ by one clip at most.
+        begun: the run that goes on; precision `auto` was decided when it began, and is kept.
 
     Raises:
-        TrainingError: more processes than clips.
+        TrainingError: more processes than clips in a batch, or shares that make unlike numbers of micro-batches.
     """
-    batch = settings.global_batch
-    if batch > clips:
-        batch = clips - clips % processes
-        if not batch:
-            raise TrainingError(f"{clips} clips are too few for {processes} processes: start fewer")
+    batch = min(settings.global_batch, clips)
+    if batch < settings.global_batch:
         log.warning("batch reduced from %d to %d: the split has %d clips", settings.global_batch, batch, clips)
-    return settings.model_copy(update={"global_batch": batch, "precision": choose_precision(settings.precision)})
+    smallest, more = divmod(batch, processes)
+    if not smallest:
+        raise TrainingError(f"{batch} clips are too few for {processes} processes: start fewer")
+    micro = settings.micro_batch
+    if more and micro and smallest % micro == 0:
+        fitting = next(size for size in count(micro + 1) if smallest % size)
+        raise TrainingError(
+            f"{processes} processes share a batch of {batch} clips by {smallest + 1} and {smallest}, which make unlike "
+            f"numbers of micro-batches of {micro}: take train.micro_batch={fitting}, or start a number of processes "
+            "that divides the batch"
+        )
+    precision = _precision(settings.precision, begun)
+    return settings.model_copy(update={"global_batch": batch, "precision": precision})
+
+
+def _precision(wish: str, begun: Begun | None) -> str:
+    kept = begun.kept("train", "precision") if begun and wish == "auto" else None
+    if begun and kept == "bf16" and choose_precision("auto") != kept:
+        log.warning(
+            "%s was begun in bf16, which this machine computes slowly; it goes on in bf16. Another run folder and "
+            "train.precision=fp32 begin anew",
+            begun.run,
+        )
+    return kept or choose_precision(wish)
 
 
 def check_trackers(settings: Train) -> None:

@@ -34,12 +34,13 @@ def matmul_rate(device: torch.device, precision: str, side: int | None = None) -
 def choose_precision(wish: str) -> str:
     """`auto` → "bf16" where a bf16 matrix product outruns fp32, else "fp32".
 
-    Measured rather than looked up: some processors accept bf16 and compute it a hundred times slower.
+    On a processor this is measured: some accept bf16 and compute it a hundred times slower. Of GPUs it is known: those
+    before compute capability 8.0 accept it and emulate it.
     """
     if wish != "auto":
         return wish
     if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     rates = {precision: matmul_rate(torch.device("cpu"), precision, side=256) for precision in ("fp32", "bf16")}
     return max(rates, key=lambda precision: rates[precision])
 
