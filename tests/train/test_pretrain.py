@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -180,6 +181,36 @@ def test_a_new_run_starts_from_the_weights_of_another(library, tmp_path):
         pretrain(small_recipe(f"init.from={source}", "model.width=64"), library, tmp_path / "wider")
     with pytest.raises(ConfigError, match="from gives all weights"):
         small_recipe(f"init.from={source}", "init.audio=mae.pth")
+
+
+def test_a_new_run_keeps_the_normalisation_of_the_weights_it_starts_from_or_says_that_it_does_not(
+    library, tmp_path, caplog
+):
+    given = ["data.audio_mean=-4.25", "data.audio_std=4.5"]
+    pretrain(small_recipe(*given), library, tmp_path / "old")
+    begin = f"init.from={tmp_path / 'old' / 'model'}"
+    pretrain(small_recipe(begin), library, tmp_path / "new")
+    config = EquiAV.from_pretrained(tmp_path / "new" / "model").config
+    assert (config.audio_mean, config.audio_std) == (-4.25, 4.5)
+    assert "instead" not in caplog.text
+    replaced = resolve(small_recipe(begin, "data.audio_mean=-4", "data.audio_std=4"), library)
+    assert (replaced.data.audio_mean, replaced.data.audio_std) == (-4, 4)
+    assert (
+        "mean -4.25 and deviation 4.5; this run takes data.audio_mean=-4.0 and data.audio_std=4.0 instead"
+        in caplog.text
+    )
+    shutil.rmtree(tmp_path / "old")
+    again = resolve(small_recipe(begin), library, run=tmp_path / "new")
+    assert (again.data.audio_mean, again.data.audio_std) == (-4.25, 4.5)
+
+
+def test_weights_of_other_features_are_refused_before_anything_is_written(library, tmp_path):
+    other = small(library)
+    other = other.model_copy(update={"features": other.features.model_copy(update={"sample_rate": 8000})})
+    EquiAV(model_config(other)).save_pretrained(tmp_path / "model")
+    with pytest.raises(TrainingError, match=r"features that .*model does not know: .*sample_rate.*new library"):
+        pretrain(small_recipe(f"init.from={tmp_path / 'model'}"), library, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_micro_batches_give_the_run_of_whole_batches(library, tmp_path):

@@ -98,8 +98,9 @@ def dry_run(recipe: Recipe, library: Library, run: Path) -> Estimate:
     def step() -> tuple[float, float]:
         """Seconds, and the memory that is held between forward and backward."""
         before, start = memory_gb(accelerator.device), time.perf_counter()
+        arguments = objective.inputs(few, 0)  # views are made in full precision
         with accelerator.autocast():
-            output = model(*objective.inputs(few, 0))
+            output = model(*arguments)
         held = memory_gb(accelerator.device) - before
         accelerator.backward(sum(x.float().square().sum() for x in output if x is not None))
         optimizer.zero_grad()

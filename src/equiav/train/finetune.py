@@ -27,7 +27,6 @@ from equiav.library.table import Library
 from equiav.model.classifier import Classifier
 from equiav.model.convert import start_encoders
 from equiav.model.equiav import EquiAV
-from equiav.model.hub import CONFIG, fetch, read_config
 from equiav.train.checkpoint import best_weights, has_state
 from equiav.train.classification import Classification, check_labels
 from equiav.train.finetune_recipe import FinetuneRecipe
@@ -41,6 +40,7 @@ from equiav.train.run_folder import (
     check_library,
     check_trackers,
     claim_run,
+    config_for,
     finish,
     fit_here,
     flat,
@@ -129,12 +129,7 @@ def resolve(
     if begun and has_state(begun.run) and begun.config:
         config = begun.config  # what it started from may be gone
     elif recipe.init.model:
-        config = read_config(fetch(recipe.init.model, CONFIG))
-        if differ := library.features.differences(config.features):
-            raise TrainingError(
-                f"{library.path} was ingested with features that {recipe.init.model} does not know: {differ}. Ingest "
-                "the videos into a new library with the recipe of the model"
-            )
+        config = config_for(library, recipe.init.model)
     else:
         mean, std = normalisation(recipe.data, begun, lambda: _measured(recipe, library))
         config = ModelConfig(architecture=recipe.model, features=library.features, audio_mean=mean, audio_std=std)

@@ -30,6 +30,7 @@ from equiav.train.run_folder import (
     check_library,
     check_trackers,
     claim_run,
+    config_for,
     finish,
     fit_here,
     flat,
@@ -57,7 +58,8 @@ def pretrain(
     Started by `torchrun` or `accelerate launch`, all processes call this; the run folder must be one that they share.
 
     Raises:
-        TrainingError: nothing to train on, `run` belongs to another recipe or library, or the loss is not finite.
+        TrainingError: nothing to train on, `run` belongs to another recipe or library, features that the model it
+            starts from does not know, or the loss is not finite.
         ConfigError: a tracker that is not installed.
     """
     plan = make_plan(recipe, library, run)
@@ -130,7 +132,7 @@ def resolve(recipe: Recipe, library: Library, processes: int = 1, run: Path | No
         run: the folder that it is resolved for; what was decided when it began is kept.
 
     Raises:
-        TrainingError: too few clips, or not those that the run began with.
+        TrainingError: too few clips, not those that the run began with, or features that `init.from` does not know.
     """
     begun, split = begun_run(run), recipe.data.split
     if begun:
@@ -141,7 +143,8 @@ def resolve(recipe: Recipe, library: Library, processes: int = 1, run: Path | No
             f"{library.path}: split {split!r} has {clips} clips with both sound and picture; "
             "contrastive training needs at least 2: ingest more videos"
         )
-    mean, std = normalisation(recipe.data, begun, lambda: library.log_mel_stats(split))
+    known = _of_its_start(recipe, library) if recipe.init.model and begun is None else None
+    mean, std = normalisation(recipe.data, begun, lambda: known or library.log_mel_stats(split))
     return recipe.model_copy(
         update={
             "features": library.features,
@@ -149,6 +152,20 @@ def resolve(recipe: Recipe, library: Library, processes: int = 1, run: Path | No
             "train": fit_here(recipe.train, clips, processes, begun),
         }
     )
+
+
+def _of_its_start(recipe: Recipe, library: Library) -> tuple[float, float]:
+    """Mean and deviation that the weights of `init.from` know, once their features are known to be the library's."""
+    config = config_for(library, str(recipe.init.model))
+    known, given = (config.audio_mean, config.audio_std), (recipe.data.audio_mean, recipe.data.audio_std)
+    if any(own is not None and own != other for own, other in zip(given, known, strict=True)):
+        log.warning(
+            "the sounds of %s were normalised with mean %g and deviation %g; this run takes data.audio_mean=%s and "
+            "data.audio_std=%s instead, which its weights have to get used to",
+            *(recipe.init.model, *known),
+            *(other if own is None else own for own, other in zip(given, known, strict=True)),
+        )
+    return known
 
 
 def _splits(recipe: Recipe) -> dict[str, str]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from equiav.config import Data, ModelConfig, Senses, Settings, Train
 from equiav.errors import ConfigError, TrainingError
 from equiav.library.table import Library
-from equiav.model.hub import read_config
+from equiav.model.hub import CONFIG, fetch, read_config
 from equiav.train.processes import whole
 from equiav.train.throughput import choose_precision
 from equiav.train.trained_on import TrainedOn, about_to_train, check_clips, load_trained_on, rows_by_role
@@ -89,6 +89,22 @@ def _precision(wish: str, begun: Begun | None) -> str:
             begun.run,
         )
     return kept or choose_precision(wish)
+
+
+def config_for(library: Library, model: str) -> ModelConfig:
+    """The config of a model whose weights a run on `library` starts from.
+
+    Raises:
+        TrainingError: the library has other features than the model knows.
+        ModelError: there is no such model.
+    """
+    config = read_config(fetch(model, CONFIG))
+    if differ := library.features.differences(config.features):
+        raise TrainingError(
+            f"{library.path} was ingested with features that {model} does not know: {differ}. Ingest "
+            "the videos into a new library with the recipe of the model"
+        )
+    return config
 
 
 def check_trackers(settings: Train) -> None:
