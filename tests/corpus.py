@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from equiav.library.ingest import ingest
 from equiav.library.table import Library
+from films import film, movie, slides, unknown
 from samples import TINY, pictures, song_with_cover, tone, write_media
 from stills import tiled
 from tapes import record
@@ -225,6 +226,12 @@ def camera_pictures(path):
             out.mux(packet)
 
 
+def unknown_first(path):
+    """Two sounds, of which the first is in a codec that nobody knows."""
+    film(path, [tone(2.0, 200.0), tone(2.0)], [pictures(20, seed=seed_of(path))])
+    unknown(path, b"A_AAC", b"A_ZZZ")
+
+
 def sine(time_s):
     return 0.3 * np.sin(2 * np.pi * 440 * time_s)
 
@@ -280,6 +287,9 @@ CORPUS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "negative time stamps.mp4": ("ok", before_zero),
     "fragmented.mp4": ("ok", tape(mux={"movflags": "frag_keyframe+empty_moov"})),
     "no duration in the header.webm": ("ok", tape(mux={"live": "1"})),
+    "B frames.wmv": ("ok", coded("libx264", "yuv420p", bf="2")),
+    "70 fonts.mkv": ("ok", lambda path: film(path, [tone(2.0)], [pictures(20, seed=seed_of(path))], fonts=70)),
+    "unknown sound before a known one.mkv": ("ok", unknown_first),
     "0.2 s.mp4": ("ok", tape(seconds=0.2, audio_seconds=0.2, flash_s=0.1)),
     "wrong extension.avi": ("ok", written(video_of)),
     "a stream that was cut.ts": ("ok", cut(".ts", 0.7)),
@@ -291,9 +301,14 @@ CORPUS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "silent and still.mp4": ("silent", silent_and_still),
     "a still picture.mp4": ("still", unmoving),
     "black.mp4": ("still", black),
+    "slides, the last of which stays.mp4": (
+        "ok and still",
+        lambda path: slides(path, [0.0, 0.3, 0.5], 4.0, sound_s=4.0),
+    ),
     # one sense
     "no sound.mp4": ("no_audio", tape(audio=False)),
     "pictures of a camera.mov": ("no_audio", camera_pictures),
+    "bare stream.h264": ("no_audio", lambda path: movie(path, "libx264", count=50)),
     "animation.gif": ("no_audio", animation),
     "one picture.gif": ("no_audio", lambda path: animation(path, 1)),
     "picture.jpg": ("no_audio", picture()),
@@ -315,6 +330,10 @@ CORPUS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "8-bit.wav": ("no_video", sound_file("pcm_u8", "u8", "u1", lambda t: 128 + 90 * sine(t))),
     "192 kHz.wav": ("no_video", sound_file("pcm_s16le", "s16", "i2", lambda t: 9000 * sine(t), rate=192_000)),
     "attached picture.m4a": ("no_video", song_with_cover),
+    "one picture, not marked as a cover.mp4": (
+        "no_video",
+        lambda path: film(path, [tone(1.7)], [pictures(1)]),
+    ),
     "no picture, called a video.mp4": ("no_video", tape(video=False)),
     # damaged: what is good of it is kept
     "index missing.mp4": ("truncated", cut(".mp4", 0.5)),

@@ -13,6 +13,7 @@ from equiav.errors import ConfigError
 
 VIDEOS = frozenset(
     {".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpe"}
+    | {".264", ".265", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".mjpeg", ".mjpg"}  # bare streams
     | {".m2v", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv"}
 )
 SOUNDS = frozenset(

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import av
@@ -21,11 +23,14 @@ from av.video.reformatter import VideoReformatter
 from equiav.errors import MediaError
 from equiav.media.pixels import frame_jpeg
 from equiav.media.probe import MediaInfo, describe
-from equiav.media.tracks import MARGINS_S, Damage, decoded, packets, seek, start_of, video_stream
+from equiav.media.tracks import FRAME_RATE, MARGINS_S, RAW, Damage, decoded, packets, seek, start_of, video_stream
 
 SEEK_AHEAD_S = 2.0  # nearer than this, decoding on is cheaper than seeking
+MAX_GRACE_S = 0.1  # behind the end of the pictures, in frames two
 ROUNDING_S = 1e-3  # containers round time stamps to milliseconds
-UNTIMED = frozenset({"h264", "hevc"})  # codecs whose order of display FFmpeg does not work out without time stamps
+# Codecs whose order of display FFmpeg does not work out in containers that only know the order of decoding
+UNTIMED = {"avi": {"h264", "hevc"}, "asf": {"h264", "hevc", "mpeg1video", "mpeg2video"}, "mxf": {"h264", "hevc"}}
+MAX_REORDER = 17  # packets; the last of so many to be decoded may be the first to be shown, in any codec
 MAX_HELD = 256 * 2**20  # bytes of packets that are held to plan with
 # Decoders that take one packet at a time and can leave out a picture that no other one refers to
 SKIPPING = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})
@@ -64,12 +69,7 @@ def read_frames(
     times = [time_s for time_s, _ in played.shown]
     if times[0] > times_s[-1] + 2.0 / (info.fps or 1.0):
         raise MediaError("gap", f"{path.name}: no picture before {times[0]:.2f} s, asked for {times_s[-1]:.2f} s")
-    # a picture that stays for long is no fault of the file, unless packets are broken or missing after it
-    if times_s[-1] - times[-1] > (0.0 if info.cut else 1.0) + 2.0 / (info.fps or 1.0):
-        if played.damage.packets and not (info.cut and played.ended):
-            raise MediaError("corrupt", f"{path.name}: {played.damage.packets} packets of pictures cannot be decoded")
-        if played.ended:
-            raise MediaError("truncated", f"{path.name}: no pictures after {times[-1]:.2f} s")
+    _check_last(container, stream, path, info, played, times_s[-1])
     # some containers leave it to the decoder to say
     pixel = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1)
     scaler = VideoReformatter()
@@ -91,6 +91,34 @@ class _Held:
 
     packet: av.Packet
     time_s: float
+
+
+def _check_last(
+    container: InputContainer, stream: av.VideoStream, path: Path, info: MediaInfo, played: _Played, asked_s: float
+) -> None:
+    """Refuse a last picture that stays because what should follow is broken or missing; it may be as long as that."""
+    since_s, frame_s = played.shown[-1][0], 1.0 / (info.fps or 1.0)
+    stays = asked_s - since_s > (0.0 if info.cut else 1.0) + 2 * frame_s
+    if stays and played.damage.packets and not (info.cut and played.ended):
+        raise MediaError("corrupt", f"{path.name}: {played.damage.packets} packets of pictures cannot be decoded")
+    if not played.ended:
+        return
+    until_s = _end_of(container, stream, since_s, 2 * frame_s) if info.cut else info.video_end_s or info.duration_s
+    if asked_s > max(until_s, since_s) + min(2 * frame_s, MAX_GRACE_S) + (0.0 if info.cut else 1.0):
+        raise MediaError("truncated", f"{path.name}: no pictures after {until_s:.2f} s")
+
+
+def _end_of(container: InputContainer, stream: av.VideoStream, from_s: float, unsaid_s: float) -> float:
+    """Until when the last whole packet from `from_s` on says that its picture is shown; `unsaid_s`: if it does not."""
+    zero, end_s = start_of(container), from_s
+    seek(container, zero + from_s)
+    with suppress(av.error.FFmpegError):  # behind damage there is nothing
+        for packet in packets(container, stream):
+            time = packet.dts if packet.pts is None else packet.pts
+            if time is not None and not packet.is_corrupt:
+                lasts_s = float(packet.duration * packet.time_base) if packet.duration else unsaid_s
+                end_s = max(end_s, float(time * packet.time_base) - zero + lasts_s)
+    return end_s
 
 
 def _pick(
@@ -134,9 +162,9 @@ def _hold(container: InputContainer, stream: av.VideoStream, times_s: list[float
         seek(container, zero + from_s)
         held, size, ended = list[_Held](), 0, True
         try:
-            for packet in packets(container, stream):
+            for packet in _settled(container, stream, from_s):
                 if packet.size == 0:
-                    continue  # the end
+                    continue  # the picture before it stays, or the end
                 size += packet.size
                 if packet.pts is None or packet.dts is None or packet.is_corrupt or size > MAX_HELD:
                     return [], False
@@ -206,28 +234,113 @@ def _start_at(
     container: InputContainer, stream: av.VideoStream, time_s: float, damage: Damage
 ) -> tuple[Iterator[tuple[float, av.VideoFrame]], tuple[float, av.VideoFrame] | None]:
     """Frames from one shown at or before `time_s` on, and the first of them."""
+    played = _in_order if _is_untimed(container, stream) or _is_sparse(container, stream) else _timed
     for margin_s in (0.0, *MARGINS_S):
         from_s = max(time_s - margin_s, 0.0)
-        seek(container, start_of(container) + from_s)
-        frames = _timed(container, stream, damage)
+        frames = played(container, stream, damage, from_s)
         first = next(frames, None)
         if (first is not None and first[0] <= time_s + ROUNDING_S) or from_s == 0:
             return frames, first
     raise AssertionError("the last margin starts at 0")
 
 
-def _timed(container: InputContainer, stream: av.VideoStream, damage: Damage) -> Iterator[tuple[float, av.VideoFrame]]:
+def _timed(
+    container: InputContainer, stream: av.VideoStream, damage: Damage, from_s: float
+) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Frames and when each begins to show, from an entry point at or before `from_s` on."""
     time_s, zero = 0.0, start_of(container)
-    taken = deque[av.Packet]() if _is_untimed(container, stream) else None
-    for frame in decoded(container, stream, damage, taken):
-        # the n-th picture that comes out is shown at the time of the n-th packet that went in
-        packet = taken.popleft() if taken else None
-        told = frame.time if packet is None or packet.dts is None else packet.dts * packet.time_base
+    seek(container, zero + from_s)
+    for frame in decoded(container, stream, damage, _settled(container, stream, from_s)):
         # a frame without a time stamp comes one frame after the last
-        time_s = time_s + float(1 / (stream.average_rate or 25)) if told is None else float(told) - zero
+        late = float(1 / (stream.average_rate or FRAME_RATE))
+        time_s = time_s + late if frame.time is None else float(frame.time) - zero
         yield time_s, frame
 
 
+def _settled(container: InputContainer, stream: av.VideoStream, from_s: float) -> Iterator[av.Packet]:
+    """The packets from where the container stands, without those whose times are wrong.
+
+    Behind a jump into an MPEG program stream the first block of packed data begins with the rest of a picture, to which
+    FFmpeg gives the time of the next one.
+    """
+    coming = packets(container, stream)
+    if container.format.name != "mpeg" or not from_s:
+        return coming
+    blocks = 0
+    for packet in coming:
+        blocks += packet.pos is not None
+        if blocks > 1 or not packet.size:
+            return chain([packet], coming)
+    return coming
+
+
+def _in_order(
+    container: InputContainer, stream: av.VideoStream, damage: Damage, from_s: float
+) -> Iterator[tuple[float, av.VideoFrame]]:
+    """The same where times of display are not told: the n-th picture is shown at the time of the n-th packet."""
+    zero, tick = start_of(container), stream.time_base or 0
+    coming = _from_key(container, stream, from_s)
+    first = list(islice(coming, MAX_REORDER))
+    begins = first[0].pts if first and _is_sparse(container, stream) else None
+    taken, lost, late = deque[av.Packet](), _leading(stream, first), None
+    for frame in decoded(container, stream, damage, chain(first, coming), taken):
+        while lost:
+            lost -= 1
+            taken.popleft()
+        at = taken.popleft().dts or 0
+        if late is None:
+            late = 0 if begins is None else begins - at
+        yield float((at + late) * tick) - zero, frame
+
+
+def _from_key(container: InputContainer, stream: av.VideoStream, from_s: float) -> Iterator[av.Packet]:
+    """The packets from the last key frame at or before `from_s` on; seeking may land long before it."""
+    seek(container, start_of(container) + from_s)
+    coming, tick = _with_times(_settled(container, stream, from_s), stream), stream.time_base or 0
+    until, held, size = start_of(container) + from_s + ROUNDING_S, list[av.Packet](), 0
+    with suppress(av.error.FFmpegError):  # whoever goes on behind damage meets it there
+        for packet in coming:
+            late = float((packet.dts or 0) * tick) > until
+            if packet.is_keyframe and not (held and late):
+                held, size = [], 0
+            if held or packet.is_keyframe:
+                held.append(packet)
+                size += packet.size
+            if held and (late or size > MAX_HELD):
+                break
+    return chain(held, coming)
+
+
+def _with_times(coming: Iterator[av.Packet], stream: av.VideoStream) -> Iterator[av.Packet]:
+    """Packets with data; one without a time, as there is behind a jump, comes one frame after the one before it."""
+    at = None
+    for packet in coming:
+        if packet.dts is None and at is not None and packet.time_base:
+            packet.dts = at + round(1 / (stream.average_rate or FRAME_RATE) / packet.time_base)
+        if packet.size and packet.dts is not None:
+            at = packet.dts
+            yield packet
+
+
+def _leading(stream: av.VideoStream, first: list[av.Packet]) -> int:
+    """How many packets behind a key frame give no picture: it is made from one before that, and shown before it."""
+    decoder, came = stream.codec_context, set[int | None]()
+    for number, packet in enumerate(first):
+        packet.pts = number
+    decoder.flush_buffers()
+    for packet in (*first, None):
+        with suppress(av.error.FFmpegError):
+            came |= {frame.pts for frame in decoder.decode(packet)}
+    decoder.flush_buffers()
+    return next((number for number in range(1, len(first)) if number in came), 1) - 1 if 0 in came else 0
+
+
 def _is_untimed(container: InputContainer, stream: av.VideoStream) -> bool:
-    """Whether FFmpeg guesses when pictures are shown, and wrong: an AVI only knows their order of decoding."""
-    return container.format.name == "avi" and stream.codec_context.name in UNTIMED
+    """Whether FFmpeg guesses when pictures are shown, and wrong: the container only knows their order of decoding."""
+    name = container.format.name
+    return name in RAW or stream.codec_context.name in UNTIMED.get(name, ())
+
+
+def _is_sparse(container: InputContainer, stream: av.VideoStream) -> bool:
+    """Whether only some pictures may have times: in an MPEG program stream the first of each block of packed data."""
+    return container.format.name == "mpeg" and stream.codec_context.name in ("h264", "hevc")

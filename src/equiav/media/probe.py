@@ -5,6 +5,7 @@ Only local files are opened, through demuxers of a list: no URLs, no playlists, 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import av.error
 from av.container import InputContainer
 
 from equiav.errors import MediaError
-from equiav.media.tracks import audio_stream, packets, seek, start_of, tracks_of, video_stream
+from equiav.media.tracks import RAW, audio_stream, packets, seek, start_of, tracks_of, video_stream
 
 REASONS = {
     "missing": "there is no such file, or it is not a regular file",
@@ -38,7 +39,7 @@ REASONS = {
 }
 DEMUXERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,wav,w64,aiff,mp3,flac,aac,ac3,eac3,"
-    "amr,caf,wv,ape,tta,rm,mxf,nut,dv,ivf,h264,hevc,gif"
+    "amr,caf,wv,ape,tta,rm,mxf,nut,dv,ivf,h264,hevc,m4v,mjpeg,gif"
 )
 # The duration in these headers is what the writer wrote, so a file that ends earlier is cut. Elsewhere FFmpeg guesses
 # it from the bit rate or reads it off the last packets.
@@ -53,6 +54,9 @@ MAX_DURATION_S = 24 * 3600.0
 MAX_STREAMS = 64
 MAX_CHANNELS = 64
 TAIL_S = 2.0  # how far before the promised end we look for the last packets
+HELD_S = 0.5  # where headers and packets differ by less, packets are right
+COVER_S = 0.5  # a single picture that is over so long before the sound is the cover of a song
+STRETCHED_S = 0.1  # a packet of sound that says so much more than the others before it holds no more than they do
 
 
 @dataclass(frozen=True)
@@ -147,8 +151,9 @@ def probe(path: Path) -> MediaInfo:
 def describe(container: InputContainer, path: Path) -> MediaInfo:
     """What an open container holds, checked against the limits."""
     audio, video = audio_stream(container), video_stream(container)
-    if len(container.streams) > MAX_STREAMS:
-        raise MediaError("unsupported", f"{path.name} has {len(container.streams)} streams, at most {MAX_STREAMS}")
+    count = len(container.streams.audio) + len(container.streams.video)  # fonts, subtitles and data cost nothing
+    if count > MAX_STREAMS:
+        raise MediaError("unsupported", f"{path.name} has {count} sound and picture tracks, at most {MAX_STREAMS}")
     for stream in (audio, video):
         if stream is not None and stream.codec_context is None:
             raise MediaError("unsupported", f"{path.name}: no decoder for its {stream.type} track")
@@ -157,39 +162,95 @@ def describe(container: InputContainer, path: Path) -> MediaInfo:
     if audio is not None and audio.channels > MAX_CHANNELS:
         raise MediaError("unsupported", f"{path.name} has {audio.channels} channels, at most {MAX_CHANNELS}")
     ends, cut = _track_ends(container, path)
+    if video is not None and video.index not in ends:
+        video = None
+    # a bare stream says its rate in its own headers, which FFmpeg takes for a guess
+    rate = None if video is None else video.guessed_rate if container.format.name in RAW else video.average_rate
     whole = max(ends.values(), default=0.0)
     return MediaInfo(
         duration_s=whole,
-        audio_end_s=None if audio is None else ends.get(audio.index, whole),
-        video_end_s=None if video is None else ends.get(video.index, whole),
+        audio_end_s=None if audio is None else ends[audio.index],
+        video_end_s=None if video is None else ends[video.index],
         sample_rate=audio.rate if audio else None,
         channels=audio.channels if audio else None,
         width=video.width if video else None,
         height=video.height if video else None,
-        fps=float(video.average_rate) if video is not None and video.average_rate else None,
+        fps=float(rate) if rate else None,
         cut=cut,
     )
 
 
 def _track_ends(container: InputContainer, path: Path) -> tuple[dict[int, float], bool]:
-    """Stream index → its end in seconds: where its packets end, or, if the file is cut, where the headers promise."""
+    """Stream index → its end in seconds: where its packets end, or, if the file is cut, where the headers promise.
+
+    A track with a single picture that is over before the sound is the cover of a song: it has no end here.
+    """
     names = set(container.format.name.split(","))
     promised = (container.duration or 0) / av.time_base
     if names & ENDING:
         promised -= max(start_of(container), 0.0)
     headers = {stream.index: _header_end_s(container, stream) for stream in tracks_of(container)}
-    found = _packet_ends(container, path, 0.0 if names & JOINABLE else max(promised - TAIL_S, 0.0))
+    tails = _tails(container, path, 0.0 if names & JOINABLE else max(promised - TAIL_S, 0.0))
     share = _riff_share(path)
     if share < 1:
+        found = {index: tail.end_s for index, tail in tails.items()}
         return {index: found.get(index, end) / share for index, end in headers.items()}, True
     needed = promised - max(0.5, 0.01 * promised)
-    # subtitles or a second sound may last longer than the tracks that we read
-    if names & PROMISING and max(found.values(), default=0.0) < needed and _others_end_s(container) < needed:
+    whole_avi = container.format.name == "avi" and bool(_riff_size(path))  # maybe of empty pictures at its end
+    if names & PROMISING and _last_end_s(tails) < needed and not whole_avi:
+        # without an index a demuxer may land behind all that was looked for
+        tails = _tails(container, path, 0.0) | tails
+        # subtitles or a second sound may last longer than the tracks that we read
+        if _last_end_s(tails) < needed and _others_end_s(container) < needed:
+            return {index: end or promised for index, end in headers.items()}, True
+    if "mov" in names and any(_lacks_samples(stream, path) for stream in tracks_of(container)):
         return {index: end or promised for index, end in headers.items()}, True
     # a track that is over before the tail has no packets there: its header says when, or a look at all packets
-    if any(index not in found and not end for index, end in headers.items()):
-        found = _packet_ends(container, path, 0.0) | found
-    return {index: found.get(index, end) for index, end in headers.items()}, False
+    sure = {index: tail for index, tail in tails.items() if not tail.is_stretched}
+    if len(sure) < len(tails) or any(index not in tails and not end for index, end in headers.items()):
+        tails = _tails(container, path, 0.0) | sure
+    ends = {index: tails[index].content_end_s if index in tails else end for index, end in headers.items()}
+    return _without_cover(container, tails, _held_by_header(container, path, headers, ends)), False
+
+
+def _last_end_s(tails: dict[int, _Tail]) -> float:
+    return max((tail.end_s for tail in tails.values()), default=0.0)
+
+
+def _lacks_samples(stream: av.AudioStream | av.VideoStream, path: Path) -> bool:
+    """Whether the index of an MP4 names samples behind the end of the file: other tracks may be whole."""
+    size, entries = path.stat().st_size, stream.index_entries
+    there = bisect_right(entries, size, key=lambda entry: entry.pos + entry.size)
+    if there >= len(entries) or not stream.time_base:
+        return False
+    missing_s = float((entries[-1].timestamp - entries[there].timestamp) * stream.time_base)
+    return missing_s > max(0.5, 0.01 * float(entries[-1].timestamp * stream.time_base))
+
+
+def _held_by_header(
+    container: InputContainer, path: Path, headers: dict[int, float], ends: dict[int, float]
+) -> dict[int, float]:
+    """Of a last picture that stays, an MP4 with an edit list and an AVI may tell in their headers alone.
+
+    FFmpeg shortens the last packet of the first, and leaves out the empty packets that say it in the other.
+    """
+    video, audio = video_stream(container), audio_stream(container)
+    sure = "mov" in container.format.name or (container.format.name == "avi" and _riff_size(path))
+    if not sure or video is None:
+        return ends
+    held_s = headers[video.index] if audio is None else min(headers[video.index], ends[audio.index])
+    return ends | {video.index: held_s} if held_s > ends[video.index] + HELD_S else ends
+
+
+def _without_cover(container: InputContainer, tails: dict[int, _Tail], ends: dict[int, float]) -> dict[int, float]:
+    video, audio = video_stream(container), audio_stream(container)
+    if video is None or audio is None or ends[audio.index] - ends[video.index] <= COVER_S:
+        return ends
+    begins_s = float((video.start_time or 0) * (video.time_base or 0)) - start_of(container)
+    tail = tails.get(video.index)
+    if video.frames == 1 or (tail is not None and tail.count == 1 and tail.begins_s <= max(begins_s, 0.0)):
+        return {index: end for index, end in ends.items() if index != video.index}
+    return ends
 
 
 def _others_end_s(container: InputContainer) -> float:
@@ -208,13 +269,18 @@ def _others_end_s(container: InputContainer) -> float:
 
 def _riff_share(path: Path) -> float:
     """How much of a WAV or AVI is there; FFmpeg quietly shortens what is cut. 1 where the header does not say."""
+    declared = _riff_size(path)
+    return min(path.stat().st_size / declared, 1.0) if declared else 1.0
+
+
+def _riff_size(path: Path) -> int:
+    """How many bytes a WAV or AVI says that it has; 0 where the header does not say."""
     with path.open("rb") as file:
         head = file.read(12)
     declared = int.from_bytes(head[4:8], "little") + 8
     # programs that write to a pipe leave 0 or the largest number
-    if head[:4] != b"RIFF" or head[8:] not in (b"WAVE", b"AVI ") or not 64 < declared < 0x7FFFFFFF:
-        return 1.0
-    return min(path.stat().st_size / declared, 1.0)
+    said = head[:4] == b"RIFF" and head[8:] in (b"WAVE", b"AVI ") and 64 < declared < 0x7FFFFFFF
+    return declared if said else 0
 
 
 def _header_end_s(container: InputContainer, stream: av.AudioStream | av.VideoStream) -> float:
@@ -223,31 +289,61 @@ def _header_end_s(container: InputContainer, stream: av.AudioStream | av.VideoSt
     return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - start_of(container)
 
 
-def _packet_ends(container: InputContainer, path: Path, from_s: float) -> dict[int, float]:
-    """Where the packets from `from_s` on end, by stream; nothing is decoded.
+@dataclass
+class _Tail:
+    """What the packets of a track say, from some time on."""
+
+    sound: bool
+    begins_s: float = 0.0
+    count: int = 0
+    end_s: float = 0.0  # where the last of them ends
+    content_end_s: float = 0.0  # the same, but no sound lasts longer than its packets do otherwise
+    usual_s: float = 0.0  # the longest of those before
+
+    @property
+    def is_stretched(self) -> bool:
+        """Whether a single packet of sound says that it is longer than sound is packed, and no other tells better."""
+        return self.sound and self.count == 1 and self.end_s - self.begins_s > 1.0
+
+    def add(self, at_s: float, lasts_s: float) -> None:
+        """Take in the next packet."""
+        if not self.count:
+            self.begins_s = at_s
+        self.end_s = max(self.end_s, at_s + lasts_s)
+        # a picture stays for as long as its packet says, a sound is over when its samples are
+        if self.sound and self.count and lasts_s > self.usual_s + STRETCHED_S:
+            lasts_s = self.usual_s
+        self.usual_s = max(self.usual_s, lasts_s)
+        self.content_end_s = max(self.content_end_s, at_s + lasts_s)
+        self.count += 1
+
+
+def _tails(container: InputContainer, path: Path, from_s: float) -> dict[int, _Tail]:
+    """What the packets from `from_s` on say, by stream; nothing is decoded.
 
     Raises:
         MediaError: corrupt, if the clock starts again on the way: sound and pictures would be of different recordings.
     """
-    ends: dict[int, float] = {}
+    tails: dict[int, _Tail] = {}
     latest: dict[int, float] = {}  # by the order of decoding, which only ever grows
     zero = start_of(container)
     seek(container, zero + from_s)
     try:
         for packet in packets(container, *tracks_of(container)):
-            time = packet.dts if packet.pts is None else packet.pts
-            if time is not None and packet.time_base:
-                end = float((time + (packet.duration or 0)) * packet.time_base) - zero
-                ends[packet.stream.index] = max(ends.get(packet.stream.index, 0.0), end)
+            index, time = packet.stream.index, packet.dts if packet.pts is None else packet.pts
+            if packet.time_base and (time is not None or packet.size):
+                tail = tails.setdefault(index, _Tail(isinstance(packet.stream, av.AudioStream)))
+                at = tail.end_s if time is None else float(time * packet.time_base) - zero
+                tail.add(at, float((packet.duration or 0) * packet.time_base))
             if packet.dts is not None and packet.time_base:
                 at = float(packet.dts * packet.time_base) - zero
-                if at < latest.get(packet.stream.index, at) - RESTART_S:
+                if at < latest.get(index, at) - RESTART_S:
                     raise MediaError(
                         "corrupt",
-                        f"{path.name}: its clock starts again at {latest[packet.stream.index]:.1f} s: several "
+                        f"{path.name}: its clock starts again at {latest[index]:.1f} s: several "
                         "recordings, one behind the other; give each a file of its own",
                     )
-                latest[packet.stream.index] = max(latest.get(packet.stream.index, at), at)
+                latest[index] = max(latest.get(index, at), at)
     except av.error.FFmpegError:
-        return ends  # what is behind the damage cannot be reached by playing either
-    return ends
+        return tails  # what is behind the damage cannot be reached by playing either
+    return tails

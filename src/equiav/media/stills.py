@@ -85,7 +85,9 @@ def load_image(source: Path | str | bytes) -> NDArray[np.uint8]:
             raise
     with open_media(path) as container:
         info = describe(container, path)
-        frames, _ = read_frames(container, path, [(info.video_end_s or info.duration_s) / 2], 1024, 95, info)
+        # the cover of a song, a single picture that is soon over, does not count as a track of pictures
+        middle_s = 0.0 if info.video_end_s is None else (info.video_end_s or info.duration_s) / 2
+        frames, _ = read_frames(container, path, [middle_s], 1024, 95, info)
     return _picture(io.BytesIO(frames[0]), path.name)
 
 

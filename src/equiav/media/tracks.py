@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -13,26 +14,39 @@ import av.error
 from av.container import InputContainer
 from av.stream import Disposition, Stream
 
+FRAME_RATE = 25  # of a track that does not say it
 # Decoders need packets before the asked time, and some demuxers land late: each try starts earlier than the last
 MARGINS_S = (1.0, 5.0, 30.0, float("inf"))
+RAW = frozenset({"h264", "hevc", "m4v", "mjpeg", "mpegvideo"})  # demuxers of bare streams, which have no times at all
 FOR_FEW = Disposition.hearing_impaired | Disposition.visual_impaired  # tracks that tell what is seen, or heard
 
 
 def audio_stream(container: InputContainer) -> av.AudioStream | None:
-    """The sound track that players take: marked as default, not made for the deaf or the blind; else the first."""
+    """The sound track that players take: one that can be decoded, marked as default, not made for the deaf or blind."""
     # a transport stream may hold several programmes: a radio's sound belongs to no picture
     related = container.streams.best("audio", video_stream(container)) if container.format.name == "mpegts" else None
-    return related if isinstance(related, av.AudioStream) else min(container.streams.audio, key=_rank, default=None)
+    if isinstance(related, av.AudioStream) and _is_readable(related):
+        return related
+    return min(container.streams.audio, key=_rank, default=None)
 
 
 def video_stream(container: InputContainer) -> av.VideoStream | None:
-    """The moving-picture track that players take; a cover picture of a song is none."""
+    """The moving-picture track that players take, one that can be decoded; a cover picture of a song is none."""
     moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     return min(moving, key=_rank, default=None)
 
 
-def _rank(stream: Stream) -> tuple[bool, bool]:
-    return bool(stream.disposition & FOR_FEW), not stream.disposition & Disposition.default
+def _rank(stream: av.AudioStream | av.VideoStream) -> tuple[bool, bool, bool, bool]:
+    one_picture = isinstance(stream, av.VideoStream) and stream.frames == 1  # a cover that is not marked as one
+    marked = bool(stream.disposition & Disposition.default)
+    return not _is_readable(stream), one_picture, bool(stream.disposition & FOR_FEW), not marked
+
+
+def _is_readable(stream: av.AudioStream | av.VideoStream) -> bool:
+    """Whether there is a decoder for it, and its headers say what it decodes to."""
+    if stream.codec_context is None:
+        return False
+    return bool(stream.channels if isinstance(stream, av.AudioStream) else stream.width)
 
 
 def tracks_of(container: InputContainer) -> list[av.AudioStream | av.VideoStream]:
@@ -50,14 +64,19 @@ def seek(container: InputContainer, time_s: float, track: av.AudioStream | None 
 
     Some demuxers refuse times before their first key frame, some land late: callers look at what comes.
     """
+    if container.format.name in RAW:
+        container.seek(0, unsupported_byte_offset=True)  # times are counted from the first picture on
+        return
     start = container.start_time or 0
     target = start if _misleads(container) else max(int(time_s * av.time_base), start)
     if track is not None and track.time_base:
         with suppress(av.error.FFmpegError):
             container.seek(int(target / av.time_base / track.time_base), stream=track)
             return
-    # an MPEG stream has no index: asked for its very start, FFmpeg lands behind the first packets
-    first = target if target > start else start - av.time_base
+    # an MPEG stream has no index: asked for its very start, FFmpeg lands behind the first packets; in an ASF it does so
+    # asked for any time but zero, where its own index names the packet behind that of the first picture
+    before = 0 if container.format.name == "asf" else start - av.time_base
+    first = target if target > start else before
     for offset, backward in ((first, True), (start, True), (start, False)):
         with suppress(av.error.FFmpegError):
             container.seek(offset, backward=backward)
@@ -79,8 +98,8 @@ def _misleads(container: InputContainer) -> bool:
 
 
 def packets(container: InputContainer, *tracks: Stream) -> Iterator[av.Packet]:
-    """The packets of these tracks from where the container stands."""
-    demuxed = container.demux(*tracks)
+    """The packets of these tracks from where the container stands; those of a bare stream are given their times."""
+    demuxed, at = container.demux(*tracks), 0
     while True:
         try:
             packet = next(demuxed, None)
@@ -90,6 +109,9 @@ def packets(container: InputContainer, *tracks: Stream) -> Iterator[av.Packet]:
             continue
         if packet is None:
             return
+        if container.format.name in RAW and packet.size and packet.time_base:
+            packet.pts, packet.dts = None, at
+            at += packet.duration or round(1 / (tracks[0].average_rate or FRAME_RATE) / packet.time_base)
         yield packet
 
 
@@ -104,13 +126,16 @@ def decoded(
     container: InputContainer,
     stream: av.AudioStream | av.VideoStream,
     damage: Damage,
+    coming: Iterator[av.Packet] | None = None,
     taken: deque[av.Packet] | None = None,
 ) -> Iterator[Any]:
     """Decoded frames; a damaged packet is counted and skipped, as players do, and damage to the file ends it.
 
-    Into `taken` go the packets that were decoded, for whoever takes them out again.
+    Args:
+        coming: the packets, if not those from where the container stands.
+        taken: into this go those that were decoded, for whoever takes them out again.
     """
-    coming = packets(container, stream)
+    coming = packets(container, stream) if coming is None else coming
     while True:
         try:
             packet = next(coming, None)
@@ -118,12 +143,20 @@ def decoded(
             damage.packets += 1
             return
         if packet is None:
-            return
+            break
+        if not packet.size:
+            continue  # the picture before it stays: to a decoder an empty packet would say that the track is over
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
             damage.packets += 1
             continue
-        if taken is not None and packet.size:
+        if taken is not None:
             taken.append(packet)
         yield from frames
+    end = av.Packet()
+    end.stream, end.time_base = stream, stream.time_base or Fraction(1, av.time_base)
+    try:
+        yield from end.decode()
+    except av.error.FFmpegError:
+        damage.packets += 1
