@@ -236,3 +236,23 @@ def test_the_verb_knn_is_the_probe_of_that_kind(equiav, library, model, tmp_path
     assert found["described"] == "knn (1 neighbour) probe on pooled features"
     assert found["right"] == probe(library, model, kind="knn", neighbours=1, train="a", test="b").right
     assert equiav("evaluate", "--compare", tmp_path / "knn.json", tmp_path / "knn.json")[0] == 0
+
+
+def test_windows_of_its_own_source_do_not_vote_for_a_clip():
+    train = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    targets = np.array([[True, False], [True, False], [False, True]])
+    there = np.array([[1.0, 0.05]])
+    assert _vote(train, targets, there, 1, (np.array([0, 0, 1]), np.array([0]))).argmax(1) == 1
+    assert _vote(train, targets, there, 1, (np.array([0, 2, 1]), np.array([0]))).argmax(1) == 0
+    assert _vote(train, targets, there, 1, (np.array([0, 0, 0]), np.array([0]))).tolist() == [[0, 0]]
+
+
+def test_the_commonest_class_stands_beside_the_accuracy_and_shared_sources_are_counted(library, model):
+    shelve(library, lambda i: ["rare" if i in (0, 6) else "common"], lambda i: "ab"[i > 5])
+    found = probe(library, model, train="a", test="b")
+    assert found.baseline == pytest.approx(2 / 3)
+    assert (found.sources, found.shared) == (3, 0)
+    library.update([{"clip_id": name, "source": "/v/one.mp4"} for name in library.all_ids()[5:8]])
+    found = probe(library, model, train="a", test="b")
+    assert (found.sources, found.shared) == (2, 2)
+    assert any("2 of 3 clips measured on are of sources that were learned from too" in text for text in found.warnings)

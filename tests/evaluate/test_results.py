@@ -171,3 +171,19 @@ def test_the_command_line_says_what_differs_between_two_files(tmp_path, equiav):
     assert json.loads(out)["differences"][0]["beyond_chance"] is True
     code, _, err = equiav("evaluate", "--compare", tmp_path / "a.json", tmp_path / "gone.json")
     assert (code, "cannot be read" in err) == (1, True)
+
+
+def test_pairs_are_resampled_source_by_source_and_older_results_are_named():
+    sources = np.repeat(np.arange(9), 5)
+    gain = np.repeat([1, 0, 0, 1, -1, 0, 1, 0, 1], 5)  # all windows of a source alike
+    first, second = result(np.ones(45)), result(1 + gain)
+    (plain,) = compare_results(first, second).differences
+    known = [one.model_copy(update={"sources": sources.tolist()}) for one in (first, second)]
+    found = compare_results(*known)
+    (difference,) = found.differences
+    low, high = mean_intervals(gain[:, None].astype(float), resamples=1000, seed=0, sources=sources)
+    assert (difference.low, difference.high) == (low[0], high[0])
+    assert (plain.beyond_chance, difference.beyond_chance) == (True, False)
+    assert found.shared_sources == 9
+    assert "9 sources" in found.notes[0]
+    assert "stored without sources" in compare_results(first, second).notes[0]
