@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import av
 import av.error
+import numpy as np
 from av.container import InputContainer
 
 from equiav.errors import MediaError
+from equiav.media.sizes import Sizes, ends_in_a_fragment, sizes_of, view_of
 from equiav.media.tracks import RAW, audio_stream, packets, seek, start_of, tracks_of, video_stream
 
 REASONS = {
@@ -43,7 +45,7 @@ DEMUXERS = (
 )
 # The duration in these headers is what the writer wrote, so a file that ends earlier is cut. Elsewhere FFmpeg guesses
 # it from the bit rate or reads it off the last packets.
-PROMISING = {"mov", "matroska", "avi", "flv", "asf", "wav", "w64", "aiff", "flac", "caf", "mxf", "nut"}
+PROMISING = {"mov", "matroska", "avi", "flv", "asf", "flac", "mxf", "nut"}
 # In these, files written one behind the other are one file, whose clock starts again: all packets are looked at
 JOINABLE = {"mpegts", "mpeg", "ogg", "flac", "matroska", "nut"}
 RESTART_S = 0.5  # a clock that falls back by more has started again
@@ -86,16 +88,17 @@ def open_media(path: Path) -> Iterator[InputContainer]:
     # an MP4 says all there is to know in its headers: FFmpeg need not decode a dozen pictures to find it out
     told = head[4:8] == b"ftyp"
     guess: Any = [{"skip_frame": "all"}] * MAX_STREAMS if told else None  # PyAV's stubs say a list of str
+    view = view_of(path, head)
     try:
         # "file:" makes any name a plain path: a leading dash, a colon or a percent sign means nothing
-        name = f"file:{path.absolute()}"
-        container = av.open(name, options=options, stream_options=guess, metadata_errors="replace")
+        source: Any = view or f"file:{path.absolute()}"
+        container: Any = av.open(source, options=options, stream_options=guess, metadata_errors="replace")
     except av.error.FFmpegError as error:
         raise _explain_refusal(path, head, error) from None
     except ValueError:  # PyAV's, of options for streams that are not there
         raise MediaError("corrupt", f"{path.name} starts as an MP4 but holds no tracks") from None
     try:
-        with container:
+        with container, view or nullcontext():
             yield container
     except av.error.FFmpegError as error:
         raise MediaError("corrupt", f"{path.name} cannot be decoded: {error.strerror or error}") from None
@@ -190,13 +193,14 @@ def _track_ends(container: InputContainer, path: Path) -> tuple[dict[int, float]
     if names & ENDING:
         promised -= max(start_of(container), 0.0)
     headers = {stream.index: _header_end_s(container, stream) for stream in tracks_of(container)}
+    sizes = sizes_of(path)
+    if sizes is not None and (sizes.sound or sizes.is_open or sizes.share < 1):
+        return _ends_by_size(container, path, sizes, max(promised - TAIL_S, 0.0))
     tails = _tails(container, path, 0.0 if names & JOINABLE else max(promised - TAIL_S, 0.0))
-    share = _riff_share(path)
-    if share < 1:
-        found = {index: tail.end_s for index, tail in tails.items()}
-        return {index: found.get(index, end) / share for index, end in headers.items()}, True
+    if "mov" in names and ends_in_a_fragment(path):
+        return {index: max(tails[index].end_s if index in tails else 0.0, end) for index, end in headers.items()}, True
     needed = promised - max(0.5, 0.01 * promised)
-    whole_avi = container.format.name == "avi" and bool(_riff_size(path))  # maybe of empty pictures at its end
+    whole_avi = container.format.name == "avi" and sizes is not None  # maybe of empty pictures at its end
     if names & PROMISING and _last_end_s(tails) < needed and not whole_avi:
         # without an index a demuxer may land behind all that was looked for
         tails = _tails(container, path, 0.0) | tails
@@ -210,7 +214,7 @@ def _track_ends(container: InputContainer, path: Path) -> tuple[dict[int, float]
     if len(sure) < len(tails) or any(index not in tails and not end for index, end in headers.items()):
         tails = _tails(container, path, 0.0) | sure
     ends = {index: tails[index].content_end_s if index in tails else end for index, end in headers.items()}
-    return _without_cover(container, tails, _held_by_header(container, path, headers, ends)), False
+    return _without_cover(container, tails, _held_by_header(container, headers, ends, whole_avi)), False
 
 
 def _last_end_s(tails: dict[int, _Tail]) -> float:
@@ -228,15 +232,14 @@ def _lacks_samples(stream: av.AudioStream | av.VideoStream, path: Path) -> bool:
 
 
 def _held_by_header(
-    container: InputContainer, path: Path, headers: dict[int, float], ends: dict[int, float]
+    container: InputContainer, headers: dict[int, float], ends: dict[int, float], whole_avi: bool
 ) -> dict[int, float]:
     """Of a last picture that stays, an MP4 with an edit list and an AVI may tell in their headers alone.
 
     FFmpeg shortens the last packet of the first, and leaves out the empty packets that say it in the other.
     """
     video, audio = video_stream(container), audio_stream(container)
-    sure = "mov" in container.format.name or (container.format.name == "avi" and _riff_size(path))
-    if not sure or video is None:
+    if video is None or not ("mov" in container.format.name or whole_avi):
         return ends
     held_s = headers[video.index] if audio is None else min(headers[video.index], ends[audio.index])
     return ends | {video.index: held_s} if held_s > ends[video.index] + HELD_S else ends
@@ -267,20 +270,16 @@ def _others_end_s(container: InputContainer) -> float:
     return end
 
 
-def _riff_share(path: Path) -> float:
-    """How much of a WAV or AVI is there; FFmpeg quietly shortens what is cut. 1 where the header does not say."""
-    declared = _riff_size(path)
-    return min(path.stat().st_size / declared, 1.0) if declared else 1.0
-
-
-def _riff_size(path: Path) -> int:
-    """How many bytes a WAV or AVI says that it has; 0 where the header does not say."""
-    with path.open("rb") as file:
-        head = file.read(12)
-    declared = int.from_bytes(head[4:8], "little") + 8
-    # programs that write to a pipe leave 0 or the largest number
-    said = head[:4] == b"RIFF" and head[8:] in (b"WAVE", b"AVI ") and 64 < declared < 0x7FFFFFFF
-    return declared if said else 0
+def _ends_by_size(container: InputContainer, path: Path, sizes: Sizes, tail_s: float) -> tuple[dict[int, float], bool]:
+    """As `_track_ends`, by how much of the file is there: what other headers say of its duration is often wrong."""
+    tails = dict[int, _Tail]() if sizes.is_open else _tails(container, path, tail_s)
+    if any(stream.index not in tails for stream in tracks_of(container)):
+        tails = _tails(container, path, 0.0) | tails
+    if sizes.share == 1:
+        return {index: tail.content_end_s for index, tail in tails.items()}, False
+    # of a packet that is cut some demuxers give the length of a whole one
+    said_s = (container.duration or 0) / av.time_base or np.inf
+    return {index: min(tail.end_s, said_s) / sizes.share for index, tail in tails.items()}, True
 
 
 def _header_end_s(container: InputContainer, stream: av.AudioStream | av.VideoStream) -> float:

@@ -1,0 +1,255 @@
+"""What the headers of WAV, RF64, AIFF, AIFC, W64, CAF and AVI say of their size, against the bytes that are there.
+
+A program that writes to a pipe cannot come back to say how much it wrote: it leaves a placeholder, and the file itself
+says how long it is. What is declared is a placeholder if it is
+- 0, or no more than an empty file needs,
+- one of the values that programs are known to leave: 0x7f000000 and 0x7ffff000 (SoX, eSpeak), 0x7fffffff, 0x80000000,
+  0xffffffff, whole millions of bytes from 10^9 on, all with up to 256 bytes for headers, and 2^62 or more,
+- more than a hundred times what is there.
+Any other size beyond the end of the file says that the file is cut.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from equiav.errors import MediaError
+
+HEADERS = 256  # bytes by which programs shift a placeholder
+KNOWN = (0x7F000000, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+FACTOR = 100  # a size that is so many times too large is no promise
+MAX_CHUNKS = 1000
+MAX_BOXES = 1_000_000  # one for a second of the longest file, and more
+W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of the names of a W64's chunks
+RIFX_CODES = {(1, 8): b"raw ", (3, 32): b"fl32", (3, 64): b"fl64", (6, 8): b"alaw", (7, 8): b"ulaw"}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The samples of a sound file, or all of an AVI: bytes that are declared and that are there."""
+
+    declared: int
+    there: int
+    start: int  # the offset of the first of them
+    sound: bool = True  # of a file of sound alone
+    patches: dict[int, bytes] = field(default_factory=dict)  # what FFmpeg needs to read a placeholder
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what is declared is a placeholder."""
+        return is_placeholder(self.declared, self.there)
+
+    @property
+    def share(self) -> float:
+        """How much of the file is there."""
+        return 1.0 if self.is_open or self.declared <= self.there else self.there / self.declared
+
+
+def is_placeholder(declared: int, there: int) -> bool:
+    """Whether a size was left open by a writer that could not come back."""
+    if declared <= 0 < there or declared >= 2**62 or declared > FACTOR * max(there, 1):
+        return True
+    million = declared >= 10**9 and declared % 10**6 <= HEADERS
+    return declared > there and (million or any(abs(declared - known) <= HEADERS for known in KNOWN))
+
+
+def sizes_of(path: Path) -> Sizes | None:
+    """What is declared of a file, and what is there; None of other containers, or where it does not say."""
+    with path.open("rb") as file:
+        head = file.read(40)
+        whole = path.stat().st_size
+        form = head[:4] + head[8:12]
+        if form == b"RIFFAVI ":
+            declared = int.from_bytes(head[4:8], "little") + 8
+            return Sizes(declared if declared > HEADERS else 0, whole, 0, sound=False)
+        if form in (b"RIFFWAVE", b"RIFXWAVE"):
+            return _wav(file, whole, "<" if head[:4] == b"RIFF" else ">")
+        if form in (b"RF64WAVE", b"BW64WAVE"):
+            return _rf64(file, whole)
+        if form in (b"FORMAIFF", b"FORMAIFC"):
+            return _aiff(file, whole)
+        if head[:4] == b"riff" and head[28:40] == W64_TAIL:
+            return _w64(file, whole)
+        if head[:4] == b"caff":
+            return _caf(file, whole)
+    return None
+
+
+def _chunks(file: BinaryIO, at: int, form: str, pad: int = 2, inside: int = 0) -> Iterator[tuple[bytes, int, int]]:
+    """Name, payload's offset and declared bytes of the chunks from `at` on; `inside`: a size counts its header too."""
+    for _ in range(MAX_CHUNKS):
+        file.seek(at)
+        head = file.read(struct.calcsize(form))
+        if len(head) < struct.calcsize(form):
+            return
+        name, size = struct.unpack(form, head)
+        yield name, at + len(head), size - inside
+        at += len(head) + max(size - inside, 0) + -max(size, 0) % pad
+
+
+def _wav(file: BinaryIO, whole: int, order: str) -> Sizes | None:
+    for name, start, size in _chunks(file, 12, f"{order}4sI"):
+        if name == b"data":
+            return Sizes(size, whole - start, start)
+    return None
+
+
+def _rf64(file: BinaryIO, whole: int) -> Sizes | None:
+    told, told_at = 0, 0
+    for name, start, size in _chunks(file, 12, "<4sI"):
+        if name == b"ds64":
+            file.seek(start + 8)
+            told, told_at = int.from_bytes(file.read(8), "little"), start
+        if name == b"data":
+            declared = told if size == 2**32 - 1 and told_at else size
+            # the sizes of the whole and of the samples, and their number, which may stay unsaid
+            patches = {told_at: struct.pack("<QQQ", whole - 8, whole - start, 0)} if told_at else {}
+            return Sizes(declared, whole - start, start, patches=patches)
+    return None
+
+
+def _aiff(file: BinaryIO, whole: int) -> Sizes | None:
+    frames_at = None
+    for name, start, size in _chunks(file, 12, ">4sI"):
+        if name == b"COMM":
+            frames_at = start + 2
+        if name == b"SSND" and frames_at is not None:
+            there = whole - start
+            patches = {4: struct.pack(">I", min(whole - 8, 2**31 - 1)), frames_at: bytes(4)}
+            patches[start - 4] = struct.pack(">I", min(there, 2**31 - 1))
+            return Sizes(max(size - 8, 0), there - 8, start + 8, patches=patches)
+    return None
+
+
+def _w64(file: BinaryIO, whole: int) -> Sizes | None:
+    for name, start, size in _chunks(file, 40, "<16sQ", pad=8, inside=24):
+        if name == b"data" + W64_TAIL:
+            patches = {16: struct.pack("<Q", whole), start - 8: struct.pack("<Q", whole - start + 24)}
+            return Sizes(size, whole - start, start, patches=patches)
+    return None
+
+
+def _caf(file: BinaryIO, whole: int) -> Sizes | None:
+    for name, start, size in _chunks(file, 8, ">4sq", pad=1):
+        if name == b"data":
+            # four bytes count the edits
+            return Sizes(max(size - 4, 0), whole - start - 4, start + 4, patches={start - 8: _caf_size(whole - start)})
+    return None
+
+
+def _caf_size(size: int) -> bytes:
+    return struct.pack(">q", size)
+
+
+def ends_in_a_fragment(path: Path) -> bool:
+    """Whether a fragmented MP4 ends inside one of its parts: no header says how long it is as a whole."""
+    whole, at, fragments = path.stat().st_size, 0, False
+    with path.open("rb") as file:
+        for _ in range(MAX_BOXES):
+            file.seek(at)
+            head = file.read(16)
+            if len(head) < 8:
+                return fragments and len(head) > 0
+            size, name = struct.unpack(">I4s", head[:8])
+            size = int.from_bytes(head[8:], "big") if size == 1 else size
+            fragments |= name == b"moof"
+            if size < 8 or at + size > whole:  # 0: up to the end
+                return fragments and size >= 8
+            at += size
+    return False
+
+
+class View(io.RawIOBase):
+    """A file as it should have been written: `head` for its first `skip` bytes, and patches by their offset."""
+
+    def __init__(
+        self, path: Path, *, head: bytes = b"", skip: int = 0, patches: dict[int, bytes] | None = None
+    ) -> None:
+        super().__init__()
+        self.name = str(path)
+        self._file = path.open("rb")
+        self._head, self._skip, self._patches = head, skip, patches or {}
+        self._size = path.stat().st_size - skip + len(head)
+        self._at = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """The offset of the next byte."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to an offset from the start, the present place or the end."""
+        self._at = max(offset + (0, self._at, self._size)[whence], 0)
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        size = max(self._size - self._at, 0) if size < 0 else size
+        data = bytearray(self._head[self._at : self._at + size])
+        self._file.seek(self._at + len(data) - len(self._head) + self._skip)
+        data += self._file.read(size - len(data))
+        for at, patch in self._patches.items():
+            for i in range(max(at, self._at), min(at + len(patch), self._at + len(data))):
+                data[i - self._at] = patch[i - at]
+        self._at += len(data)
+        return bytes(data)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+        super().close()
+
+
+def view_of(path: Path, head: bytes) -> View | None:
+    """The file as FFmpeg can read it, where it cannot read it as it lies there: placeholders, big-endian WAV.
+
+    Raises:
+        MediaError: unsupported, a big-endian WAV of another coding than PCM, floats, A-law and µ-law.
+    """
+    if head[:4] == b"RIFX" and head[8:12] == b"WAVE":
+        return _rifx(path)
+    sizes = sizes_of(path) if head[:4] in (b"FORM", b"riff", b"caff", b"RF64", b"BW64") else None
+    return View(path, patches=sizes.patches) if sizes is not None and sizes.is_open and sizes.patches else None
+
+
+def _rifx(path: Path) -> View:
+    """A big-endian WAV as an AIFC, whose samples are big-endian too; FFmpeg takes them for little-endian ones."""
+    with path.open("rb") as file:
+        fmt = b""
+        for name, start, size in _chunks(file, 12, ">4sI"):
+            if name == b"fmt ":
+                file.seek(start)
+                fmt = file.read(min(size, 64))
+            if name == b"data" and len(fmt) >= 16:
+                sizes = Sizes(size, path.stat().st_size - start, start)
+                return View(path, head=_aifc_header(path, fmt, sizes), skip=start)
+    raise MediaError("truncated", f"{path.name} is a big-endian WAV (RIFX) that ends before its samples")
+
+
+def _aifc_header(path: Path, fmt: bytes, sizes: Sizes) -> bytes:
+    code, channels, rate, _, block, bits = struct.unpack_from(">HHIIHH", fmt)
+    if code == 0xFFFE and len(fmt) >= 28:  # the true code comes later
+        code = struct.unpack_from(">I", fmt, 24)[0]
+    kind = RIFX_CODES.get((code, bits), b"NONE" if code == 1 and bits in (16, 24, 32) else None)
+    if kind is None or not channels or not rate or block != channels * bits // 8:
+        raise MediaError("unsupported", f"{path.name} is a big-endian WAV (RIFX) of format {code}, {bits} bits")
+    length = sizes.there if sizes.is_open else min(sizes.declared, sizes.there)
+    length = min(length, 2**31 - 2**10)
+    exponent = rate.bit_length() + 16382  # an 80-bit float
+    comm = struct.pack(">HIH", channels, length // block, bits)
+    comm += struct.pack(">HQ", exponent, rate << (64 - rate.bit_length())) + kind + b"\0\0"
+    chunks = b"FVER" + struct.pack(">II", 4, 0xA2805140) + b"COMM" + struct.pack(">I", len(comm)) + comm
+    chunks += b"SSND" + struct.pack(">III", length + 8, 0, 0)
+    return b"FORM" + struct.pack(">I", 4 + len(chunks) + length) + b"AIFC" + chunks
