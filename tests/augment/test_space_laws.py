@@ -264,6 +264,30 @@ def test_inputs_that_do_not_fit_are_told():
         space.sample(4, seeded(), group=3)
 
 
+@every_space
+def test_what_is_read_on_the_processor_was_waited_for(name, monkeypatch):
+    # a meta tensor stands for one on an accelerator: copies from there may only be left under way to there
+    space, copies = SPACES[name], []
+    real = torch.Tensor.to
+
+    def to(tensor, device, non_blocking=False):
+        if isinstance(device, torch.dtype):
+            return real(tensor, device)
+        copies.append((tensor.device.type, torch.device(device).type, non_blocking))
+        return torch.zeros_like(tensor, device=device) if tensor.is_meta else real(tensor, device)
+
+    params = space.sample(4, seeded())
+    params.values.copy_(torch.where(torch.tensor([n.endswith(".on") for n in params.names]), 1.0, params.values))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "to", to)
+        space.apply(example(space, 4), params.to("meta"))
+        part = space.part(params, space.transforms[0].name)
+        part.to(torch.device("meta")).to(torch.device("cpu"))
+        space.apply(example(space, 4), params)
+    assert {("cpu", "meta", True), ("meta", "cpu", False)} <= set(copies)
+    assert [copy for copy in copies if copy[1:] == ("cpu", True)] == []
+
+
 def test_parameter_sets_are_indexed_and_moved():
     space = SPACES["visual"]
     params = space.sample(6, seeded())

@@ -29,6 +29,7 @@ from equiav.augment.transform import (
     decode_columns,
     draw_columns,
     encode_columns,
+    moved,
     slot_row,
 )
 from equiav.augment.uniforms import Method
@@ -73,7 +74,7 @@ class SpaceParams:
 
     def to(self, device: torch.device | str) -> SpaceParams:
         """The same sets on another device."""
-        return dataclasses.replace(self, values=self.values.to(device, non_blocking=True))
+        return dataclasses.replace(self, values=moved(self.values, device))
 
 
 class AugmentationSpace:

@@ -89,6 +89,11 @@ class Slot:
 FLAG = Slot.centred("on", "0 off, 1 on", 0.0, 1.0, 0.0)
 
 
+def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor on `device`: an accelerator is not waited for, but what comes to the processor is there when read."""
+    return tensor.to(device, non_blocking=torch.device(device).type != "cpu")
+
+
 @dataclass(frozen=True)
 class Params:
     """Parameters of one transform: (n,) float32 tensors in natural units, in the order of its slots."""
@@ -110,7 +115,7 @@ class Params:
         """The same sets on another device, in one copy."""
         if self.on.device == device:
             return self
-        return type(self)(*torch.stack(self.columns(), dim=1).to(device, non_blocking=True).unbind(1))
+        return type(self)(*moved(torch.stack(self.columns(), dim=1), device).unbind(1))
 
 
 P = TypeVar("P", bound=Params)
@@ -176,7 +181,7 @@ class Transform(ABC, Generic[P]):
             rows = order[params.on[order] > 0.5]
         if not len(rows):
             return x
-        chosen = rows.to(x.device, non_blocking=True)
+        chosen = moved(rows, x.device)
         return x.index_copy_(0, chosen, self.effect(x.index_select(0, chosen), params.rows(rows)))
 
     def alike(self, params: P) -> Tensor | None:

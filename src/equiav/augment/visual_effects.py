@@ -32,6 +32,7 @@ from equiav.augment.transform import (
     Range,
     Slot,
     Transform,
+    moved,
 )
 from equiav.augment.view import cut
 
@@ -140,7 +141,7 @@ class Jitter(Transform[JitterParams]):
     @override
     def effect(self, x: Float[Tensor, "B 3 S S"], params: JitterParams) -> Float[Tensor, "B 3 S S"]:
         amounts = torch.stack([params.brightness, params.contrast, params.saturation, params.hue], dim=1)
-        amounts = amounts.to(x.device, non_blocking=True)
+        amounts = moved(amounts, x.device)
         start = 0
         for order, count in zip(*_order_key(params).unique_consecutive(return_counts=True), strict=True):
             stop = start + int(count)
