@@ -3,26 +3,28 @@
     OUT/VARIANT/seed-0/{recipe.yaml, metrics.jsonl, model/, …, result.json}   OUT/compare.json   OUT/compare.png
 
 All variants get the same clips, steps and seeds. Every run goes on where it was; a finished one is not touched again.
+A result holds what it was made of: it counts for these weights, this recipe, library, split and code alone; otherwise
+the run is measured anew, and the result that was there is kept beside, as result-HASH.json.
 """
 
 from __future__ import annotations
 
-import itertools
+import hashlib
 import json
-import re
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from rich.markup import escape
 from rich.table import Table
 
-from equiav.config import RECIPES, Recipe, load_recipe
-from equiav.errors import ConfigError, LibraryError
+from equiav.errors import LibraryError, TrainingError
+from equiav.library.records import STATUSES
+from equiav.variants import Variant, load_table, variants
 
 if TYPE_CHECKING:
     from equiav.evaluate.metrics import RetrievalReport
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
     from equiav.model.equiav import EquiAV
     from equiav.train.report import Step
 
-TABLES = RECIPES / "tables"
-# of every variant: in the table with how many times and how many digits
+__all__ = ["Result", "Variant", "compare", "draw_curves", "load_table", "to_tables", "variants"]
+
 # The tables that people see: figure → heading, scale, digits
 TABLES_SHOWN = {
     "retrieval and probe": {
@@ -64,87 +66,12 @@ CURVES = ("loss_inter", "accuracy_inter", "accuracy_intra_audio", "accuracy_intr
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One recipe of the comparison, for one seed."""
-
-    name: str  # its own settings, or "recipe" where nothing varies
-    seed: int
-    recipe: Recipe
-    run: Path
-
-
-@dataclass(frozen=True)
 class Result:
     """What a variant reached."""
 
     name: str
     seed: int
     figures: dict[str, float | None]
-
-
-def variants(
-    recipe: str, settings: list[str], seeds: int, out: Path, rows: dict[str, list[str]] | None = None
-) -> list[Variant]:
-    """Every combination of the settings' values, for every seed; a seed's variants follow each other.
-
-    Args:
-        recipe: shipped name or path.
-        settings: `key=value` for all; `key=a,b,c` makes variants. A comma inside brackets is part of its value.
-        seeds: how many, from 0 on.
-        out: folder of the comparison.
-        rows: name → settings of its own, as `load_table` reads them; each is combined with `settings`.
-
-    Raises:
-        ConfigError: an unknown key, a value out of range, or the seed among the settings.
-    """
-    rows = rows or {"": []}
-    if any(setting.startswith("train.seed=") for own in (settings, *rows.values()) for setting in own):
-        raise ConfigError("train.seed is what --seeds varies: leave it out of the settings")
-    choices = [[f"{key}={value}" for value in _values(text)] for key, _, text in (s.partition("=") for s in settings)]
-    varied = {choice for among in choices if len(among) > 1 for choice in among}
-    found = []
-    for seed, row, chosen in itertools.product(range(seeds), rows, itertools.product(*choices)):
-        name = " ".join([*filter(None, [row]), *(text for text in chosen if text in varied)]) or "recipe"
-        folder = out / re.sub(r"[^\w.=-]+", "_", name)
-        made = load_recipe(recipe, [*chosen, *rows[row], f"train.seed={seed}"])
-        found.append(Variant(name, seed, made, folder / f"seed-{seed}"))
-    return found
-
-
-def load_table(name: str) -> dict[str, list[str]]:
-    """Rows of a comparison: name → settings, of a shipped table or a YAML file.
-
-    Raises:
-        ConfigError: no such table, or it does not map names to lists of `key=value`.
-    """
-    path = Path(name) if Path(name).is_file() else TABLES / f"{name}.yaml"
-    if not path.is_file():
-        raise ConfigError(f"no table {name!r}: neither a file nor one of the shipped: {_shipped()}")
-    try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a YAML table: {error}") from None
-    if not isinstance(rows, dict) or not all(
-        isinstance(row, list) and all(isinstance(text, str) for text in row) for row in rows.values()
-    ):
-        raise ConfigError(f"{path}: a table maps names to lists of settings, e.g.  plain: [model.method=plain]")
-    return {str(name): row for name, row in rows.items()}
-
-
-def _shipped() -> str:
-    return ", ".join(sorted(path.stem for path in TABLES.glob("*.yaml")))
-
-
-def _values(text: str) -> list[str]:
-    """Split at commas outside of brackets."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in "[{(") - (letter in "]})")
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts
 
 
 def compare(
@@ -159,47 +86,152 @@ def compare(
     """Train and evaluate all variants; writes compare.json and compare.png. None when told to stop.
 
     Raises:
-        TrainingError: as `pretrain`.
+        TrainingError: as `pretrain`; before anything is trained: a run that is there is of another recipe or library,
+            or not all variants would have the same clips.
         LibraryError: the split to evaluate on has no clips.
     """
-    results = []
+    _check_runs(library, chosen, out)
+    _set_aside(out, chosen, split)
+    contents, results = _contents(library), []
     for number, variant in enumerate(chosen, 1):
         said = f"{number}/{len(chosen)} {variant.name} seed {variant.seed}"
         tell = (lambda step, said=said: on_step(said, step)) if on_step else None
-        result = _result(library, variant, split, tell, should_stop)
+        result = _result(library, variant, split, contents, tell, should_stop)
         if result is None:
             return None
         results.append(result)
-        (out / "compare.json").write_text(json.dumps(_summary(results), indent=2), encoding="utf-8")
+        _write(out / "compare.json", _summary(results, split))
     draw_curves(chosen, out / "compare.png")
     return results
+
+
+def _check_runs(library: Library, chosen: list[Variant], out: Path) -> None:
+    """What is there must be what would be trained now."""
+    from equiav.train.pretrain import resolve
+    from equiav.train.run_folder import begun_run, check_recipe, check_start
+    from equiav.train.trained_on import about_to_train
+
+    clips: dict[str, dict[str, tuple[str, int]]] = {}  # split → fingerprint of its clips → who has them, how many
+    now = {split: about_to_train(library, {"train": split}) for split in {one.recipe.data.split for one in chosen}}
+    for variant in chosen:
+        split = variant.recipe.data.split
+        try:
+            begun = begun_run(variant.run)
+            if begun:
+                check_recipe(begun, resolve(variant.recipe, library, run=variant.run))
+                check_start(begun, variant.recipe)
+        except TrainingError as error:
+            raise TrainingError(f"{error} (in a comparison: another --out folder than {out})") from None
+        own = begun.trained_on if begun else now[split]
+        who = f"{variant.run}" if begun else "a new run"
+        clips.setdefault(split, {}).setdefault(own.fingerprint, (who, len(own.of("train"))))
+    for split, found in clips.items():
+        if len(found) > 1:
+            told = ", ".join(f"{who} of {n}" for who, n in found.values())
+            raise TrainingError(
+                f"{out}: not all variants would have the same clips of split {split!r}: {told}. The library has "
+                "changed since this comparison began: bring it back as it was, or compare into another --out folder"
+            )
 
 
 def _result(
     library: Library,
     variant: Variant,
     split: str,
+    contents: str,
     on_step: Callable[[Step], None] | None,
     should_stop: Callable[[], bool],
 ) -> Result | None:
     from equiav.evaluate.retrieval import evaluate_retrieval
     from equiav.model.equiav import EquiAV
     from equiav.train.pretrain import pretrain
+    from equiav.train.run_folder import MODEL, RECIPE, hash_of_file, is_finished
 
-    file = variant.run / "result.json"
-    if not file.exists():
+    if not is_finished(variant.run):
         trained = pretrain(variant.recipe, library, variant.run, on_step=on_step, should_stop=should_stop)
         if trained.stopped or not trained.done:
             return None
+    made_of = {
+        "weights": hash_of_file(variant.run / MODEL),
+        "recipe": hash_of_file(variant.run / RECIPE),
+        "library": contents,
+        "split": split,
+        "code": _code(),
+    }
+    figures = _stored(variant.run, made_of)
+    if figures is None:
         model = EquiAV.from_pretrained(variant.run / "model")
         report = evaluate_retrieval(library, model, split=split)
-        figures = _figures(library, model, report, variant.recipe.data.split, split) | {
-            "clips_per_s": _rate(variant.run)
-        }
-        beside = file.with_suffix(".part")
-        beside.write_text(json.dumps({"figures": figures, **report.to_dict()}, indent=2), encoding="utf-8")
-        beside.replace(file)
-    return Result(variant.name, variant.seed, json.loads(file.read_text(encoding="utf-8"))["figures"])
+        figures = _figures(library, model, report, variant.recipe.data.split, split)
+        figures["clips_per_s"] = _rate(variant.run)
+        _store(variant.run, {"made_of": made_of, "figures": figures, **report.to_dict()})
+    return Result(variant.name, variant.seed, figures)
+
+
+def _stored(run: Path, made_of: dict[str, str]) -> dict[str, float | None] | None:
+    """The figures of what is stored, now or before, if it was made of just this."""
+    for file in (run / "result.json", *sorted(run.glob("result-*.json"))):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if found["made_of"] == made_of:
+                return found["figures"]
+    return None
+
+
+def _store(run: Path, result: dict[str, Any]) -> None:
+    """Write result.json; one that was made of something else is kept under another name."""
+    file = run / "result.json"
+    if file.exists():
+        _keep(file)
+    _write(file, result)
+
+
+def _keep(file: Path) -> None:
+    """Give a file a name that says its content."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    file.replace(file.with_name(f"{file.stem}-{digest}{file.suffix}"))
+
+
+def _write(file: Path, content: Any) -> None:
+    beside = file.with_name(f".{file.name}.part")
+    beside.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    beside.replace(file)
+
+
+def _set_aside(out: Path, chosen: list[Variant], split: str) -> None:
+    """A table of other variants, or on another split, is kept under another name."""
+    now = {(variant.name, variant.seed, split) for variant in chosen}
+    table = out / "compare.json"
+    if not table.is_file():
+        return
+    try:
+        rows = json.loads(table.read_text(encoding="utf-8"))
+        before = {(row["variant"], seed["seed"], row["split"]) for row in rows for seed in row["seeds"]}
+    except (ValueError, KeyError, TypeError):
+        before = None
+    if before is None or not before <= now:
+        for file in (table, out / "compare.png"):
+            if file.is_file():
+                _keep(file)
+
+
+def _contents(library: Library) -> str:
+    """Hash of all that a measurement reads of a library besides sound and pictures, which clip ids stand for."""
+    table = library.clips(columns=["clip_id", "split", "status", "labels", "source"], statuses=STATUSES)
+    digest = hashlib.sha256(library.features.model_dump_json().encode())
+    for row in sorted(json.dumps(row, sort_keys=True) for row in table.to_pylist()):
+        digest.update(row.encode())
+    digest.update(str(len(library.rejects())).encode())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _code() -> str:
+    """Hash of this package's source: whatever measures may have changed with it."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _figures(
@@ -258,7 +290,7 @@ def _against(own: list[Result], first: list[Result], figure: str) -> dict[str, f
     return {"mean": mean, "low": mean - reach, "high": mean + reach}
 
 
-def _summary(results: list[Result]) -> list[dict[str, Any]]:
+def _summary(results: list[Result], split: str = "") -> list[dict[str, Any]]:
     """Per variant mean and standard deviation over seeds, differences to the first variant, figures of each seed."""
     rows = []
     groups = list(_by_name(results))
@@ -268,7 +300,7 @@ def _summary(results: list[Result]) -> list[dict[str, Any]]:
         means = {figure: _spread(values) for figure, values in known.items() if values}
         against = {} if own is groups[0][1] else {figure: _against(own, groups[0][1], figure) for figure in PAIRED}
         seeds = [{"seed": r.seed, **r.figures} for r in own]
-        rows.append({"variant": name, **means, "minus_first": against, "seeds": seeds})
+        rows.append({"variant": name, "split": split, **means, "minus_first": against, "seeds": seeds})
     return rows
 
 

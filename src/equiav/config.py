@@ -308,15 +308,38 @@ def read_settings(kind: type[S], name: str | Path, overrides: Iterable[str] = ()
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
         raise ConfigError(f"no recipe {str(name)!r}: neither a file nor one of the shipped recipes ({shipped})")
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a YAML recipe: {error}") from None
+    tree = load_yaml(path, "recipe") or {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of sections, found {type(tree).__name__}")
     for override in overrides:
         _apply_override(tree, override)
     return parse_settings(kind, tree, where=str(path))
+
+
+def load_yaml(path: Path, what: str) -> Any:
+    """The content of a YAML file.
+
+    Args:
+        path: the file.
+        what: what it should hold, for the message.
+
+    Raises:
+        ConfigError: it is no YAML, or has a key twice, of which YAML takes the last one.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Once)  # noqa: S506  (a SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a YAML {what}: {error}") from None
+
+
+class _Once(yaml.SafeLoader):
+    """Keys stand there once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := sorted({name for name in names if names.count(name) > 1 and name != "<<"}):
+            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def parse_settings(kind: type[S], tree: dict[str, Any], *, where: str) -> S:

@@ -109,7 +109,10 @@ def finetune(
         kept.save_pretrained(run / "model")
     stopped = agreed(accelerator, should_stop())
     steps = len(loader) * recipe.train.epochs
-    return Outcome(run, progress.step, steps, len(loader.rows), len(model.classes), stopped)
+    outcome = Outcome(run, progress.step, steps, len(loader.rows), len(model.classes), stopped)
+    if accelerator.is_main_process:
+        outcome.note()
+    return outcome
 
 
 def resolve(
@@ -126,8 +129,8 @@ def resolve(
         check_library(begun, library, _splits(recipe), senses)
     rows = rows_of_run(library, _splits(recipe), senses, begun)
     classes = _classes(recipe, library, rows, test)
-    if begun and has_state(begun.run) and begun.config:
-        config = begun.config  # what it started from may be gone
+    if begun and has_state(begun.run) and begun.encoders:
+        config = begun.encoders  # what it started from may be gone
     elif recipe.init.model:
         config = config_for(library, recipe.init.model)
     else:

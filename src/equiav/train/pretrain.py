@@ -94,7 +94,10 @@ def pretrain(
         kept.load_state_dict(weights)
         kept.eval().save_pretrained(run / "model")
     stopped = agreed(accelerator, should_stop())
-    return Outcome(run, progress.step, steps, len(plan.loader.rows), stopped=stopped)
+    outcome = Outcome(run, progress.step, steps, len(plan.loader.rows), stopped=stopped)
+    if accelerator.is_main_process:
+        outcome.note()
+    return outcome
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -15,10 +17,11 @@ import yaml
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from equiav.config import Data, ModelConfig, Senses, Settings, Train
+from equiav.config import Data, ModelConfig, Senses, Settings, Train, parse_settings
 from equiav.errors import ConfigError, TrainingError
 from equiav.library.table import Library
-from equiav.model.hub import CONFIG, fetch, read_config
+from equiav.model.hub import CONFIG, WEIGHTS, fetch, read_config, read_json
+from equiav.train.checkpoint import has_state
 from equiav.train.processes import whole
 from equiav.train.throughput import choose_precision
 from equiav.train.trained_on import TrainedOn, about_to_train, check_clips, load_trained_on, rows_by_role
@@ -30,7 +33,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RECIPE = "recipe.yaml"
-ENCODERS = Path("state") / "encoders.json"
+OUTCOME = "outcome.json"
+MODEL = Path("model") / WEIGHTS
+START = Path("state") / "start.json"
 FREE = ("log_every", "save_every", "trackers")  # of `train`: what they are decides nothing of the result
 
 
@@ -49,6 +54,31 @@ class Outcome:
     def done(self) -> bool:
         """False when the run was told to stop before its last step."""
         return self.step == self.steps
+
+    def note(self) -> None:
+        """Write outcome.json: how far the weights in model/ are, and a hash of them."""
+        found = {"step": self.step, "steps": self.steps, "clips": self.clips, "weights": hash_of_file(self.run / MODEL)}
+        beside = self.run / f".{OUTCOME}.part"
+        beside.write_text(json.dumps(found), encoding="utf-8")
+        beside.replace(self.run / OUTCOME)
+
+
+def is_finished(run: Path) -> bool:
+    """Whether model/ holds the weights after the last step of `run`: not those of an earlier stop, nor others."""
+    try:
+        found = json.loads((run / OUTCOME).read_text(encoding="utf-8"))
+        return found["step"] == found["steps"] and found["weights"] == hash_of_file(run / MODEL)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def hash_of_file(path: Path) -> str:
+    """Sixteen hexadecimal digits of its content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def fit_here(settings: Train, clips: int, processes: int, begun: Begun | None = None) -> Train:
@@ -140,7 +170,8 @@ class Begun:
     run: Path
     recipe: dict[str, Any]
     trained_on: TrainedOn
-    config: ModelConfig | None  # of the encoders that a fine-tuning started from
+    encoders: ModelConfig | None  # that a fine-tuning started from
+    weights: dict[str, str | None]  # key of `init` → hash of the file that the run started from
 
     def kept(self, section: str, key: str) -> Any:
         """A setting as it was resolved when the run began; None where it has none."""
@@ -167,8 +198,9 @@ def begun_run(run: Path | None) -> Begun | None:
             f"{run} does not say which clips it was begun with: it has no trained_on.json, as every run of "
             "this equiav has. Finish it with the one that it was begun with, or begin another run: another --run folder"
         )
-    config = read_config(run / ENCODERS) if (run / ENCODERS).is_file() else None
-    return Begun(run, recipe, trained_on, config)
+    start = read_json(run / START) if (run / START).is_file() else {"encoders": None, "weights": {}}
+    config = start["encoders"] and parse_settings(ModelConfig, start["encoders"], where=str(run / START))
+    return Begun(run, recipe, trained_on, config, start["weights"])
 
 
 def check_library(begun: Begun, library: Library, splits: dict[str, str], senses: Senses) -> None:
@@ -229,15 +261,56 @@ def claim_run(run: Path, recipe: Settings, begin: Callable[[], TrainedOn], encod
     begun, wanted = begun_run(run), recipe.model_dump(mode="json")
     if begun is None:
         begin().save(run)
-        if encoders is not None:
-            (run / ENCODERS).parent.mkdir(exist_ok=True)
-            (run / ENCODERS).write_text(encoders.model_dump_json(indent=1), encoding="utf-8")
+        _note_start(run, wanted, encoders)
         beside = run / f".{RECIPE}.part"
         beside.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
         beside.replace(run / RECIPE)
-    elif differing := sorted(_differences(_decisive(begun.recipe), _decisive(wanted))):
+    else:
+        check_recipe(begun, recipe)
+        if not has_state(run):
+            _note_start(run, wanted, encoders)
+
+
+def _note_start(run: Path, recipe: dict[str, Any], encoders: ModelConfig | None) -> None:
+    config = encoders and encoders.model_dump(mode="json")
+    (run / START).parent.mkdir(exist_ok=True)
+    beside = run / f"{START}.part"
+    beside.write_text(json.dumps({"encoders": config, "weights": start_weights(recipe)}, indent=1), encoding="utf-8")
+    beside.replace(run / START)
+
+
+def start_weights(recipe: dict[str, Any]) -> dict[str, str | None]:
+    """Hashes of the files that a run of this recipe starts from; None for one that is not on this machine."""
+    files = {name: Path(source) for name, source in recipe.get("init", {}).items() if source is not None}
+    files = {name: path / WEIGHTS if path.is_dir() else path for name, path in files.items()}
+    return {name: hash_of_file(path) if path.is_file() else None for name, path in files.items()}
+
+
+def check_start(begun: Begun, recipe: Settings) -> None:
+    """The weights that a run started from are those that are there now, as far as both are known.
+
+    Raises:
+        TrainingError: a file has changed since.
+    """
+    now = start_weights(recipe.model_dump(mode="json"))
+    for name, known in begun.weights.items():
+        if known and now.get(name) not in (None, known):
+            raise TrainingError(
+                f"{begun.run} started from other weights: the file of init.{name} has changed since then. Bring it "
+                "back, or begin another run: another --run folder"
+            )
+
+
+def check_recipe(begun: Begun, recipe: Settings) -> None:
+    """A run goes on with the recipe that it began with.
+
+    Raises:
+        TrainingError: names all that differs.
+    """
+    wanted = recipe.model_dump(mode="json")
+    if differing := sorted(_differences(_decisive(begun.recipe), _decisive(wanted))):
         raise TrainingError(
-            f"{run} holds a run of another recipe: {'; '.join(differing)}. "
+            f"{begun.run} holds a run of another recipe: {'; '.join(differing)}. "
             "Use another --run folder, or the same recipe to go on with this one"
         )
 
