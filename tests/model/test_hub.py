@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -43,6 +44,35 @@ def test_a_saved_model_comes_back_the_same(settings, tmp_path):
     audio = batch_for(model)["audio"]
     with torch.no_grad():
         assert torch.equal(loaded.embed_audio(audio), model.eval().embed_audio(audio))
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077], ids=oct)
+def test_all_files_of_a_folder_have_the_permissions_of_new_files(umask, tmp_path):
+    embeds = small_model()
+    classifies = Classifier(embeds.config, ["rain", "wind"])
+    before = os.umask(umask)
+    try:
+        for name, model in (("embeds", embeds), ("classifies", classifies)):
+            for _ in range(2):  # anew, and over what stands there
+                model.save_pretrained(tmp_path / name)
+    finally:
+        os.umask(before)
+    for name in ("embeds", "classifies"):
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / name).iterdir()}
+        assert modes == dict.fromkeys(("config.json", "model.safetensors", "README.md"), 0o666 & ~umask)
+
+
+def test_weights_that_cannot_be_written_leave_those_before_and_nothing_beside(copied, monkeypatch):
+    def fail(model, name):
+        Path(name).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    before = (copied / "model.safetensors").read_bytes()
+    monkeypatch.setattr("equiav.model.equiav.save_model", fail)
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be written: No space left"):
+        small_model().save_pretrained(copied)
+    assert (copied / "model.safetensors").read_bytes() == before
+    assert not list(copied.glob(".*"))
 
 
 def test_the_folder_holds_no_pickle_and_the_settings_of_preprocessing(folder):

@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from safetensors.torch import save_model
 from torch import Tensor, nn
+from typing_extensions import override
 
 from equiav.augment.audio import audio_space as make_audio_space
 from equiav.augment.visual import visual_space as make_visual_space
 from equiav.config import Architecture, ModelConfig, parse_settings
 from equiav.errors import ModelError
 from equiav.model.heads import Head
-from equiav.model.hub import CONFIG, WEIGHTS, fetch, fingerprint, model_card, read_config, read_weights
+from equiav.model.hub import CONFIG, WEIGHTS, fetch, fingerprint, model_card, read_config, read_weights, write_safely
 from equiav.model.initialise import initialise, load_strictly
 from equiav.model.predictor import ParameterEncoder, Predictor, make_predictor
 from equiav.model.vit import Encoder
@@ -350,6 +352,10 @@ class EquiAV(
     def generate_model_card(self, *_: Any, **known: Any) -> ModelCard:
         """README.md; `known` are the options of `equiav.model.hub.model_card`."""
         return model_card(self.config, sum(p.numel() for p in self.parameters()), **known)
+
+    @override
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_safely(save_directory / WEIGHTS, lambda beside: save_model(self, str(beside)))
 
     def _required_predictor(self, modality: Literal["audio", "visual"]) -> Predictor:
         predictor = self.predictor(modality)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,9 +122,29 @@ def write_weights(tensors: dict[str, Tensor], path: Path) -> None:
     Raises:
         ModelError: it cannot be written: the disk is full, say.
     """
+    write_safely(path, lambda beside: save_file(tensors, beside))
+
+
+def write_safely(path: Path, write: Callable[[Path], None]) -> None:
+    """A file that `write` writes: whole or as it was before, with the permissions of any new file.
+
+    safetensors leaves its files to their owner alone (0600), whatever the umask says.
+
+    Raises:
+        ModelError: it cannot be written: the disk is full, say.
+    """
+    beside = path.with_name(f".{path.name}.part")
     try:
-        save_file(tensors, path)
+        beside.unlink(missing_ok=True)
+        beside.touch()
+        mode = beside.stat().st_mode & 0o777
+        write(beside)
+        # a file system without permissions of its own refuses to change them
+        if beside.stat().st_mode & 0o777 != mode:
+            beside.chmod(mode)
+        beside.replace(path)
     except (OSError, SafetensorError) as error:
+        beside.unlink(missing_ok=True)
         raise ModelError(f"{path} cannot be written: {error}") from None
 
 
