@@ -128,20 +128,83 @@ def test_training_lowers_the_loss_and_keeps_the_best_and_the_last_two_states(tmp
     assert all(torch.equal(saved[name], weights[name]) for name in weights)
 
 
+def test_all_files_of_a_state_have_the_same_permissions(tmp_path):
+    run(tmp_path / "r", epochs=1, ema=0.9)
+    (state,) = (tmp_path / "r" / "state").iterdir()
+    usual = (tmp_path / "r" / "metrics.jsonl").stat().st_mode
+    names = ("average.safetensors", "model.safetensors", "optimizer.safetensors", "state.json")
+    assert {path.name: path.stat().st_mode for path in state.iterdir()} == dict.fromkeys(names, usual)
+
+
 def test_a_run_saves_between_epochs_as_often_as_it_is_told(tmp_path):
     run(tmp_path / "r", epochs=1, stop_after=5, save_every=2)
     assert {p.name for p in (tmp_path / "r/state").iterdir()} == {"step-00000004", "step-00000005"}
 
 
-def test_the_averaged_weights_follow_the_weights(tmp_path):
+def averaged(folder, *, stop_after=None, poison=(), epochs=3, **settings):
+    """The loop's average, where it began, and the weights after every step."""
+    torch.manual_seed(0)
+    folder.mkdir(exist_ok=True)
     model = Regression()
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    settings = Train(epochs=1, global_batch=4, precision="fp32", ema=0.5)
-    _, average = train(model, Loader(), SumOfRow(), tmp_path, settings=settings, optim=OPTIM)
-    for name, p in model.named_parameters():
-        low, high = torch.minimum(before[name], p), torch.maximum(before[name], p)
-        assert not torch.equal(average[name], p)
-        assert ((average[name] - (low + high) / 2).abs() <= 2 * (high - low) + 1e-4).all()
+    start = weights_of(model)
+    after = []
+    _, average = train(
+        model,
+        Loader(poison),
+        SumOfRow(),
+        folder,
+        settings=Train(epochs=epochs, global_batch=4, precision="fp32", **settings),
+        optim=OPTIM,
+        on_step=lambda step: after.append(weights_of(model)),
+        should_stop=lambda: stop_after is not None and len(after) >= stop_after,
+    )
+    return average, start, after
+
+
+def weights_of(model):
+    return {name: weight.detach().double() for name, weight in model.named_parameters()}
+
+
+def assert_average(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=1e-7)
+
+
+def naive_ema(start, after, decay, poison=()):
+    found = start
+    for step, weights in enumerate(after):
+        if step not in poison:
+            kept = min(decay, (1 + step) / (10 + step))
+            found = {name: kept * found[name] + (1 - kept) * weights[name] for name in found}
+    return found
+
+
+@pytest.mark.parametrize("decay", [0.15, 0.999])
+def test_the_average_of_steps_is_the_exponential_one_of_the_weights_after_each(tmp_path, decay):
+    average, start, after = averaged(tmp_path, ema=decay)
+    assert len(after) == 18
+    assert_average(average, naive_ema(start, after, decay))
+
+
+def test_a_skipped_step_does_not_enter_the_average(tmp_path):
+    average, start, after = averaged(tmp_path, ema=0.9, poison={7})
+    assert_average(average, naive_ema(start, after, 0.9, poison={7}))
+
+
+@pytest.mark.parametrize(("last", "epochs"), [(1, 3), (2, 4), (3, 3), (5, 3)])
+def test_the_average_of_epochs_is_the_mean_of_the_weights_after_the_last_ones(tmp_path, last, epochs):
+    average, _, after = averaged(tmp_path, average_last=last, epochs=epochs)
+    ends = after[5::6][-last:]
+    assert_average(average, {name: torch.stack([end[name] for end in ends]).mean(0) for name in average})
+
+
+@pytest.mark.parametrize("settings", [{"ema": 0.9}, {"average_last": 2}], ids=str)
+def test_a_stopped_run_averages_as_an_uninterrupted_one(tmp_path, settings):
+    whole, _, _ = averaged(tmp_path / "whole", **settings)
+    averaged(tmp_path / "parts", stop_after=13, **settings)
+    parts, _, _ = averaged(tmp_path / "parts", **settings)
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
 def test_a_non_finite_step_is_skipped_counted_and_its_clips_named(tmp_path):
