@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from equiav.errors import ConfigError, LibraryError
+from equiav.library.names import composed
 from equiav.library.recordings import named_file, recording
 from equiav.library.records import WHOLE
 from equiav.library.rows import parse_json, read_text
@@ -53,7 +54,7 @@ def choose(library: Library, split: str, subset: Path | None = None) -> Gallery:
         raise LibraryError(f"{library.path}: split {split!r} has no clips with sound and picture (splits: {there})")
     if subset is None:
         return Gallery(rows)
-    wanted = set(read_ids(subset))
+    wanted = set(map(composed, read_ids(subset)))
     table = library.take(rows.tolist(), ["clip_id", "source", "start_s"])
     columns = (table[name].to_pylist() for name in ("clip_id", "source", "start_s"))
     asked = [{clip_id, *names_of(source, start_s)} & wanted for clip_id, source, start_s in zip(*columns, strict=True)]
@@ -122,7 +123,7 @@ def read_ids(path: Path) -> list[str]:
 
 def names_of(source: str, start_s: float) -> set[str]:
     """What a list may call the clip of a file from `start_s` on."""
-    name, stem = named_file(source).name, named_file(source).stem
+    name, stem = named_file(composed(source)).name, named_file(composed(source)).stem
     names = {name, stem, f"{stem}_{start_s:06.0f}"}
     segment = SEGMENT.fullmatch(stem)
     if segment:

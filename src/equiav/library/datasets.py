@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from equiav.errors import ConfigError
-from equiav.library.items import MEDIA, PICTURES, SOUNDS, VIDEOS, Item, is_file, merge
+from equiav.library.items import MEDIA, PICTURES, SOUNDS, VIDEOS, Item, is_file, key_of, merge
+from equiav.library.names import Finder, composed
 from equiav.library.rows import parse_json, read_text, split_of
 
 LABEL_MAP = "class_labels_indices.csv"
@@ -34,7 +36,7 @@ def read_label_map(path: Path) -> dict[str, str]:
     try:
         if not {"mid", "display_name"} <= set(rows.fieldnames or ()):
             raise ConfigError(f"{path}: header is {rows.fieldnames}; expected index,mid,display_name")
-        names = {row["mid"]: row["display_name"] for row in rows}
+        names = {row["mid"]: composed(row["display_name"] or "") for row in rows}
     except csv.Error as error:
         raise ConfigError(f"{path}, line {rows.line_num}: {error}") from None
     if not names or not all(key and name for key, name in names.items()):
@@ -105,7 +107,7 @@ def _segments(source: Path, names: Mapping[str, str], split: str) -> Iterator[_S
                 raise ConfigError(f"{where}: {row[1]!r}, {row[2]!r} are no seconds") from None
             if not 0 <= start_s < end_s < float("inf"):
                 raise ConfigError(f"{where}: window {start_s}–{end_s} s is empty or negative")
-            labels, said = (row[3].split(","), split) if audioset else ([row[2]], row[3].strip() or split)
+            labels, said = (row[3].split(","), split) if audioset else ([row[2]], composed(row[3].strip()) or split)
             yield _Segment(row[0], start_s, end_s, _named(labels, names, where), said)
     except csv.Error as error:
         raise ConfigError(f"{source}, line {rows.line_num}: {error}") from None
@@ -117,7 +119,11 @@ def _local(media: Path, kinds: Sequence[Mapping[str, Path]], segment: _Segment) 
     `kinds` are videos and sounds: a video comes before its sound alone, whatever each is called.
     """
     name, start_s, end_s = segment.youtube_id, segment.start_s, segment.end_s
-    listed = f"{media}#{name}@{start_s:g}"
+    usual = f"{media}#{name}@{start_s:g}"
+    listed = usual if end_s - start_s == SEGMENT_S else f"{usual}-{end_s:g}"
+    former = {key_of(usual, start_s, end_s): None, key_of(usual): None}
+    former.pop(key_of(listed), None)
+    asked = Item(media, segment.labels, segment.split, name=listed, former_keys=tuple(former))
     spans = [f"{start_s:06.0f}", f"{start_s:g}", f"{1000 * start_s:.0f}"]
     spans += [f"{start_s:{how}}_{end_s:{how}}" for how in ("g", ".0f", ".1f", ".3f", "06.0f")]
     spans += [f"{1000 * start_s:.0f}_{1000 * end_s:.0f}"]
@@ -126,12 +132,12 @@ def _local(media: Path, kinds: Sequence[Mapping[str, Path]], segment: _Segment) 
     for files in kinds:
         cut = next((files[stem] for stem in stems if stem in files), None)
         if cut:
-            return Item(cut, segment.labels, segment.split, name=listed)
+            return replace(asked, path=cut)
         whole = files.get(name) or files.get(f"Y{name}")
         if whole:
-            return Item(whole, segment.labels, segment.split, start_s, end_s, name=listed, maybe_cut=True)
+            return replace(asked, path=whole, start_s=start_s, end_s=end_s, maybe_cut=True)
     fault = ("missing", f"no file of {name} at {start_s:g} s in {media} (such as {name}_{spans[0]}.mp4 or {name}.mp4)")
-    return Item(media / f"{name}_{spans[0]}", segment.labels, segment.split, name=listed, fault=fault)
+    return replace(asked, path=media / f"{name}_{spans[0]}", fault=fault)
 
 
 def read_cav(source: Path, root: Path, names: Mapping[str, str], split: str) -> list[Item]:
@@ -149,16 +155,16 @@ def read_cav(source: Path, root: Path, names: Mapping[str, str], split: str) -> 
         raise ConfigError(f"{source}: expected JSON with a list `data` of clips: {error!r}") from None
     if not isinstance(entries, list):
         raise ConfigError(f"{source}: `data` is {type(entries).__name__}, expected a list of clips")
-    folders: dict[Path, list[str]] = {}
+    folders, finder = dict[Path, list[str]](), Finder()
     items: list[Item] = []
     for number, entry in enumerate(entries):
         where = f"{source}, data[{number}]"
         missing = [name for name in ("video_id", "video_path", "labels") if not _has_text(entry, name)]
         if missing:
             raise ConfigError(f"{where}: no {', '.join(missing)}; expected video_id, wav, video_path, labels")
-        path, pictures = _cav_files(root, entry, folders)
         labels = _named(entry["labels"].split(","), names, where)
-        items.append(Item(path, labels, split_of(entry, split, where), pictures=pictures))
+        item = Item(root, labels, split_of(entry, split, where))
+        items.append(_cav_item(root, entry, item, folders, lambda path, where=where: finder.find(path, where)[0]))
     return merge(source, items)
 
 
@@ -166,27 +172,39 @@ def _has_text(entry: Any, name: str) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get(name), str) and "\0" not in entry[name]
 
 
-def _cav_files(root: Path, entry: dict[str, str], folders: dict[Path, list[str]]) -> tuple[Path, tuple[Path, ...]]:
-    """A video, or a sound and its frames; `folders` remembers which frame folders there are."""
-    place, name = root / entry["video_path"], entry["video_id"]
+def _cav_item(
+    root: Path, entry: dict[str, str], item: Item, folders: dict[Path, list[str]], find: Callable[[Path], Path]
+) -> Item:
+    """A video, or a sound and its frames; `folders` remembers which frame folders there are.
+
+    It is named by what the entry says, whichever of its files there are.
+    """
+    listed, name = root / entry["video_path"], entry["video_id"]
+    place = find(listed)
+    if place.suffix.lower() in MEDIA:
+        return replace(item, path=place, name="" if place == listed else os.fspath(listed.absolute()))
     if place not in folders:
         try:
             found = [path.name for path in place.iterdir()]
         except (OSError, ValueError):  # a video, nothing, or what we may not look at: reading it will say which
             found = []
         folders[place] = sorted(filter(FRAME_FOLDER.fullmatch, found), key=lambda text: int(text[6:]))
+    sound = entry["wav"] if _has_text(entry, "wav") else ""
+    called = os.fspath((listed / f"{name}.mp4").absolute()) + (f"#{sound}" if sound else "")
     if folders[place] and _has_text(entry, "wav"):
-        return root / entry["wav"], tuple(place / folder / f"{name}.jpg" for folder in folders[place])
-    if place.suffix.lower() in MEDIA:
-        return place, ()
-    videos = (place / f"{name}{suffix}" for suffix in sorted(VIDEOS))
-    return next((video for video in videos if is_file(video)), place / f"{name}.mp4"), ()
+        path, pictures = root / sound, tuple(find(place / folder / f"{name}.jpg") for folder in folders[place])
+    else:
+        videos = (find(place / f"{name}{suffix}") for suffix in sorted(VIDEOS))
+        path, pictures = next(filter(is_file, videos), place / f"{name}.mp4"), ()
+    former = {key_of(one.absolute()): None for one in (root / sound, path, place / f"{name}.mp4")}
+    former.pop(key_of(called), None)
+    return replace(item, path=find(path), pictures=pictures, name=called, former_keys=tuple(former))
 
 
 def _named(labels: list[str], names: Mapping[str, str], where: str) -> tuple[str, ...]:
     """Labels by their display names."""
-    found = tuple(label.strip() for label in labels if label.strip())
+    found = tuple(composed(label.strip()) for label in labels if label.strip())
     unknown = [label for label in found if names and label not in names and label not in names.values()]
     if unknown:
         raise ConfigError(f"{where}: label {unknown[0]!r} is not in the label map")
-    return tuple(dict.fromkeys(names.get(label, label) for label in found))
+    return tuple(dict.fromkeys(composed(names.get(label, label)) for label in found))

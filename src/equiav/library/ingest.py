@@ -24,6 +24,7 @@ from equiav.library.items import as_text, files_of, is_absent, is_folder
 from equiav.library.manifests import Item, Listing, read_source
 from equiav.library.records import STATUSES, TRANSIENT, Clip, Reject
 from equiav.library.table import Library
+from equiav.library.takeover import take_over
 from equiav.library.windows import NO_FILE, Examined, Read, Stamp, Task, plan_windows, stamp_of, work
 from equiav.machine import usable_cores
 from equiav.media.sandbox import Sandbox
@@ -74,6 +75,7 @@ def ingest(
     library = Library.create(library_path, features)
     report = IngestReport(len({item.path for item in listing.items}), listing.ignored, dict(listing.system_folders))
     with library.locked():
+        take_over(library, listing)
         run = _Run(library, report, listing, on_progress)
         gone = run.gone(listing) if prune else []
         todo = run.sort_out(listing.items)
@@ -91,8 +93,7 @@ def ingest(
     report.clips_present = sum(len(run.clips_of[key] - run.added) for key in run.place if key not in run.away)
     report.rejects = sorted(run.bad.values(), key=lambda reject: (reject.path, reject.item))
     report.coverage = cover(listing.items, report.rejects) if listing.labelled else []
-    kept = asdict(report) | {"rejects": len(report.rejects)}  # they are in their own table
-    keep_record(library_path, listing.source, kept)
+    keep_record(library_path, listing.source, asdict(report) | {"rejects": len(report.rejects)})  # those have a table
     return report
 
 
@@ -135,8 +136,7 @@ class _Run:
         for clip_id, item in self.owner.items():
             self.clips_of[item].add(clip_id)
         self.added, self.orphans = set[str](), set[str]()  # rows that are new; that nobody gives any more, so far
-        self.open: dict[str, _Open] = {}
-        self.clips: list[Clip] = []
+        self.open, self.clips = dict[str, _Open](), list[Clip]()
         self.renewed: dict[str, dict[str, Any]] = {}  # clip_id → its row for Library.update
         # clip_id → items that would give it too, by their keys: of one clip there may be very many
         self.copies: dict[str, dict[str, tuple[Item, Examined]]] = defaultdict(dict)

@@ -65,12 +65,16 @@ class Item:
     members: tuple[Member, ...] = ()
     maybe_cut: bool = False  # the file is either the recording that the window lies in, or the window already cut out
     fault: tuple[str, str] | None = None  # reason and detail why it cannot be read, seen when it was listed
+    former_keys: tuple[str, ...] = ()  # what older versions called it
 
     @property
     def key(self) -> str:
-        """Stable name of this item: hash of the window, and of the name its list gives it or the absolute path."""
-        text = f"{self.start_s}|{self.end_s}|".encode() + os.fsencode(self.name or self.path.absolute())
-        return hashlib.sha256(text).hexdigest()[:24]
+        """Stable name of this item: hash of the window, and of the name its list gives it or the absolute path.
+
+        A segment that may be a file of its own is named by its list alone, whichever of the two there is.
+        """
+        window = (None, None) if self.maybe_cut else (self.start_s, self.end_s)
+        return key_of(self.name or self.path.absolute(), *window)
 
     @property
     def source(self) -> str:
@@ -105,6 +109,11 @@ class Listing:
     ignored: int = 0  # files of a folder that no suffix tells to be media
     labelled: bool = False  # a list: labels and splits are said, not left open, and what is missing is known
     system_folders: dict[str, int] = field(default_factory=dict)  # name → how many were left out
+
+
+def key_of(name: str | Path, start_s: float | None = None, end_s: float | None = None) -> str:
+    """The key of the item of this name and window."""
+    return hashlib.sha256(f"{start_s}|{end_s}|".encode() + os.fsencode(name)).hexdigest()[:24]
 
 
 def as_text(path: Path) -> str:

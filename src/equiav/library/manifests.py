@@ -9,6 +9,7 @@ from pathlib import Path
 from equiav.errors import ConfigError
 from equiav.library.datasets import LABEL_MAP, read_cav, read_label_map, read_segments, segment_list
 from equiav.library.items import MEDIA, SYSTEM_FOLDERS, Item, Listing, is_file, is_folder
+from equiav.library.names import Finder, composed
 from equiav.library.rows import check_text, metadata_files, read_hugging_face, read_rows
 from equiav.library.shards import read_tars
 
@@ -31,7 +32,9 @@ def read_source(
         ConfigError: no such thing, nothing to ingest in it, or a wrong line in a list.
     """
     check_text("--split", split)
-    source = _plain(source)
+    split = composed(split)
+    source, _ = Finder().find(_plain(source), "SOURCE")
+    media = media and Finder().find(media, "--media")[0]
     if is_folder(source):
         return _folder(source, split)
     if not is_file(source):

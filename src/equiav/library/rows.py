@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from equiav.errors import ConfigError
-from equiav.library.items import Item, is_file, merge
+from equiav.library.items import Item, is_file, key_of, merge
+from equiav.library.names import Finder, composed
 
 COLUMNS = ("path", "label", "labels", "split", "fold", "start_s", "end_s", "id")
 EXPECTED = "expected path[,label,split,start_s,end_s,id,fold]"
@@ -30,7 +31,8 @@ def read_rows(source: Path, split: str) -> list[Item]:
     Raises:
         ConfigError: a wrong header or line.
     """
-    return merge(source, (_item(source, number, row, split) for number, row in _rows(source, strict=True)))
+    finder = Finder()
+    return merge(source, (_item(source, number, row, split, finder) for number, row in _rows(source, strict=True)))
 
 
 def read_hugging_face(folder: Path, split: str) -> list[Item]:
@@ -42,13 +44,13 @@ def read_hugging_face(folder: Path, split: str) -> list[Item]:
     Raises:
         ConfigError: a wrong header or line.
     """
-    items = []
+    items, finder = [], Finder()
     for source in metadata_files(folder):
         for number, row in _rows(source, strict=False):
             place = source.parent.relative_to(folder) / str(row.get("file_name") or "")
             named = next((part for part in place.parts[:-1] if part.lower() in SPLITS), split)
             row = {key: row[key] for key in ("label", "labels", "split") if key in row} | {"path": row["file_name"]}
-            items.append(_item(source, number, row, named))
+            items.append(_item(source, number, row, named, finder))
     return merge(folder, items)
 
 
@@ -94,7 +96,7 @@ def labels_of(row: Row, where: str) -> tuple[str, ...]:
             labels += str(value).split(";")
         elif value is not None:
             raise ConfigError(f"{where}: {name} is {value!r}, expected text or a list of texts")
-    return tuple(dict.fromkeys(label.strip() for label in labels if label.strip()))
+    return tuple(dict.fromkeys(composed(label.strip()) for label in labels if label.strip()))
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -159,7 +161,7 @@ def _check_columns(found: str, columns: tuple[str, ...], path: str, strict: bool
         raise ConfigError(f"{found}; {EXPECTED if strict else 'expected file_name'}")
 
 
-def _item(source: Path, number: int, row: Row, split: str) -> Item:
+def _item(source: Path, number: int, row: Row, split: str, finder: Finder) -> Item:
     where = f"{source}, line {number}"
     if not isinstance(row["path"], str) or not row["path"] or "\0" in row["path"]:
         raise ConfigError(f"{where}: the path is empty")
@@ -173,13 +175,17 @@ def _item(source: Path, number: int, row: Row, split: str) -> Item:
     said, fold, name = (_text(row.get(column), f"{where}: {column}") for column in ("split", "fold", "id"))
     if said and fold:
         raise ConfigError(f"{where}: split is {said!r} and fold is {fold!r}; a clip is in one split: drop a column")
+    path, listed = finder.find(source.parent / row["path"], where)
+    spelled = f"{source.absolute()}#{name}"
+    named = f"{source.absolute()}#{composed(name)}"
     return Item(
-        source.parent / row["path"],
+        path,
         labels_of(row, where),
-        said or (f"fold{fold}" if fold else split),
+        composed(said or (f"fold{fold}" if fold else split)),
         start_s,
         end_s,
-        name=f"{source.absolute()}#{name}" if name else "",
+        name=named if name else listed,
+        former_keys=(key_of(spelled, start_s, end_s),) if spelled != named else (),
     )
 
 
@@ -205,4 +211,4 @@ def split_of(row: Row, split: str, where: str) -> str:
     Raises:
         ConfigError: it is no text.
     """
-    return _text(row.get("split"), f"{where}: split") or split
+    return composed(_text(row.get("split"), f"{where}: split") or split)

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from equiav.errors import ConfigError
-from equiav.library.items import PICTURES, SOUNDS, SYSTEM_FOLDERS, VIDEOS, Item, Member, sample_key
+from equiav.library.items import MEDIA, PICTURES, SOUNDS, SYSTEM_FOLDERS, VIDEOS, Item, Member, sample_key
+from equiav.library.names import composed
 from equiav.library.rows import labels_of, parse_json, split_of
 
 MAX_JSON_BYTES = 1 << 20
@@ -48,8 +49,9 @@ def _read_tar(tar: Path, split: str, left_out: Counter[str]) -> list[Item]:
         if fault:
             faults.setdefault(sample_key(member.name), fault)
     items = []
-    for key, members in samples.items():
-        media, labels, said, fault = (), (), split, faults.get(key)
+    for key, members in _joined(samples).items():
+        fault = next((faults[one] for one in (sample_key(member.name) for member in members) if one in faults), None)
+        media, labels, said = (), (), split
         if fault is None:
             media, fault = _media(members)
         if fault is None:
@@ -58,6 +60,26 @@ def _read_tar(tar: Path, split: str, left_out: Counter[str]) -> list[Item]:
         items.append(Item(tar, labels, said, name=name, members=media or tuple(members[:1]), fault=fault))
     left_out.update(sorted(folder.name for folder in systems))
     return items
+
+
+def _joined(samples: dict[str, list[Member]]) -> dict[str, list[Member]]:
+    """Samples whose keys look the same (composed, decomposed) are one if they have no file of the same kind twice.
+
+    It is called what its first media file is.
+    """
+    alike: dict[str, list[str]] = {}
+    for key in samples:
+        alike.setdefault(composed(key), []).append(key)
+    joined: dict[str, list[Member]] = {}
+    for keys in alike.values():
+        members = [member for key in keys for member in samples[key]]
+        endings = [composed(member.name) for member in members]
+        if len(keys) > 1 and len(set(endings)) == len(endings):
+            media = (sample_key(member.name) for member in members if _suffix(member) in MEDIA)
+            joined[next(media, keys[0])] = members
+        else:
+            joined |= {key: samples[key] for key in keys}
+    return joined
 
 
 def _system_folder(member: PurePosixPath) -> PurePosixPath | None:
