@@ -41,7 +41,8 @@ GAP_S = 0.05  # a jump of the time stamps larger than this is a hole in the soun
 PLACED_S = 600.0  # of sound without holes so much is held until its time stamps have said where it lies
 HOLE_S = 60.0  # silence of a hole comes in parts of this length
 MIN_SOUND = 0.5  # a window with sound in less than this share is refused
-MIN_SOUND_DAMAGED = 0.9  # the same, where packets could not be decoded
+MIN_SOUND_DAMAGED = 0.9  # the same, where packets at its start or end could not be decoded
+LACK_S = 0.01  # so much sound is lost where a packet gives none and the next one begins later
 
 
 def decode_audio(path: Path, start_s: float, end_s: float, sample_rate: int) -> NDArray[np.float32]:
@@ -76,6 +77,9 @@ def read_audio(
     loudest = span.meter.loudest_if_cancelled(0)
     if loudest is not None:
         span = _read_span(container, stream, start_s, end_s, sample_rate, loudest)
+    damaged_s = min((at_s for at_s in span.inside if start_s <= at_s < expected_s), default=None)
+    if damaged_s is not None:
+        raise MediaError("corrupt", f"{path.name}: the sound at {damaged_s:.2f} s is damaged")
     _check_sound(path, span.damage, info, start_s, expected_s, span.filled / sample_rate, span.covered / sample_rate)
     if not np.isfinite(span.window).all():
         raise MediaError("corrupt", f"{path.name}: the sound at {start_s:.2f} s holds values that are no numbers")
@@ -89,6 +93,7 @@ class _Span:
     window: NDArray[np.float32]
     meter: Meter
     damage: Damage = field(default_factory=Damage)
+    inside: list[float] = field(default_factory=list)  # times of damage between sound that can be decoded
     begins_s: float | None = None  # when the first sample that was decoded, maybe before the window, was heard
     parts: list[tuple[int, int]] = field(default_factory=list)  # samples that are there
 
@@ -134,7 +139,7 @@ def _read_span(
         from_s = max(start_s - margin_s, 0.0)
         seek(container, zero + from_s, stream)
         span = _Span(np.zeros(round((end_s - start_s) * sample_rate), np.float32), Meter([(start_s, end_s)]))
-        source = _Source(container, stream, end_s, sample_rate, span.meter, span.damage, channel)
+        source = _Source(container, stream, end_s, sample_rate, span.meter, span.damage, channel, span.inside)
         for at_s, offset, block in _placed(source.blocks(), sample_rate):
             span.begins_s = at_s if span.begins_s is None else span.begins_s
             span.put(round((at_s - start_s) * sample_rate) + offset, block)
@@ -207,13 +212,22 @@ class _Source:
     meter: Meter
     damage: Damage
     channel: int | None
+    inside: list[float] = field(default_factory=list)  # times of damage between sound that can be decoded
 
     def blocks(self) -> Iterator[tuple[_Piece, NDArray[np.float32]]]:
         """Samples, each block with the piece that it goes on with."""
         packer, zero, ends_at, piece = Packer(), start_of(self.container), -np.inf, None
+        known, waiting = 0, list[float]()
         for frame in decoded(self.container, self.stream, self.damage):
             told = None if frame.pts is None else float(frame.pts * (frame.time_base or Fraction(1, frame.rate)))
             at = ends_at if told is None else told - zero
+            new, known = waiting + self.damage.at_s[known:], len(self.damage.at_s)
+            lost = self.damage.blank_s if at - ends_at > LACK_S else []
+            # what is damaged itself waits for sound behind it: the last packet of a file that was cut is no whole one
+            waiting = [time_s for time_s in new if time_s >= at]
+            if piece is not None:
+                self.inside += [time_s for time_s in (*new, *lost) if time_s < at]
+            self.damage.blank_s.clear()
             if at >= self.end_s + GAP_S:
                 break
             if piece is None or abs(at - ends_at) > GAP_S or frame.rate != piece.rate:

@@ -66,6 +66,8 @@ def read_frames(
     if len(played.shown) < len(times_s):
         reason = "corrupt" if played.damage.packets and not info.cut else "truncated"
         raise MediaError(reason, f"{path.name}: no picture could be decoded at {times_s[len(played.shown)]:.2f} s")
+    if not (info.cut and played.ended):
+        _check_damage(path, played, times_s)
     times = [time_s for time_s, _ in played.shown]
     if times[0] > times_s[-1] + 2.0 / (info.fps or 1.0):
         raise MediaError("gap", f"{path.name}: no picture before {times[0]:.2f} s, asked for {times_s[-1]:.2f} s")
@@ -91,6 +93,13 @@ class _Held:
 
     packet: av.Packet
     time_s: float
+
+
+def _check_damage(path: Path, played: _Played, times_s: list[float]) -> None:
+    """Refuse pictures that a decoder guessed at, or that stay because the next ones cannot be decoded."""
+    for asked_s, (since_s, frame) in zip(times_s, played.shown, strict=True):
+        if frame.is_corrupt or played.damage.reaches(since_s, asked_s):
+            raise MediaError("corrupt", f"{path.name}: the picture at {asked_s:.2f} s is damaged")
 
 
 def _check_last(
@@ -198,7 +207,10 @@ def _decode_wanted(
             while stamp not in frames and at < len(held):
                 packet = held[at].packet
                 decoder.skip_frame = "NONREF" if skip and packet.pts not in wanted else "DEFAULT"
-                frames |= {frame.pts: frame for frame in packet.decode() if frame.pts in wanted}
+                came = packet.decode()
+                if any(frame.is_corrupt for frame in came):
+                    return None
+                frames |= {frame.pts: frame for frame in came if frame.pts in wanted}
                 at += 1
             if stamp not in frames:
                 frames |= {frame.pts: frame for frame in decoder.decode(None) if frame.pts in wanted}

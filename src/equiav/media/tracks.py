@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from math import inf
 from typing import Any
 
 import av
@@ -14,6 +15,8 @@ import av.error
 from av.container import InputContainer
 from av.stream import Disposition, Stream
 
+# Checks of the sums that some codecs carry; without them FFmpeg plays what is damaged
+CHECKED = {"flac": "crccheck+explode", "ac3": "crccheck", "eac3": "crccheck"}
 FRAME_RATE = 25  # of a track that does not say it
 # Decoders need packets before the asked time, and some demuxers land late: each try starts earlier than the last
 MARGINS_S = (1.0, 5.0, 30.0, float("inf"))
@@ -117,9 +120,26 @@ def packets(container: InputContainer, *tracks: Stream) -> Iterator[av.Packet]:
 
 @dataclass
 class Damage:
-    """What a decoder could not make sense of."""
+    """What a decoder could not make sense of, or only by guessing; times in seconds from the container's start."""
 
     packets: int = 0
+    at_s: list[float] = field(default_factory=list)  # of damaged packets and frames
+    keys_s: list[float] = field(default_factory=list)  # of whole key frames, behind which damage is over
+    blank_s: list[float] = field(default_factory=list)  # of packets of sound that gave none, without an error
+
+    def note(self, packet: av.Packet, frames: list[Any], at_s: float, zero: float | None) -> None:
+        """Look at what a packet of `at_s` decoded to; `zero`, if the frames' own times can be trusted."""
+        guessed = [frame.time for frame in frames if frame.is_corrupt]
+        if guessed or packet.is_corrupt:
+            self.packets += 1
+            times = [time - zero for time in guessed if time is not None] if zero is not None else []
+            self.at_s += times or [at_s]
+        if packet.is_keyframe and not packet.is_corrupt:
+            self.keys_s.append(at_s)
+
+    def reaches(self, since_s: float, asked_s: float) -> bool:
+        """Whether the picture shown since `since_s` is made from damage, or stays at `asked_s` because of it."""
+        return any(at_s <= asked_s and not any(at_s < key_s <= since_s for key_s in self.keys_s) for at_s in self.at_s)
 
 
 def decoded(
@@ -129,13 +149,16 @@ def decoded(
     coming: Iterator[av.Packet] | None = None,
     taken: deque[av.Packet] | None = None,
 ) -> Iterator[Any]:
-    """Decoded frames; a damaged packet is counted and skipped, as players do, and damage to the file ends it.
+    """Decoded frames; a damaged packet is noted and skipped, as players do, and damage to the file ends it.
 
     Args:
         coming: the packets, if not those from where the container stands.
         taken: into this go those that were decoded, for whoever takes them out again.
     """
-    coming = packets(container, stream) if coming is None else coming
+    coming, codec = packets(container, stream) if coming is None else coming, stream.codec_context
+    zero, sound = start_of(container), isinstance(stream, av.AudioStream)
+    if not codec.is_open and codec.name in CHECKED:
+        codec.options = {"err_detect": CHECKED[codec.name]}
     while True:
         try:
             packet = next(coming, None)
@@ -146,11 +169,18 @@ def decoded(
             break
         if not packet.size:
             continue  # the picture before it stays: to a decoder an empty packet would say that the track is over
+        # where pictures are told by their order, the time of display of a packet is none
+        time = packet.dts if packet.pts is None or taken is not None else packet.pts
+        at_s = -inf if time is None else float(time * packet.time_base) - zero
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
             damage.packets += 1
+            damage.at_s.append(at_s)
             continue
+        damage.note(packet, frames, at_s, None if taken is not None else zero)
+        if sound and not frames:
+            damage.blank_s.append(at_s)
         if taken is not None:
             taken.append(packet)
         yield from frames
