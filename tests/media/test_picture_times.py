@@ -199,3 +199,19 @@ def test_the_last_sound_is_over_when_its_samples_are(tmp_path):
     info = probe(tmp_path / "y.mp4")
     assert (info.cut, info.video_end_s) == (False, pytest.approx(6.0))
     assert info.audio_end_s == pytest.approx(2.0, abs=0.1)
+
+
+@pytest.mark.parametrize("suffix", [".wmv", ".mkv", ".mp4"])
+@pytest.mark.parametrize("first_s", [0.25, 0.5])
+def test_a_picture_that_comes_a_little_behind_the_sound_stands_for_what_is_before_it(tmp_path, suffix, first_s):
+    path = slides(tmp_path / f"x{suffix}", [first_s + i / 20 for i in range(20)], first_s + 1, "mpeg4", sound_s=3.0)
+    with open_media(path) as container:
+        _, times = read_frames(container, path, [0.05], 48, 90, probe(path))
+    assert times == pytest.approx([first_s], abs=0.08)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_pictures_that_begin_long_after_the_window_are_a_gap(tmp_path, suffix):
+    path = slides(tmp_path / f"x{suffix}", [1.5 + i / 20 for i in range(20)], 2.5, "mpeg4", sound_s=3.0)
+    with open_media(path) as container, pytest.raises(MediaError, match="gap"):
+        read_frames(container, path, [0.05], 48, 90, probe(path))

@@ -26,6 +26,7 @@ from equiav.media.probe import MediaInfo, describe
 from equiav.media.tracks import FRAME_RATE, MARGINS_S, RAW, Damage, decoded, packets, seek, start_of, video_stream
 
 SEEK_AHEAD_S = 2.0  # nearer than this, decoding on is cheaper than seeking
+MAX_LEAD_S = 0.5  # so much earlier than the first picture sound may begin: that picture stands for what is not there
 MAX_GRACE_S = 0.1  # behind the end of the pictures, in frames two
 ROUNDING_S = 1e-3  # containers round time stamps to milliseconds
 # Codecs whose order of display FFmpeg does not work out in containers that only know the order of decoding
@@ -69,7 +70,7 @@ def read_frames(
     if not (info.cut and played.ended):
         _check_damage(path, played, times_s)
     times = [time_s for time_s, _ in played.shown]
-    if times[0] > times_s[-1] + 2.0 / (info.fps or 1.0):
+    if times[0] > times_s[-1] + max(MAX_LEAD_S, 2.0 / (info.fps or 1.0)):
         raise MediaError("gap", f"{path.name}: no picture before {times[0]:.2f} s, asked for {times_s[-1]:.2f} s")
     _check_last(container, stream, path, info, played, times_s[-1])
     # some containers leave it to the decoder to say
