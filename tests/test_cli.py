@@ -186,7 +186,7 @@ def test_a_training_that_is_asked_to_stop_says_so_saves_and_keeps_the_next_comma
     subprocess.run([*command, "ingest", videos, "--library", library, *TINY], check=True, capture_output=True)
     train = [*command, "pretrain", "toy", "--library", library, "--run", run, *SMALL[:-1], "train.epochs=400", "--json"]
     child = subprocess.Popen(train, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (run / "state").exists() and child.poll() is None:
+    while not list((run / "state").glob("step-*")) and child.poll() is None:
         time.sleep(0.2)
     child.send_signal(asked)
     out, err = child.communicate(timeout=60)

@@ -37,7 +37,7 @@ def test_from_a_datasets_list_with_gaps_to_coverage_stats_and_exports(equiav, tm
     code, out, _ = equiav("export-clips", tmp_path / "c.csv", "--library", library, "--json")
     assert (code, json.loads(out)["clips"]) == (0, 1)
     code, out, _ = equiav("ingest", tmp_path / "c.csv", "--library", tmp_path / "L2", *TINY)
-    assert (code, "1 clips added" in out) == (0, True)
+    assert (code, "1 clip added" in out) == (0, True)
     (media / f"{ID}_000030.mp4").unlink()
     code, out, _ = equiav("export-clips", tmp_path / "shards", "--library", library, "--as", "webdataset")
     assert (code, "missing" in out) == (3, True)
@@ -53,14 +53,14 @@ def test_ingest_says_what_it_relabelled_and_what_it_ignored(equiav, tmp_path):
     write_media(media / "v.mp4", frames=pictures(7), sound=tone(0.7))
     (media / "notes.txt").write_text("not media")
     code, out, _ = equiav("ingest", media, "--library", library, *TINY)
-    assert (code, out.strip()) == (0, "1 files: 1 clips added (1 ok), 0 already there, 1 other files ignored")
+    assert (code, out.strip()) == (0, "1 file: 1 clip added (1 ok), 0 already there, 1 other file ignored")
     listed = tmp_path / "labels.csv"
     listed.write_text("path,label\nmedia/v.mp4,dog\n")
     code, out, _ = equiav("ingest", listed, "--library", library, *TINY)
-    expected = "1 files: 0 clips added, 1 already there, 1 with other labels or split than before"
+    expected = "1 file: 0 clips added, 1 already there, 1 with other labels or split than before"
     assert (code, out.splitlines()[0]) == (0, expected)
     code, out, _ = equiav("ingest", listed, "--library", library, *TINY)
-    assert (code, out.splitlines()[0]) == (0, "1 files: 0 clips added, 1 already there")
+    assert (code, out.splitlines()[0]) == (0, "1 file: 0 clips added, 1 already there")
 
 
 def test_ingest_says_which_folders_of_systems_it_left_out(equiav, tmp_path):

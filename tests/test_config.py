@@ -101,3 +101,24 @@ def test_settings_are_frozen():
 def test_a_wrong_setting_of_fine_tuning_says_what_is_wrong(override, message):
     with pytest.raises(ConfigError, match=message):
         load_finetune_recipe("finetune-audioset2m", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lrr=1", r"^optim\.lrr=1: optim\.lrr is not a key of Optim \(did you mean lr\?\)"),
+        ("optim.lr=-1", r"^optim\.lr=-1: optim\.lr: .*found -1"),
+        ("optim=3", r"^optim=3: optim: "),
+        ("optmi.lr=1", r"^optmi\.lr=1: optmi is not a key of Recipe \(did you mean optim\?\)"),
+    ],
+)
+def test_a_problem_with_an_override_names_it_and_not_the_recipes_file(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_recipe("toy", ["train.epochs=2", override])
+
+
+def test_a_problem_of_the_file_names_the_file_whatever_is_overridden(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("optim: {lrr: 1}")
+    with pytest.raises(ConfigError, match=r"^.*mine\.yaml: optim\.lrr is not a key"):
+        load_recipe(str(path), ["optim.lr=1e-4"])

@@ -13,6 +13,7 @@ from rich.table import Column, Table
 
 from equiav.errors import ConfigError
 from equiav.terminal import Bar, err, out, print_json
+from equiav.words import counted
 
 if TYPE_CHECKING:
     from equiav.library.coverage import Coverage
@@ -70,7 +71,7 @@ def ingest(
     listing = read_source(source, media=media, label_map=labels, split=split)
 
     def say(clips: int, files: int) -> None:
-        err.print(f"dropping {clips} clips of {files} files that are gone", highlight=False)
+        err.print(f"dropping {counted(clips, 'clip')} of {counted(files, 'file')} gone", highlight=False)
 
     with Bar("ingesting", "files") as bar:
         report = run_ingest(
@@ -88,15 +89,19 @@ def ingest(
     else:
         kinds = ", ".join(f"{count} {status}" for status, count in report.statuses.items())
         typer.echo(
-            f"{report.files} files: {report.clips_added} clips added{kinds and f' ({kinds})'}, "
+            f"{counted(report.files, 'file')}: {counted(report.clips_added, 'clip')} added{kinds and f' ({kinds})'}, "
             f"{report.clips_present} already there"
-            + (f", {report.duplicates} copies of clips under another name" if report.duplicates else "")
+            + (
+                f", {counted(report.duplicates, 'copy of a clip', 'copies of clips')} under another name"
+                if report.duplicates
+                else ""
+            )
             + (f", {report.clips_relabelled} with other labels or split than before" if report.clips_relabelled else "")
-            + (f", {report.ignored} other files ignored" if report.ignored else "")
+            + (f", {counted(report.ignored, 'other file')} ignored" if report.ignored else "")
         )
         if report.system_folders:
-            counted = ", ".join(f"{name} {count}" for name, count in report.system_folders.items())
-            typer.echo(f"left out, with all that is in them, as the system's own folders: {counted}")
+            folders = ", ".join(f"{name} {count}" for name, count in report.system_folders.items())
+            typer.echo(f"left out, with all that is in them, as the system's own folders: {folders}")
         _print_rejects(report.rejects)
         print_coverage(report.coverage)
     if report.rejects:
@@ -110,7 +115,7 @@ def _print_rejects(rejects: list[Any]) -> None:
         Column("file", overflow="fold"),
         "reason",
         Column("detail", overflow="fold"),
-        title=f"{len(rejects)} files could not be read, wholly or in part",
+        title=f"{counted(len(rejects), 'file')} could not be read, or only partly",
         title_justify="left",
     )
     for reject in rejects[:20]:
@@ -171,7 +176,7 @@ def export_clips(
     if as_json:
         print_json(asdict(report))
     else:
-        typer.echo(f"{report.clips} clips in {target}")
+        typer.echo(f"{counted(report.clips, 'clip')} in {target}")
         _print_left_out([(one.source, one.reason, one.detail) for one in report.left_out])
     if report.left_out:
         raise typer.Exit(EXIT_PARTIAL)
@@ -215,7 +220,7 @@ def _print_left_out(rows: Sequence[tuple[str, str, str]]) -> None:
     if not rows:
         return
     folded = (Column(name, overflow="fold") for name in ("source", "reason", "detail"))  # nothing of a path is cut
-    table = Table(*folded, title=f"{len(rows)} clips left out", title_justify="left")
+    table = Table(*folded, title=f"{counted(len(rows), 'clip')} left out", title_justify="left")
     for row in rows[:20]:
         table.add_row(*(escape(part) for part in row))
     out.print(table)

@@ -311,9 +311,10 @@ def read_settings(kind: type[S], name: str | Path, overrides: Iterable[str] = ()
     tree = load_yaml(path, "recipe") or {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of sections, found {type(tree).__name__}")
+    overrides = list(overrides)
     for override in overrides:
         _apply_override(tree, override)
-    return parse_settings(kind, tree, where=str(path))
+    return parse_settings(kind, tree, where=str(path), overrides=overrides)
 
 
 def load_yaml(path: Path, what: str) -> Any:
@@ -342,13 +343,28 @@ class _Once(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def parse_settings(kind: type[S], tree: dict[str, Any], *, where: str) -> S:
-    """Validate `tree` as `kind`; every problem in one ConfigError, unknown keys with the nearest known one."""
+def parse_settings(kind: type[S], tree: dict[str, Any], *, where: str, overrides: Iterable[str] = ()) -> S:
+    """Validate `tree` as `kind`; every problem in one ConfigError, unknown keys with the nearest known one.
+
+    Args:
+        where: the file that the tree is from.
+        overrides: `key=value` that were put into it: a problem with one of them names it instead of the file.
+    """
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        problems = [_explain(kind, dict(problem)) for problem in error.errors()]
-        raise ConfigError(f"{where}: " + "; ".join(problems)) from None
+        problems = [
+            (_origin(problem["loc"], overrides) or where, _explain(kind, dict(problem))) for problem in error.errors()
+        ]
+        raise ConfigError("; ".join(f"{origin}: {problem}" for origin, problem in problems)) from None
+
+
+def _origin(place: tuple[int | str, ...], overrides: Iterable[str]) -> str:
+    """The overrides of the setting at a place, or of a part of it."""
+    wanted = [str(part) for part in place]
+    keys = {override: override.partition("=")[0].split(".") for override in overrides}
+    # of a whole section only what was said of it: the file has the rest
+    return " ".join(text for text, key in keys.items() if wanted and key[: len(wanted)] == wanted[: len(key)])
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

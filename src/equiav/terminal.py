@@ -56,8 +56,9 @@ class Bar:
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn("elapsed,"),
             TimeRemainingColumn(),
+            TextColumn("left"),
         )
         self.task = self.progress.add_task(what, total=None, rate="")
         self.note = Text(style="dim")

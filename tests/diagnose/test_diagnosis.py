@@ -137,9 +137,10 @@ def test_sounds_are_read_again_as_they_were_ingested_and_a_room_is_left_out_with
     space = waveform_space({"room": {}})
     rows = torch.arange(9)
     plain = sense.transformed(rows, space, space.identity(9))
-    assert (plain - clips.audio).abs().max() < 0.01, "the table holds them as float16"
+    rounding = (plain - clips.audio).abs()
+    assert rounding.max() < 0.01, "the table holds them as float16"
     wet = sense.transformed(rows, space, space.sample(9, torch.Generator().manual_seed(1)).replace("room.on", 1.0))
-    assert (wet - plain).abs().mean() > 0.05
+    assert (wet - plain).abs().mean() > 20 * rounding.mean(), "it depends on which clips meet which rooms"
     partners = sense.embeddings()
     assert "room" in unseen(sense, partners, LITTLE)
     gone = dataclasses.replace(clips, sounds=None)
