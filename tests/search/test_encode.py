@@ -265,3 +265,51 @@ def test_what_cannot_be_encoded_is_a_clear_error(tmp_path, model):
         encode(model, audio=tmp_path / "nothing.wav")
     with pytest.raises(MediaError, match="too_short"):
         encode(model, audio=tone(440, 0.01), sample_rate=RATE)
+
+
+def test_a_sound_is_the_same_as_path_file_object_bytes_pair_and_tensor(model, tmp_path):
+    sound = tone(700, 0.4)
+    path = write_wav(tmp_path / "a.wav", sound)
+    exact = wav_file(sound, RATE)
+    with path.open("rb") as file:
+        mixed = encode(model, audio=[path, file, io.BytesIO(path.read_bytes()), bytearray(path.read_bytes())])
+    assert all(np.array_equal(vector, mixed[0]) for vector in mixed)
+    kinds = [exact, memoryview(exact), (sound, RATE), (torch.from_numpy(sound), RATE), torch.from_numpy(sound)]
+    found = encode(model, audio=kinds, sample_rate=RATE)
+    assert all(np.array_equal(vector, found[0]) for vector in found)
+    alone = encode(model, audio=(sound, RATE))
+    np.testing.assert_allclose(alone, found[:1], atol=1e-6, err_msg="a pair is one sound, not a list of two")
+    half = encode(model, audio=[torch.from_numpy(sound).bfloat16()], sample_rate=RATE)
+    assert half[0] @ found[0] > 0.99
+
+
+def test_a_picture_is_the_same_as_file_object_and_tensor(model, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    with (tmp_path / "a.png").open("rb") as file:
+        found = encode(model, image=[pixels, torch.from_numpy(pixels), file])
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+
+
+def test_what_encode_does_not_take_is_said(model, tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(ConfigError, match="expected paths, files, bytes or arrays, or a list of them; found int"):
+        encode(model, audio=3)
+    with (tmp_path / "a.txt").open() as file, pytest.raises(ConfigError, match="opened for bytes"):
+        encode(model, audio=[file])
+    with pytest.raises(ConfigError, match="16-bit samples: divide by 32768"):
+        encode(model, audio=[np.zeros(800, np.int16)], sample_rate=RATE)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "least"), [(torch.bfloat16, 0.999), (torch.float16, 0.9999), (torch.float64, 0.999999)]
+)
+def test_a_model_of_another_precision_embeds_nearly_the_same(model, dtype, least, videos):
+    other = type(model)(model.config, seed=0)
+    other.load_state_dict(model.state_dict())
+    other.to(dtype)
+    files = sorted(videos.glob("*.mp4"))
+    for found, expected in zip(encode(other, video=files), encode(model, video=files), strict=True):
+        assert found.dtype == np.float32
+        assert (np.sum(found * expected, axis=1) > least).all()

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 LARGEST = 2**32 - 1  # what the sizes in a WAV can say
 
+BYTES = (bytes, bytearray, memoryview)
+
 
 class Embeddings(NamedTuple):
     """Unit vectors of both senses of n clips."""
@@ -60,9 +62,10 @@ def encode(
 
     Args:
         model: the model; it is used in evaluation mode on the device where it lies.
-        audio: paths of audio or video files, the bytes of such files, or mono arrays (S,) with their `sample_rate`.
-        image: paths or bytes of files (a video gives its middle frame), PIL images, or uint8 arrays (H, W, 3).
-        video: paths or bytes of files with sound and picture; of each window the sound and the middle frame are used.
+        audio: audio or video files, mono arrays or tensors (S,) with their `sample_rate`, or pairs (array, rate). A
+            file is a path, bytes, or a file object opened for bytes.
+        image: files (a video gives its middle frame), PIL images, or uint8 arrays or tensors (H, W, 3).
+        video: files with sound and picture; of each window the sound and the middle frame are used.
         sample_rate: of the arrays in `audio`, in Hz.
         batch_size: windows or pictures per pass through the model.
 
@@ -111,26 +114,27 @@ def embed_batch(model: EquiAV, batch: Batch) -> Embeddings:
 
 def embed_log_mels(model: EquiAV, log_mels: Tensor) -> Float32[np.ndarray, "B E"]:
     """Raw log-mel (B, T, M) to unit vectors."""
-    with _inference(model) as device:
-        return _checked(model.embed_audio(model.standardise(log_mels.to(device))))
+    with _inference(model) as weight:
+        return _checked(model.embed_audio(model.standardise(log_mels.to(weight.device)).to(weight.dtype)))
 
 
 def embed_pictures(
     model: EquiAV, frames: UInt8[Tensor, "B 3 H W"], sizes: Int64[Tensor, "B 2"]
 ) -> Float32[np.ndarray, "B E"]:
     """Frames, zero-padded to one size, with their true sizes, to unit vectors."""
-    with _inference(model) as device:
-        return _checked(model.embed_visual(normalise(model.visual_space.plain(frames.to(device), sizes.to(device)))))
+    with _inference(model) as weight:
+        images = normalise(model.visual_space.plain(frames.to(weight.device), sizes.to(weight.device)))
+        return _checked(model.embed_visual(images.to(weight.dtype)))
 
 
 @contextmanager
-def _inference(model: EquiAV) -> Iterator[torch.device]:
-    """Evaluation mode without gradients; the model's own mode is put back."""
+def _inference(model: EquiAV) -> Iterator[Tensor]:
+    """Evaluation mode without gradients, with a weight of the model: inputs take its device and its precision."""
     training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            yield next(model.parameters()).device
+            yield next(model.parameters())
     finally:
         model.train(training)
 
@@ -171,15 +175,39 @@ def mean_direction(*vectors: Float32[np.ndarray, "*n E"]) -> Float32[np.ndarray,
 
 
 def _as_list(items: Any, *, single: int) -> list[Any]:
-    """A list of items; one path, bytes, picture or array of `single` dimensions is a list of one."""
-    if torch.is_tensor(items):
-        items = items.cpu().numpy()
-    if isinstance(items, (str, bytes, Path, Image.Image)) or (isinstance(items, np.ndarray) and items.ndim == single):
-        return [items]
-    found = list(items)
+    """A list of items; one path, file, picture, pair or array of `single` dimensions is a list of one."""
+    arrays = isinstance(items, np.ndarray) or torch.is_tensor(items)
+    one = items.ndim == single if arrays else isinstance(items, (str, Path, Image.Image, *BYTES))
+    if one or hasattr(items, "read") or _is_pair(items):
+        return [_plain(items)]
+    if not isinstance(items, Iterable):
+        raise ConfigError(f"expected paths, files, bytes or arrays, or a list of them; found {type(items).__name__}")
+    found = [_plain(item) for item in items]
     if not found:
         raise ConfigError("nothing to embed: the list is empty")
     return found
+
+
+def _is_pair(item: Any) -> bool:
+    """Whether it is samples with their rate, as soundfile and scipy give them (theirs the other way round)."""
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], (int, np.integer))
+
+
+def _plain(item: Any) -> Any:
+    """An item as a path, bytes, a picture or a numpy array."""
+    if torch.is_tensor(item):
+        item = item.detach().cpu()
+        return (item.float() if item.is_floating_point() else item).numpy()
+    if _is_pair(item):
+        return wav_file(np.asarray(_plain(item[0])), int(item[1]))
+    if isinstance(item, BYTES):
+        return bytes(item)
+    if hasattr(item, "read"):
+        content = item.read()
+        if not isinstance(content, bytes):
+            raise ConfigError("a file must be opened for bytes: open(path, 'rb')")
+        return content
+    return item
 
 
 @contextmanager
@@ -198,8 +226,8 @@ def _as_path(item: Any) -> Iterator[Path]:
 
 def _sounds(item: Any, sample_rate: int | None, features: Features) -> Iterator[Float32[np.ndarray, "T M"]]:
     """The log-mel of every window of a sound."""
-    if torch.is_tensor(item) or isinstance(item, np.ndarray):
-        item = wav_file(np.asarray(item), sample_rate)
+    if isinstance(item, np.ndarray):
+        item = wav_file(item, sample_rate)
     with _as_path(item) as path:
         for waveform in stream_windows(path, partial(_windows, path, features), features.sample_rate):
             yield _log_mel(waveform, path, features)
@@ -224,7 +252,8 @@ def wav_file(samples: np.ndarray, sample_rate: int | None) -> bytes:
         raise ConfigError("audio arrays need their sample_rate, in Hz")
     if samples.ndim != 1 or not len(samples) or not np.issubdtype(samples.dtype, np.floating):
         raise ConfigError(
-            f"an audio array is mono, float, shape (S,), in [-1, 1]; found {samples.dtype} of shape {samples.shape}"
+            f"an audio array is mono, float, shape (S,), in [-1, 1]; found {samples.dtype} of shape {samples.shape} "
+            "(16-bit samples: divide by 32768; several channels: take their mean)"
         )
     data = samples.astype("<f4", copy=False).tobytes()
     return wav_header(len(data), sample_rate) + data
