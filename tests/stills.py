@@ -1,7 +1,10 @@
 """HEIC and AVIF pictures made of tiles, as telephones and cameras write them."""
 
 import io
+import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import av
 import numpy as np
@@ -41,7 +44,7 @@ def _coded(picture: np.ndarray, kind: str) -> tuple[bytes, bytes]:
     """One picture: the codec's configuration, and its data."""
     file = io.BytesIO()
     codec, options = ENCODERS[kind]
-    with av.open(file, "w", format="mp4") as out:
+    with _usual_priority(), av.open(file, "w", format="mp4") as out:
         stream = out.add_stream(codec, rate=1, options=options)
         stream.height, stream.width = picture.shape[:2]
         stream.pix_fmt = "yuv420p"
@@ -53,6 +56,19 @@ def _coded(picture: np.ndarray, kind: str) -> tuple[bytes, bytes]:
     with av.open(file) as container:
         packet = next(packet for packet in container.demux(video=0) if packet.size)
         return bytes(container.streams.video[0].codec_context.extradata), bytes(packet)
+
+
+@contextmanager
+def _usual_priority() -> Iterator[None]:
+    """SVT-AV1 gives the thread that calls it real-time priority (FIFO, 99) where it may: nothing else would run."""
+    if not hasattr(os, "sched_setscheduler"):
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def _meta(kind, configuration, samples, grid, tile, shape, colour, at) -> bytes:
