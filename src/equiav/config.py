@@ -363,7 +363,7 @@ def _origin(place: tuple[int | str, ...], overrides: Iterable[str]) -> str:
     """The overrides of the setting at a place, or of a part of it."""
     wanted = [str(part) for part in place]
     keys = {override: override.partition("=")[0].split(".") for override in overrides}
-    # of a whole section only what was said of it: the file has the rest
+    # a problem with a whole section names every override in it
     return " ".join(text for text, key in keys.items() if wanted and key[: len(wanted)] == wanted[: len(key)])
 
 
