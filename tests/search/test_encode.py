@@ -3,6 +3,7 @@
 import io
 import tracemalloc
 import wave
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from equiav.media import decode
 from equiav.media.decode import decode_audio, load_waveform, stream_windows
 from equiav.media.fbank import fit_frames, log_mel
 from equiav.media.mux import write_clip
+from equiav.model.equiav import EquiAV
 from equiav.search.embed import embed_library
-from equiav.search.encode import Embeddings, embed_log_mels, encode, wav_file, wav_header
+from equiav.search.encode import Embeddings, embed_log_mels, encode, mean_direction, wav_file, wav_header
 from equiav.search.index import SearchIndex
 from samples import write_media
 
@@ -204,6 +206,33 @@ def test_a_video_gives_what_embedding_the_library_stored(videos, embedded, model
         # the library stores the log-mel in half precision
         assert found.audio[i] @ index.clip_vector(clip_id, "audio") > 0.9999
         assert found.visual[i] @ index.clip_vector(clip_id, "visual") > 0.9999
+
+
+@pytest.mark.parametrize("pick", ["exact", "key"])
+def test_a_query_has_the_picture_that_ingest_takes_of_each_window(tmp_path, model, pick):
+    features = FEATURES.model_copy(update={"frame_pick": pick})
+    asking = EquiAV(model.config.model_copy(update={"features": features}), seed=0).eval()
+    path = tmp_path / "v" / "x.mp4"
+    path.parent.mkdir()
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 190, (1, 6, 8, 3)) + rng.integers(0, 60, (72, 6, 8, 3))  # alike: no more key frames
+    frames = np.kron(blocks, np.ones((1, 8, 8, 1))).astype(np.uint8)
+    write_media(path, frames=frames, sound=tone(500, 1.2, 16_000), fps=60)  # a key frame each 0.17 s
+    ingest(path.parent, tmp_path / "L", features, workers=1)
+    library = Library(tmp_path / "L")
+    embed_library(library, asking)
+    rows = sorted(library.clips(columns=["clip_id", "start_s", "frame_times_s"]).to_pylist(), key=itemgetter("start_s"))
+    assert [row["start_s"] for row in rows] == pytest.approx([0.0, 0.4, 0.8])
+    middles = [row["frame_times_s"][len(row["frame_times_s"]) // 2] for row in rows]
+    assert middles == pytest.approx({"exact": [0.2, 0.6, 1.0], "key": [1 / 6, 4 / 6, 1.0]}[pick], abs=1e-3)
+    index = SearchIndex(library.path, asking)
+    stored = [{sense: index.clip_vector(row["clip_id"], sense) for sense in ("audio", "visual")} for row in rows]
+    # the library stores the log-mel in half precision
+    found = encode(asking, video=path)
+    assert found.audio[0] @ mean_direction(*(one["audio"] for one in stored)) > 0.9999
+    np.testing.assert_allclose(found.visual[0], mean_direction(*(one["visual"] for one in stored)), atol=1e-5)
+    np.testing.assert_allclose(encode(asking, image=path)[0], stored[1]["visual"], atol=1e-5)
+    np.testing.assert_allclose(encode(asking, image=path.read_bytes())[0], stored[1]["visual"], atol=1e-5)
 
 
 def test_search_finds_the_clip_a_file_became(videos, embedded, model):

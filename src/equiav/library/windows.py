@@ -224,15 +224,34 @@ def read_pictures(
     Raises:
         MediaError: what `read_frames` says.
     """
-    n, shown_s = features.frames_per_clip, min(window.end_s, info.video_end_s or window.end_s) - window.start_s
-    times = [window.start_s + (i + 0.5) / n * shown_s for i in range(n)]
+    times, span = _picture_times(window, features, info)
     side, quality = features.frame_side, features.jpeg_quality
     if features.frame_pick == "exact":
         return Pictures(*read_frames(container, path, times, side, quality, info))
-    span = window.start_s, window.start_s + shown_s
     jpegs, times = read_frames(container, path, times, side, quality, info, keys_s=span)
     different = dict(zip(times, jpegs, strict=True))
     return Pictures(list(different.values()), list(different))
+
+
+def middle_picture(container: InputContainer, path: Path, window: Window, features: Features, info: MediaInfo) -> bytes:
+    """The middle one of `read_pictures`, as JPEG: what a clip is embedded by. With exact times no other is decoded.
+
+    Raises:
+        MediaError: what `read_frames` says.
+    """
+    if features.frame_pick == "key":
+        jpegs = read_pictures(container, path, window, features, info).jpegs
+        return jpegs[len(jpegs) // 2]
+    times, _ = _picture_times(window, features, info)
+    middle_s = [times[len(times) // 2]]
+    return read_frames(container, path, middle_s, features.frame_side, features.jpeg_quality, info)[0][0]
+
+
+def _picture_times(window: Window, features: Features, info: MediaInfo) -> tuple[list[float], tuple[float, float]]:
+    """The times that pictures of a window are asked for, and the span of it that has pictures."""
+    n, shown_s = features.frames_per_clip, min(window.end_s, info.video_end_s or window.end_s) - window.start_s
+    times = [window.start_s + (i + 0.5) / n * shown_s for i in range(n)]
+    return times, (window.start_s, window.start_s + shown_s)
 
 
 def _status(sound: Sound | None, pictures: Pictures, one_picture: bool) -> str:

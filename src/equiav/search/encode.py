@@ -23,12 +23,13 @@ from PIL import Image
 from equiav.augment.visual import normalise
 from equiav.config import Features
 from equiav.errors import ConfigError, MediaError, ModelError
-from equiav.library.ingest import plan_windows
 from equiav.library.loader import stack_pictures
 from equiav.library.manifests import Item
-from equiav.media.decode import load_image, read_audio, read_frames, stream_windows, upright_rgb
+from equiav.library.windows import Window, middle_picture, plan_windows
+from equiav.media.decode import load_image, read_audio, stream_windows, upright_rgb
 from equiav.media.fbank import fit_frames, log_mel
 from equiav.media.probe import MediaInfo, describe, open_media
+from equiav.media.stills import probe_picture
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int64, UInt8
@@ -64,8 +65,9 @@ def encode(
         model: the model; it is used in evaluation mode on the device where it lies.
         audio: audio or video files, mono arrays or tensors (S,) with their `sample_rate`, or pairs (array, rate). A
             file is a path, bytes, or a file object opened for bytes.
-        image: files (a video gives its middle frame), PIL images, or uint8 arrays or tensors (H, W, 3).
-        video: files with sound and picture; of each window the sound and the middle frame are used.
+        image: files (a video gives the middle frame of its middle window), PIL images, or uint8 arrays or tensors
+            (H, W, 3).
+        video: files with sound and picture; of each window the sound and the middle one of its frames are used.
         sample_rate: of the arrays in `audio`, in Hz.
         batch_size: windows or pictures per pass through the model.
 
@@ -273,7 +275,7 @@ def _picture(item: Any, features: Features) -> UInt8[np.ndarray, "h w 3"]:
         item = upright_rgb(item, "the picture")
     elif isinstance(item, (str, Path, bytes)):
         with _as_path(item) as path:
-            item = load_image(path)
+            item = load_image(_video_picture(path, features) or path)
     picture = np.asarray(item)
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
         raise ConfigError(f"an image array is uint8 RGB, shape (H, W, 3); found {picture.dtype} of {picture.shape}")
@@ -285,6 +287,18 @@ def _picture(item: Any, features: Features) -> UInt8[np.ndarray, "h w 3"]:
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
 
 
+def _video_picture(path: Path, features: Features) -> bytes | None:
+    """What the middle window of a video is embedded by, as JPEG; None for a picture file, and a sound with a cover."""
+    if probe_picture(path):
+        return None
+    with open_media(path) as container:
+        info = describe(container, path)
+        if info.video_end_s is None:
+            return None
+        windows = plan_windows(Item(path), info, features)
+        return middle_picture(container, path, Window(*windows[len(windows) // 2], ""), features, info)
+
+
 def _video_windows(item: Any, features: Features) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Log-mel and middle frame of every window of a video, as ingest makes them."""
     with _as_path(item) as path, open_media(path) as container:
@@ -294,7 +308,5 @@ def _video_windows(item: Any, features: Features) -> Iterator[tuple[np.ndarray, 
             raise MediaError(f"no_{lacks}", f"{path.name} has one track; ask with it as {asks}, not as a video")
         for start_s, end_s in plan_windows(Item(path), info, features):
             sound = read_audio(container, path, start_s, end_s, features.sample_rate, info)
-            share = (features.frames_per_clip // 2 + 0.5) / features.frames_per_clip
-            middle_s = start_s + share * max(min(end_s, info.video_end_s or end_s) - start_s, 0.0)
-            frames, _ = read_frames(container, path, [middle_s], features.frame_side, features.jpeg_quality, info)
-            yield _log_mel(sound, path, features), load_image(frames[0])
+            jpeg = middle_picture(container, path, Window(start_s, end_s, ""), features, info)
+            yield _log_mel(sound, path, features), load_image(jpeg)
