@@ -53,7 +53,13 @@ def test_ingest_says_what_it_relabelled_and_what_it_ignored(equiav, tmp_path):
     write_media(media / "v.mp4", frames=pictures(7), sound=tone(0.7))
     (media / "notes.txt").write_text("not media")
     code, out, _ = equiav("ingest", media, "--library", library, *TINY)
-    assert (code, out.strip()) == (0, "1 file: 1 clip added (1 ok), 0 already there, 1 other file ignored")
+    first, tails = out.splitlines()
+    assert (code, first) == (0, "1 file: 1 clip added (1 ok), 0 already there, 1 other file ignored")
+    assert tails == "1 tail shorter than 0.655 s was dropped (0.045 s in all)"
+    _, out, _ = equiav("stats", "--library", library, "--json")
+    told = json.loads(out)["tails"]
+    assert (told["count"], told["seconds"], told["unknown"]) == (1, pytest.approx(0.045, abs=1e-6), 0)
+    assert tails in equiav("stats", "--library", library)[1]
     listed = tmp_path / "labels.csv"
     listed.write_text("path,label\nmedia/v.mp4,dog\n")
     code, out, _ = equiav("ingest", listed, "--library", library, *TINY)

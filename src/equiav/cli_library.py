@@ -102,6 +102,8 @@ def ingest(
         if report.system_folders:
             folders = ", ".join(f"{name} {count}" for name, count in report.system_folders.items())
             typer.echo(f"left out, with all that is in them, as the system's own folders: {folders}")
+        if report.tails.count or report.tails.unknown:
+            typer.echo(report.tails)
         _print_rejects(report.rejects)
         print_coverage(report.coverage)
     if report.rejects:

@@ -31,7 +31,8 @@ PATHS = ("a.mp4", "b.mp4", "sub/c.mp4")
 CONTENTS = ("tone", "noise", "cut", "text")
 PARTS = ("", "0,0.655", "0.655,1.31", "0.3,0.9")  # start_s,end_s: the whole, its windows, and one across
 WRITES = ("append", "update", "reject", "forgive", "remove")
-ROW = ("item", "source", "labels", "split", "status", "origin", "file_size", "file_mtime_ns", "item_windows")
+FILE = ("file_size", "file_mtime_ns", "item_windows", "item_tail_s")
+ROW = ("item", "source", "labels", "split", "status", "origin", *FILE)
 
 path, content, part = st.sampled_from(PATHS), st.sampled_from(CONTENTS), st.sampled_from(PARTS)
 line = st.tuples(
@@ -84,6 +85,11 @@ def given_by(file, span):
     read = work(Task(item, TINY, found))
     good = {clip.clip_id for clip in read.clips}
     return [(window.clip_id, window.clip_id in good) for window in found.windows], read.error and read.error.reason
+
+
+@lru_cache
+def tail_of(file, start_s, end_s):
+    return examine(Item(file, start_s=start_s, end_s=end_s), TINY).tail_s
 
 
 class Pool(InProcess):
@@ -290,6 +296,8 @@ def check_content(world, listing, after, prune):
             closed = item.path in world.closed
             assert closed or held is None or (clip_id, True) in world.clips(item)[0], "a clip of another content"
             assert held is None or closed or row["file_mtime_ns"] == item.path.stat().st_mtime_ns
+            span = item.start_s, item.end_s
+            assert held is None or closed or row["item_tail_s"] == tail_of(world.contents[held], *span)
         if prune and row["origin"] == mine:
             assert item, "not pruned"
             assert held, "not pruned: the file is gone"
@@ -337,6 +345,9 @@ def check_labels(world, listing, before, after, whole=True):
 def check_numbers(world, listing, before, after, report, prune):
     """The report says what became of the table."""
     keys = {item.key for item in listing.items}
+    tails = {row["item"]: row["item_tail_s"] for row in after.values() if row["item"] in keys}
+    assert (report.tails.count, report.tails.unknown) == (sum(map(bool, tails.values())), 0)
+    assert report.tails.seconds == pytest.approx(sum(tails.values()))
     assert report.clips_added == len(set(after) - set(before)) == sum(report.statuses.values())
     changed = [i for i in after if i in before and any(after[i][x] != before[i][x] for x in ("labels", "split"))]
     assert report.clips_relabelled == len(changed)
@@ -356,7 +367,7 @@ def check_again(world, listing, after, report, prune, seed):
     assert lance.dataset(world.library / "clips.lance").version == version
     assert (again.clips_added, again.clips_relabelled, again.clips_dropped) == (0, 0, 0)
     assert [reject.item for reject in again.rejects] == [reject.item for reject in report.rejects]
-    assert again.coverage == report.coverage
+    assert (again.coverage, again.tails) == (report.coverage, report.tails)
 
 
 def histories(examples):

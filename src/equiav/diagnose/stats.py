@@ -17,7 +17,7 @@ from rich.table import Table
 from equiav._version import __version__
 from equiav.diagnose.report import ClipShown, picture_uri, spectrogram_uri
 from equiav.errors import LibraryError
-from equiav.library.coverage import read_records
+from equiav.library.coverage import Tails, read_records, tails_of
 from equiav.library.table import Library
 from equiav.pages import render
 
@@ -65,6 +65,7 @@ class LibraryStats:
     normalisation: list[Normalisation]
     copies: int
     same_sound: int
+    tails: Tails
     rejects: dict[str, int]
     sources: list[dict[str, Any]]
 
@@ -95,6 +96,7 @@ class LibraryStats:
                 "; ".join(normal) or "no sound",
             ),
             ("copies", f"{self.copies} windows left out, {self.same_sound} clips with the sound of another"),
+            ("tails", str(self.tails)),
             ("rejects", f"{sum(self.rejects.values())}: {_counted(self.rejects)}" if self.rejects else "none"),
         ]
         for source in self.sources:
@@ -135,6 +137,7 @@ def library_stats(library: Library) -> LibraryStats:
         normalisation=_normalisation(library, sorted(set(columns["split"]))),
         copies=sum(source["duplicates"] for source in sources),
         same_sound=sum(count for count in same.values() if count > 1),
+        tails=tails_of(library.tails().values(), library.features),
         rejects=_sorted([reject.reason for reject in library.rejects()]),
         sources=list(sources),
     )

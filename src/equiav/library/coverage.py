@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,9 +17,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from equiav.config import Features
 from equiav.errors import LibraryError
 from equiav.library.items import Item, as_text
 from equiav.library.records import Reject
+from equiav.library.windows import shortest_tail_s
+from equiav.words import counted
 
 
 @dataclass
@@ -31,6 +35,25 @@ class Coverage:
     missing: int = 0
     unreadable: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tails:
+    """Ends of items that were dropped, as too short for a window: how many, and how long they are together."""
+
+    count: int = 0
+    seconds: float = 0.0
+    shorter_than_s: float = 0.0  # what a last window must have
+    unknown: int = 0  # items that an older equiav ingested, which did not write it down
+
+    def __str__(self) -> str:
+        """In words."""
+        were, least_s = "was" if self.count == 1 else "were", self.shorter_than_s
+        least = f"{least_s:.1f}" if least_s == round(least_s, 1) else f"{least_s:g}"
+        said = f"{counted(self.count, 'tail')} shorter than {least} s {were} dropped "
+        said += f"({self.seconds:.{1 if self.seconds >= 0.1 or not self.count else 3}f} s in all)"
+        items = counted(self.unknown, "item")
+        return said + (f"; it is not known of {items} that an older equiav ingested" if self.unknown else "")
 
 
 @dataclass
@@ -46,8 +69,16 @@ class IngestReport:
     clips_dropped: int = 0  # of files that are gone, by `prune`
     statuses: dict[str, int] = field(default_factory=dict)  # status → clips added
     duplicates: int = 0  # clips whose content and window are in the library already, under another name
+    tails: Tails = field(default_factory=Tails)  # of the items of this source that have clips
     rejects: list[Reject] = field(default_factory=list)
     coverage: list[Coverage] = field(default_factory=list)  # of a list, per split
+
+
+def tails_of(found: Iterable[float | None], features: Features) -> Tails:
+    """Count the tails of items, in seconds each."""
+    tails = list(found)
+    dropped = [tail_s for tail_s in tails if tail_s]
+    return Tails(len(dropped), math.fsum(dropped), shortest_tail_s(features), unknown=tails.count(None))
 
 
 def cover(items: Iterable[Item], rejects: Iterable[Reject]) -> list[Coverage]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from equiav.config import Features
 from equiav.errors import ConfigError, MediaError
-from equiav.library.coverage import IngestReport, cover, keep_record
+from equiav.library.coverage import IngestReport, cover, keep_record, tails_of
 from equiav.library.items import as_text, files_of, is_absent, is_folder
 from equiav.library.manifests import Item, Listing, read_source
 from equiav.library.records import STATUSES, TRANSIENT, Clip, Reject
@@ -92,6 +92,7 @@ def ingest(
         library.forget_old_versions()
     report.clips_present = sum(len(run.clips_of[key] - run.added) for key in run.place if key not in run.away)
     report.rejects = sorted(run.bad.values(), key=lambda reject: (reject.path, reject.item))
+    report.tails = tails_of((tail_s for key, tail_s in library.tails().items() if key in run.place), features)
     report.coverage = cover(listing.items, report.rejects) if listing.labelled else []
     keep_record(library_path, listing.source, asdict(report) | {"rejects": len(report.rejects)})  # those have a table
     return report
@@ -223,9 +224,9 @@ class _Run:
         self.orphans.discard(clip_id)
         self.owner[clip_id] = item.key
         self.clips_of[item.key].add(clip_id)
-        size, changed = found.stamp
-        row = {"clip_id": clip_id, "item": item.key, "item_windows": found.count, "source": item.source}
-        self.renewed[clip_id] = row | {"file_size": size, "file_mtime_ns": changed, "origin": origin}
+        row = {"clip_id": clip_id, "item": item.key, "source": item.source, "origin": origin}
+        row |= {"item_windows": found.count, "item_tail_s": found.tail_s}
+        self.renewed[clip_id] = row | dict(zip(("file_size", "file_mtime_ns"), found.stamp, strict=True))
 
     def _is_gone(self, owner: str) -> bool:
         """Whether this source does not list an item that gave clips, and its file is away."""

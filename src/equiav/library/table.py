@@ -79,7 +79,7 @@ class Library:
             _make(path / "rejects.lance", _REJECTS_SCHEMA)
             _make(path / "clips.lance", _clips_schema(features))
         library = cls(path)
-        missing = [f.name for f in fields(Clip) if f.name not in library._clips.schema.names]
+        missing = [f.name for f in fields(Clip) if f.name not in (*library._clips.schema.names, *_LATER)]
         if missing:
             raise LibraryError(f"{path} has no columns {', '.join(missing)}: ingest into a new folder")
         if library.features != features:
@@ -231,6 +231,15 @@ class Library:
         rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
         return {clip_id: (item, tuple(labels), split) for clip_id, item, labels, split in rows}
 
+    def tails(self) -> dict[str, float | None]:
+        """The end of each item that no window covers, in seconds, by `Item.key`; None where it is not known."""
+        table = self._rows(["item", *(name for name in _LATER if name in self._clips.schema.names)])
+        values = table[1].to_pylist() if table.num_columns > 1 else [None] * len(table)
+        tails: dict[str, float | None] = {}
+        for item, tail_s in zip(table["item"].to_pylist(), values, strict=True):
+            tails[item] = tails.get(item) if tail_s is None else tail_s
+        return tails
+
     def all_ids(self) -> list[str]:
         """Ids of all clips, whatever their status, in the table's order: entry i is row i of `take`."""
         return self._rows(["clip_id"])["clip_id"].to_pylist()
@@ -277,6 +286,10 @@ class Library:
         """
         with only_writer(self.path / ".lock", f"{self.path}: another process is writing to it"):
             self._clips = _open(self._clips_path)
+            lacking = [field for field in _clips_schema(self.features) if field.name not in self._clips.schema.names]
+            if lacking:  # an older equiav made it: its rows are empty there
+                with writing(self.path):
+                    self._clips.add_columns(lacking)
             yield
 
 
@@ -346,6 +359,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 _SOUND = ("fbank", "fbank_mean", "fbank_square")
+_LATER = ("item_tail_s",)  # columns that tables of an older equiav lack until they are written to
 
 
 def _clips_schema(features: Features) -> pa.Schema:
@@ -368,10 +382,12 @@ def _clips_schema(features: Features) -> pa.Schema:
         "file_size": whole,
         "file_mtime_ns": whole,
         "item_windows": whole,
+        "item_tail_s": number,
         "origin": text,
     }
     metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode(), FEATURES_KEY: json.dumps(features.model_dump()).encode()}
-    return pa.schema([pa.field(name, kind, nullable=name in _SOUND) for name, kind in types.items()], metadata=metadata)
+    empty = _SOUND + _LATER
+    return pa.schema([pa.field(name, kind, nullable=name in empty) for name, kind in types.items()], metadata=metadata)
 
 
 _REJECTS_SCHEMA = pa.schema(

@@ -45,6 +45,7 @@ class Examined:
     info: MediaInfo
     windows: tuple[Window, ...]  # all of them, or those that a task is to read
     count: int  # of all
+    tail_s: float = 0.0  # the end that no window covers
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,12 @@ def examine(item: Item, features: Features) -> Examined:
     stamp = stamp_of(*item.files)
     with as_one_file(item) as (path, files):
         info = probe_picture(path) or probe(path)
-        planned = plan_windows(item.within(info.duration_s), info, features)
+        within = item.within(info.duration_s)
+        planned = plan_windows(within, info, features)
+        tail_s = dropped_tail_s(within, info, features, planned)
         content = _content_hash(*files)
     windows = tuple(Window(*window, _clip_id(content, *window)) for window in planned)
-    return Examined(stamp, info, windows, len(windows))
+    return Examined(stamp, info, windows, len(windows), tail_s)
 
 
 def plan_windows(item: Item, info: MediaInfo, features: Features) -> list[tuple[float, float]]:
@@ -105,6 +108,32 @@ def plan_windows(item: Item, info: MediaInfo, features: Features) -> list[tuple[
     """
     if info.picture:
         return [(0.0, 0.0)]
+    start_s, end_s = _span(item, info, features)
+    tail_s = shortest_tail_s(features)
+    count = 1 + max(0, int(np.floor((end_s - start_s - tail_s) / features.hop_s + 1e-6)))
+    starts = [start_s + i * features.hop_s for i in range(count)]
+    return [(start, min(start + features.clip_s, end_s)) for start in starts]
+
+
+def shortest_tail_s(features: Features) -> float:
+    """How much a last window must have, in seconds."""
+    return min(max(features.min_tail_s, FRAME_S), features.clip_s)
+
+
+def dropped_tail_s(item: Item, info: MediaInfo, features: Features, windows: list[tuple[float, float]]) -> float:
+    """The end of an item behind its last window, in seconds, which is too short for a window of its own.
+
+    Less than a frame of a spectrogram is none: tracks end up to a packet later than what was recorded. What lies
+    between windows (`hop_s` above `clip_s`) is none either.
+    """
+    if info.picture:
+        return 0.0
+    rest_s = _span(item, info, features)[1] - windows[-1][0] - max(features.clip_s, features.hop_s)
+    return rest_s if rest_s >= FRAME_S else 0.0
+
+
+def _span(item: Item, info: MediaInfo, features: Features) -> tuple[float, float]:
+    """Where the windows of an item lie: within its own start and end, and within all the tracks that it has."""
     # a track whose length the headers do not give ends where the container does
     ends = [end or info.duration_s for end in (info.audio_end_s, info.video_end_s) if end is not None]
     if not ends:
@@ -122,10 +151,7 @@ def plan_windows(item: Item, info: MediaInfo, features: Features) -> list[tuple[
             f"{item.path.name} says {end_s - start_s:.0f} s, at most {MAX_DURATION_S:.0f} s at once; "
             "name the parts to take with start_s and end_s in a CSV",
         )
-    tail_s = min(max(features.min_tail_s, FRAME_S), features.clip_s)
-    count = 1 + max(0, int(np.floor((end_s - start_s - tail_s) / features.hop_s + 1e-6)))
-    starts = [start_s + i * features.hop_s for i in range(count)]
-    return [(start, min(start + features.clip_s, end_s)) for start in starts]
+    return start_s, end_s
 
 
 def stamp_of(*files: Path) -> Stamp:
@@ -170,6 +196,7 @@ def _read_clip(task: Task, examined: Examined, window: Window, path: Path) -> Cl
         clip_id=window.clip_id,
         item=item.key,
         item_windows=examined.count,
+        item_tail_s=examined.tail_s,
         source=item.source,
         start_s=window.start_s,
         end_s=window.end_s if sound is None else window.start_s + sound.seconds,
