@@ -32,6 +32,7 @@ from equiav.terminal import (
     stop_code,
     stop_on_signal,
 )
+from equiav.words import counted
 
 HELP = """Learn joint sound-and-image embeddings from plain videos with EquiAV, and use them.
 
@@ -143,7 +144,7 @@ def toyworld(
     if as_json:
         print_json({"folder": folder, "videos": clips, "labels": listing})
     else:
-        typer.echo(f"{clips} videos in {folder}; next: equiav ingest {listing} --library L --recipe toy")
+        typer.echo(f"{counted(clips, 'video')} in {folder}; next: equiav ingest {listing} --library L --recipe toy")
 
 
 @app.command()
@@ -212,7 +213,7 @@ def embed(library: LibraryPath, run: RunPath, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"path": table.path, "clips": table.count()})
     else:
-        typer.echo(f"{table.count()} clips embedded: {table.path}")
+        typer.echo(f"{counted(table.count(), 'clip')} embedded: {table.path}")
 
 
 @app.command()

@@ -11,6 +11,7 @@ from equiav.cli_evaluate import Frames, measure_classes
 from equiav.cli_library import AsJson, LibraryPath, Overrides, RunPath
 from equiav.errors import ConfigError
 from equiav.terminal import IS_MAIN, Bar, err, out, print_json, stop_code, stop_on_signal
+from equiav.words import counted
 
 if TYPE_CHECKING:
     from equiav.evaluate.classify import Classified
@@ -71,7 +72,7 @@ def _print_pretrained(library: Path, done: Outcome, as_json: bool) -> None:
         print_json({"run": run, "step": done.step, "steps": done.steps, "clips": done.clips, "stopped": done.stopped})
     elif done.done:
         typer.echo(
-            f"trained {done.steps} steps on {done.clips} clips: {run / 'model'}\n"
+            f"trained {counted(done.steps, 'step')} on {counted(done.clips, 'clip')}: {run / 'model'}\n"
             f"next: equiav embed --library {library} --run {run}"
         )
     else:
@@ -183,7 +184,10 @@ def _print_finetuned(done: Outcome, found: Classified | None, run: Path, test: s
     elif not done.done:
         typer.echo(f"stopped and saved at step {done.step} of {done.steps}; continue with the same command")
     else:
-        typer.echo(f"trained {done.steps} steps on {done.clips} clips of {done.classes} classes: {run / 'model'}")
+        typer.echo(
+            f"trained {counted(done.steps, 'step')} on {counted(done.clips, 'clip')} of "
+            f"{counted(done.classes, 'class', 'classes')}: {run / 'model'}"
+        )
         if found:
             out.print(found.to_table())
             typer.echo(f"{run / 'result.json'}: equiav evaluate --compare takes it")

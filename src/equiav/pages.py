@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from equiav.words import counted
+
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -16,5 +18,5 @@ def render(template: str, filters: Mapping[str, Callable[..., Any]] | None = Non
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters.update(filters or {})
+    environment.filters.update({"counted": counted, **(filters or {})})
     return environment.get_template(template).render(values)

@@ -72,3 +72,11 @@ def test_an_empty_library_says_what_to_do(tmp_path):
     library = Library.create(tmp_path / "L", TINY)
     with pytest.raises(LibraryError, match="has no clips yet: equiav ingest"):
         library_stats(library)
+
+
+def test_one_of_a_kind_is_called_so(tmp_path):
+    write_media(tmp_path / "x.mp4", frames=pictures(7), sound=tone(0.7))
+    ingest(tmp_path / "x.mp4", tmp_path / "L", TINY, workers=1)
+    lines = dict(library_stats(Library(tmp_path / "L")).lines())
+    assert lines["clips"].startswith("1 of 1 file, ")
+    assert lines["copies"] == "0 windows left out, 0 clips with the sound of another"

@@ -163,7 +163,7 @@ def test_clips_of_small_folds_weigh_as_much_as_their_fold(library, model):
 
 def test_without_labels_or_with_one_class_there_is_nothing_to_probe(library, model):
     shelve(library, lambda i: [] if i == 4 else [f"class{i % 3}"], lambda i: "ab"[i > 5])
-    with pytest.raises(LibraryError, match="1 of 9 clips have no label"):
+    with pytest.raises(LibraryError, match="1 of 9 clips has no label"):
         probe(library, model, train="a", test="b")
     shelve(library, lambda i: ["same"], lambda i: "ab"[i > 5])
     with pytest.raises(LibraryError, match="two classes"):

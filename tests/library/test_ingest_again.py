@@ -227,7 +227,7 @@ def test_nothing_is_pruned_when_the_source_itself_is_away(tmp_path, good_video):
     for source in (table, tmp_path / "drive"):
         ingest(source, tmp_path / f"L{source.name}", TINY, workers=1)
     (tmp_path / "drive" / "v.mp4").unlink()  # an empty mount point
-    with pytest.raises(ConfigError, match="not one of its 1 files can be found"):
+    with pytest.raises(ConfigError, match="none of its 1 file is there"):
         ingest(table, tmp_path / "Lt.csv", TINY, workers=1, prune=True)
     with pytest.raises(ConfigError, match="no media files"):
         ingest(tmp_path / "drive", tmp_path / "Ldrive", TINY, workers=1, prune=True)

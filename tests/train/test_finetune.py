@@ -179,7 +179,7 @@ def test_a_classifier_is_given_what_it_looks_at(library, senses):
 def test_unlabelled_clips_unknown_classes_and_several_labels_are_named(library_of):
     shelf = library_of()
     none = label(shelf, [[] if i == 2 else own for i, own in enumerate(LABELS)])
-    with pytest.raises(LibraryError, match="split 'train': 1 of 6 clips have no label"):
+    with pytest.raises(LibraryError, match="split 'train': 1 of 6 clips has no label"):
         resolve(tiny_recipe(), none)
     several = label(shelf, [[*own, "too"] for own in LABELS])
     with pytest.raises(LibraryError, match=r"6 of 6 clips have more than one label; take task.labels=multi-label"):

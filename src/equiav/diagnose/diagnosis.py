@@ -26,6 +26,7 @@ from equiav.diagnose.unseen import Point, unseen
 from equiav.errors import LibraryError
 from equiav.evaluate.leaks import seen_in_training
 from equiav.train import health
+from equiav.words import counted
 
 if TYPE_CHECKING:
     from equiav.library.table import Library
@@ -125,7 +126,9 @@ def diagnose(
     model = model.eval()
     chosen = read_clips(library, model, split, clips, seed)
     if len(chosen) < FEWEST:
-        raise LibraryError(f"{library.path}: split {split!r} has {len(chosen)} clips, a report needs at least {FEWEST}")
+        raise LibraryError(
+            f"{library.path}: split {split!r} has {counted(len(chosen), 'clip')}, a report needs at least {FEWEST}"
+        )
     senses = {name: Sense(model, name, chosen) for name in SENSES}
     plain = {name: sense.embeddings() for name, sense in senses.items()}
     partners = {"audio": plain["visual"], "visual": plain["audio"]}

@@ -20,6 +20,7 @@ from equiav.errors import EquiAVError
 from equiav.machine import usable_cores
 from equiav.media.codecs import decode_a_made_clip, ffmpeg_version, missing_decoders
 from equiav.train.throughput import matmul_rate
+from equiav.words import counted
 
 State = Literal["ok", "note", "broken"]
 
@@ -119,8 +120,12 @@ def _compute() -> list[Check]:
     cores = usable_cores()
     threads = torch.get_num_threads()
     wasted = threads < cores and not torch.cuda.is_available()
-    advice = f"torch uses {threads} of {cores} cores; OMP_NUM_THREADS={cores} uses all" if wasted else ""
-    checks = [Check("cores", "note" if wasted else "ok", f"{cores} cores, {threads} torch threads", advice)]
+    advice = f"torch uses {threads} of {counted(cores, 'core')}; OMP_NUM_THREADS={cores} uses all" if wasted else ""
+    checks = [
+        Check(
+            "cores", "note" if wasted else "ok", f"{counted(cores, 'core')}, {counted(threads, 'torch thread')}", advice
+        )
+    ]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     side = None if device.type == "cuda" else MATRIX_SIDE
     rates = {kind: matmul_rate(device, kind, side) for kind in ("fp32", "bf16")}

@@ -20,6 +20,7 @@ from equiav.errors import LibraryError
 from equiav.library.coverage import Tails, read_records, tails_of
 from equiav.library.table import Library
 from equiav.pages import render
+from equiav.words import counted
 
 COLUMNS = ["source", "start_s", "end_s", "labels", "split", "status", "fbank_frames", "fbank_mean", "fbank_square"]
 LABELS_SHOWN = 40
@@ -85,7 +86,7 @@ class LibraryStats:
         long = self.durations
         normal = [f"{one.split}: mean {one.mean:.3f}, std {one.std:.3f}" for one in self.normalisation]
         lines = [
-            ("clips", f"{self.clips} of {self.files} files, {long.hours:.2f} h"),
+            ("clips", f"{self.clips:,} of {counted(self.files, 'file')}, {long.hours:.2f} h"),
             ("duration", f"{long.shortest_s:.2f} to {long.longest_s:.2f} s, median {long.median_s:.2f} s"),
             ("status", _counted(self.status)),
             ("split", _counted(self.splits)),
@@ -95,7 +96,11 @@ class LibraryStats:
                 "log-mel",
                 "; ".join(normal) or "no sound",
             ),
-            ("copies", f"{self.copies} windows left out, {self.same_sound} clips with the sound of another"),
+            (
+                "copies",
+                f"{counted(self.copies, 'window')} left out, "
+                f"{counted(self.same_sound, 'clip')} with the sound of another",
+            ),
             ("tails", str(self.tails)),
             ("rejects", f"{sum(self.rejects.values())}: {_counted(self.rejects)}" if self.rejects else "none"),
         ]

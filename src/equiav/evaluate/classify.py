@@ -146,7 +146,7 @@ def classify_result(
     """As a result that can be stored and compared."""
     protocol = f"fine-tuned {classifier.labels} classifier, {classifier.senses}"
     if classifier.senses != "audio":
-        protocol += f", mean probability of {found.frames} frames"
+        protocol += f", mean probability of {counted(found.frames, 'frame')}"
     return Result(
         evaluation="classify",
         about=about(classifier, library, found.split, protocol=protocol, seed=seed, run=run),

@@ -203,7 +203,8 @@ def localise(
             on_progress(done, len(sounds))
     if boxes is not None and not found.ids:
         raise ConfigError(
-            f"{boxes.path} has boxes of none of the {done} clips of split {split!r}, e.g. {found.shown[0].source}: "
+            f"{boxes.path} has boxes of none of the {counted(done, 'clip')} of split {split!r}, "
+            f"e.g. {found.shown[0].source}: "
             "its paths count from its own folder, its times must be near the clips' middle frames"
         )
     found.trained_on = seen_in_training(library, found.ids, learned)

@@ -45,7 +45,7 @@ from equiav.search.embed import check_features
 from equiav.search.encode import embed_log_mels, embed_pictures
 from equiav.search.index import By
 from equiav.train.scoring import mean_average_precision
-from equiav.words import counted
+from equiav.words import are, counted, have
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Int64
@@ -207,7 +207,10 @@ def _splits(
 
 def _classes(library: Library, labels: list[list[str]]) -> list[str]:
     if unlabelled := sum(not own for own in labels):
-        raise LibraryError(f"{library.path}: {unlabelled} of {len(labels)} clips have no label; a probe needs labels")
+        raise LibraryError(
+            f"{library.path}: {unlabelled} of {counted(len(labels), 'clip')} {have(unlabelled)} no label; "
+            "a probe needs labels"
+        )
     classes = sorted({label for own in labels for label in own})
     if len(classes) < 2:
         raise LibraryError(f"{library.path}: all clips have the label {classes[0]!r}; a probe needs two classes")
@@ -229,7 +232,10 @@ def _stratified(
     cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(goal, rarest, sources)
     found = {f"fold {i}": there for i, (_, there) in enumerate(cut, 1)}
     if empty := [name for name, there in found.items() if not len(there)]:
-        raise LibraryError(f"{len(sources)} clips are too few for {folds} folds: {', '.join(empty)} would be empty")
+        raise LibraryError(
+            f"{counted(len(sources), 'clip')} {are(len(sources))} too few for {folds} folds: "
+            f"{', '.join(empty)} would be empty"
+        )
     return found
 
 

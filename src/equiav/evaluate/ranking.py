@@ -22,6 +22,7 @@ import numpy.typing as npt
 from equiav.errors import ConfigError, ModelError
 from equiav.evaluate.class_level import ClassLevels, ClassScorer, FoundPart
 from equiav.machine import usable_cores
+from equiav.words import counted, have
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64, Int64
@@ -70,7 +71,8 @@ def unit_rows(x: npt.ArrayLike, *, name: str) -> Float32[np.ndarray, "n E"]:
     broken = np.flatnonzero(~np.isfinite(array).all(axis=1))
     if len(broken):
         raise ModelError(
-            f"{name}: {len(broken)} of {len(array)} rows hold NaN or infinite values, the first is row {broken[0]}; "
+            f"{name}: {len(broken)} of {counted(len(array), 'row')} {have(len(broken))} NaN or infinite values, "
+            f"the first is row {broken[0]}; "
             "look at the training run's losses, or embed these clips again"
         )
     norms = np.linalg.norm(array, axis=1, keepdims=True)

@@ -28,6 +28,7 @@ from equiav.library.takeover import take_over
 from equiav.library.windows import NO_FILE, Examined, Read, Stamp, Task, plan_windows, stamp_of, work
 from equiav.machine import usable_cores
 from equiav.media.sandbox import Sandbox
+from equiav.words import counted
 
 if TYPE_CHECKING:
     from equiav.library.cluster import RayPool
@@ -156,7 +157,7 @@ class _Run:
         there = {item.key for item in items if not any(is_absent(path) for path in item.files)}
         if not there:
             raise ConfigError(
-                f"{listing.source}: not one of its {len(items)} files can be found; is a drive missing? Not pruned"
+                f"{listing.source}: none of its {counted(len(items), 'file')} is there; is a drive missing? Not pruned"
             )
         # what cannot be looked into now, a folder or a tar, may hold them still
         shut = tuple(f"{item.source}{os.sep}" for item in items if is_folder(item.path))
@@ -363,7 +364,7 @@ class _Run:
             self.bad[item.key] = reject
         self.done += 1
         if self.on_progress:
-            self.on_progress(self.done, self.total, f"{len(self.bad)} rejects" if self.bad else "")
+            self.on_progress(self.done, self.total, counted(len(self.bad), "reject") if self.bad else "")
 
     def commit(self) -> None:
         """One atomic append for the clips; what follows is idempotent, and an item without it is examined again."""

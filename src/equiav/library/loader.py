@@ -22,6 +22,7 @@ from equiav.config import Senses
 from equiav.errors import LibraryError
 from equiav.library.records import USABLE
 from equiav.library.table import Library
+from equiav.words import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,13 +88,13 @@ class ClipLoader:
         self.frame, self.shuffle, self.drop_last, self.senses = frame, shuffle, drop_last, senses
         self.number, self.processes = shard
         if batch_size < self.processes:
-            raise LibraryError(f"a batch of {batch_size} clips is too small for {self.processes} processes")
+            raise LibraryError(f"a batch of {counted(batch_size, 'clip')} is too small for {self.processes} processes")
         self.rows = library.positions(split, USABLE[senses]) if rows is None else rows
         # ids are hashes of content: the same clips are shuffled alike, in whatever order workers wrote them
         self._rank = np.argsort(np.argsort(np.array(library.all_ids(), dtype=object), kind="stable"), kind="stable")
         if not len(self):
             raise LibraryError(
-                f"{library.path}: split {split!r} has {len(self.rows)} clips with {NAMED[senses]}, "
+                f"{library.path}: split {split!r} has {counted(len(self.rows), 'clip')} with {NAMED[senses]}, "
                 f"not enough for a batch of {batch_size if drop_last else 1}; it has the splits "
                 f"{', '.join(library.splits(USABLE[senses])) or 'none'}"
             )

@@ -12,6 +12,7 @@ from equiav.library.items import MEDIA, SYSTEM_FOLDERS, Item, Listing, is_file, 
 from equiav.library.names import Finder, composed
 from equiav.library.rows import check_text, metadata_files, read_hugging_face, read_rows
 from equiav.library.shards import read_tars
+from equiav.words import counted
 
 __all__ = ["Item", "Listing", "read_source"]
 
@@ -92,7 +93,7 @@ def _folder(folder: Path, split: str) -> Listing:
         return Listing(folder, items, others - len(tars), labelled=True, system_folders=Counter(left_out) + inside)
     if not paths:
         raise ConfigError(
-            f"{folder}: no media files in this folder, {others} other files (looked for "
+            f"{folder}: no media files in this folder, {counted(others, 'other file')} (looked for "
             f"{', '.join(sorted(MEDIA))}, recursively; not hidden ones, nor links that lead out"
             + (f", nor in the system's folders {', '.join(left_out)}: name one to read it" if left_out else "")
             + ")"

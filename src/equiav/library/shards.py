@@ -15,6 +15,7 @@ from equiav.errors import ConfigError
 from equiav.library.items import MEDIA, PICTURES, SOUNDS, SYSTEM_FOLDERS, VIDEOS, Item, Member, sample_key
 from equiav.library.names import composed
 from equiav.library.rows import labels_of, parse_json, split_of
+from equiav.words import counted
 
 MAX_JSON_BYTES = 1 << 20
 
@@ -131,7 +132,10 @@ def _media(members: list[Member]) -> tuple[tuple[Member, ...], Fault | None]:
     kinds = (VIDEOS, SOUNDS, PICTURES)
     video, sound, pictures = ([member for member in members if _suffix(member) in kind] for kind in kinds)
     if len(video) > 1 or len(sound) > 1:
-        return (), ("unsupported", f"{len(video)} videos and {len(sound)} sounds in one sample, expected one")
+        return (), (
+            "unsupported",
+            f"{counted(len(video), 'video')} and {counted(len(sound), 'sound')} in one sample, expected one",
+        )
     media = video or sound + sorted(pictures, key=lambda member: (len(member.name), member.name))
     if not media:
         return (), ("not_media", f"no video, sound or picture among {[member.name for member in members]}")

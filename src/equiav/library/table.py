@@ -26,6 +26,7 @@ from equiav.config import Features
 from equiav.errors import LibraryError
 from equiav.library.lock import only_writer
 from equiav.library.records import WHOLE, Clip, KnownItem, Reject
+from equiav.words import counted, have
 
 SCHEMA_VERSION = 2
 VERSION_KEY, FEATURES_KEY = b"equiav.library", b"equiav.features"
@@ -181,8 +182,8 @@ class Library:
 
     def fbanks(self, table: pa.Table) -> NDArray[np.float32]:
         """The `fbank` column of rows of this library as (n, T, M); all of them must have sound."""
-        if table["fbank"].null_count:
-            raise LibraryError(f"{self.path}: {table['fbank'].null_count} of these {len(table)} clips have no sound")
+        if silent := table["fbank"].null_count:
+            raise LibraryError(f"{self.path}: {silent} of these {counted(len(table), 'clip')} {have(silent)} no sound")
         flat = table["fbank"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return flat.astype(np.float32).reshape(-1, self.features.time_frames, self.features.mel_bins)
 

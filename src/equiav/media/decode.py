@@ -26,6 +26,7 @@ from equiav.media.frames import read_frames
 from equiav.media.probe import MediaInfo, describe, open_media
 from equiav.media.stills import load_image, upright_rgb
 from equiav.media.tracks import MARGINS_S, Damage, audio_stream, decoded, seek, start_of
+from equiav.words import counted
 
 __all__ = [
     "decode_audio",
@@ -286,7 +287,7 @@ def _check_sound(
     if info.cut and missing_s > GAP_S:
         raise MediaError("truncated", f"{where}: the last {missing_s:.2f} s of sound are missing")
     if damage.packets and sound_s < MIN_SOUND_DAMAGED * length_s:
-        raise MediaError("corrupt", f"{where}: {damage.packets} packets of sound cannot be decoded")
+        raise MediaError("corrupt", f"{where}: {counted(damage.packets, 'packet')} of sound cannot be decoded")
     if missing_s > max(0.5, 0.05 * length_s) and (info.audio_end_s or 0.0) > expected_s + GAP_S:
         raise MediaError("gap", f"{where}: no sound in the last {missing_s:.2f} s of it, and more after it")
     if missing_s > max(0.5, 0.05 * length_s):

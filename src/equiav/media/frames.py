@@ -24,6 +24,7 @@ from equiav.errors import MediaError
 from equiav.media.pixels import frame_jpeg
 from equiav.media.probe import MediaInfo, describe
 from equiav.media.tracks import FRAME_RATE, MARGINS_S, RAW, Damage, decoded, packets, seek, start_of, video_stream
+from equiav.words import counted
 
 SEEK_AHEAD_S = 2.0  # nearer than this, decoding on is cheaper than seeking
 MAX_LEAD_S = 0.5  # so much earlier than the first picture sound may begin: that picture stands for what is not there
@@ -110,7 +111,9 @@ def _check_last(
     since_s, frame_s = played.shown[-1][0], 1.0 / (info.fps or 1.0)
     stays = asked_s - since_s > (0.0 if info.cut else 1.0) + 2 * frame_s
     if stays and played.damage.packets and not (info.cut and played.ended):
-        raise MediaError("corrupt", f"{path.name}: {played.damage.packets} packets of pictures cannot be decoded")
+        raise MediaError(
+            "corrupt", f"{path.name}: {counted(played.damage.packets, 'packet')} of pictures cannot be decoded"
+        )
     if not played.ended:
         return
     until_s = _end_of(container, stream, since_s, 2 * frame_s) if info.cut else info.video_end_s or info.duration_s

@@ -30,6 +30,7 @@ from equiav.media.decode import load_image, read_audio, stream_windows, upright_
 from equiav.media.fbank import fit_frames, log_mel
 from equiav.media.probe import MediaInfo, describe, open_media
 from equiav.media.stills import probe_picture
+from equiav.words import are, counted
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int64, UInt8
@@ -238,7 +239,10 @@ def _sounds(item: Any, sample_rate: int | None, features: Features) -> Iterator[
 def _log_mel(waveform: Float32[np.ndarray, " S"], path: Path, features: Features) -> Float32[np.ndarray, "T M"]:
     mel = log_mel(waveform, features)
     if not len(mel):
-        raise MediaError("too_short", f"{path.name}: {len(waveform)} samples are less than one spectrogram frame")
+        raise MediaError(
+            "too_short",
+            f"{path.name}: {counted(len(waveform), 'sample')} {are(len(waveform))} less than one spectrogram frame",
+        )
     return fit_frames(mel, features.time_frames)
 
 

@@ -28,6 +28,7 @@ from equiav.library.table import Library
 from equiav.search.embed import SENSES, check_features, listed
 from equiav.search.encode import encode, mean_direction
 from equiav.search.table import EmbeddingsTable, first_rows, places
+from equiav.words import are, counted
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float32, Float64, Int64
@@ -262,8 +263,10 @@ class _Snapshot:
         """What to do about the clips that cannot be found."""
         if not len(self.ids):
             return f"{self.library.path} holds no clips to search in; add some: equiav ingest"
-        which = "1 clip is" if self.missing == 1 else f"{self.missing} clips are"
-        return f"{which} not embedded, of {len(self.ids)} in {self.library.path}: run {self._embed}"
+        return (
+            f"{counted(self.missing, 'clip')} {are(self.missing)} not embedded, "
+            f"of {len(self.ids)} in {self.library.path}: run {self._embed}"
+        )
 
     @property
     def _embed(self) -> str:

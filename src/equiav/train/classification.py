@@ -20,6 +20,7 @@ from equiav.errors import LibraryError
 from equiav.train.loss import weight_of_share
 from equiav.train.mixing import Mixture, mix_sounds
 from equiav.train.objective import ROLL, VIEW, roll_time
+from equiav.words import are, counted, have
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -46,20 +47,23 @@ def check_labels(labels: Sequence[Sequence[str]], kind: Labels, classes: Sequenc
     """
     if unlabelled := sum(not own for own in labels):
         raise LibraryError(
-            f"{where}: {unlabelled} of {len(labels)} clips have no label; ingest again with a list that has a label "
+            f"{where}: {unlabelled} of {counted(len(labels), 'clip')} {have(unlabelled)} no label; "
+            "ingest again with a list that has a label "
             "column, or give these clips a split of their own"
         )
     unknown = sorted({name for own in labels for name in own} - set(classes))
     if unknown:
         raise LibraryError(
-            f"{where}: {len(unknown)} labels are no class of this classifier, which knows {len(classes)}: "
+            f"{where}: {counted(len(unknown), 'label')} {are(len(unknown))} no class of this classifier, "
+            f"which knows {len(classes)}: "
             f"{', '.join(unknown[:5])}{' …' if len(unknown) > 5 else ''}; name all classes in task.classes before "
             "training, or measure on clips of known classes"
         )
     several = sum(len(own) > 1 for own in labels)
     if kind == "single-label" and several:
         raise LibraryError(
-            f"{where}: {several} of {len(labels)} clips have more than one label; take task.labels=multi-label"
+            f"{where}: {several} of {counted(len(labels), 'clip')} {have(several)} more than one label; "
+            "take task.labels=multi-label"
         )
 
 

@@ -19,6 +19,7 @@ from equiav.train.objective import Pretraining
 from equiav.train.optim import make_optimizer
 from equiav.train.pretrain import make_plan
 from equiav.train.throughput import matmul_rate, memory_gb, step_flops
+from equiav.words import counted
 
 CLIPS = 4  # of the step that is measured
 
@@ -55,8 +56,10 @@ class Estimate:
         table = Table("", "", show_header=False)
         rows = {
             "parameters": f"{self.parameters / 1e6:.1f} M",
-            "training": f"{self.clips} clips, {self.steps} steps of {self.global_batch} clips",
-            "processes": f"{self.processes} on {self.device}, {self.precision}: {self.process_batch} clips each, "
+            "training": f"{counted(self.clips, 'clip')}, "
+            f"{counted(self.steps, 'step')} of {counted(self.global_batch, 'clip')}",
+            "processes": f"{self.processes} on {self.device}, {self.precision}: "
+            f"{counted(self.process_batch, 'clip')} each, "
             f"{self.micro_batch} at once",
             "negatives per anchor": f"{self.negatives_inter} inter-modal, {self.negatives_intra} intra-modal",
             "memory per process": f"{self.weights_gb:.2f} GB weights, gradients and moments + "

@@ -49,6 +49,7 @@ from equiav.train.run_folder import (
 )
 from equiav.train.scoring import error, score_split
 from equiav.train.trained_on import TrainedOn, about_to_train
+from equiav.words import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,7 +167,8 @@ def _classes(
     for split, own in labels.items():
         if len(own) < 2:
             raise TrainingError(
-                f"{library.path}: split {split!r} has {len(own)} clips with {NAMED[recipe.task.senses]}; it has the "
+                f"{library.path}: split {split!r} has {counted(len(own), 'clip')} "
+                f"with {NAMED[recipe.task.senses]}; it has the "
                 f"splits {', '.join(library.splits(usable)) or 'none'}"
             )
     classes = list(recipe.task.classes or sorted({name for own in labels[recipe.data.split] for name in own}))

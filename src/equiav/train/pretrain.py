@@ -39,6 +39,7 @@ from equiav.train.run_folder import (
 )
 from equiav.train.throughput import step_flops
 from equiav.train.trained_on import TrainedOn, about_to_train
+from equiav.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ def resolve(recipe: Recipe, library: Library, processes: int = 1, run: Path | No
     clips = len(rows_of_run(library, _splits(recipe), "audio-visual", begun)["train"])
     if clips < 2:
         raise TrainingError(
-            f"{library.path}: split {split!r} has {clips} clips with both sound and picture; "
+            f"{library.path}: split {split!r} has {counted(clips, 'clip')} with both sound and picture; "
             "contrastive training needs at least 2: ingest more videos"
         )
     known = _of_its_start(recipe, library) if recipe.init.model and begun is None else None

@@ -25,6 +25,7 @@ from equiav.train.checkpoint import has_state
 from equiav.train.processes import whole
 from equiav.train.throughput import choose_precision
 from equiav.train.trained_on import TrainedOn, about_to_train, check_clips, load_trained_on, rows_by_role
+from equiav.words import are, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,7 +98,7 @@ def fit_here(settings: Train, clips: int, processes: int, begun: Begun | None = 
         log.warning("batch reduced from %d to %d: the split has %d clips", settings.global_batch, batch, clips)
     smallest, more = divmod(batch, processes)
     if not smallest:
-        raise TrainingError(f"{batch} clips are too few for {processes} processes: start fewer")
+        raise TrainingError(f"{counted(batch, 'clip')} {are(batch)} too few for {processes} processes: start fewer")
     micro = settings.micro_batch
     if more and micro and smallest % micro == 0:
         fitting = next(size for size in count(micro + 1) if smallest % size)

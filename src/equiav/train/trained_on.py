@@ -26,6 +26,7 @@ from equiav.config import Senses
 from equiav.errors import TrainingError
 from equiav.library.records import USABLE
 from equiav.library.table import Library
+from equiav.words import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -185,12 +186,14 @@ def check_clips(run: Path, begun: TrainedOn, now: TrainedOn) -> None:
         )
         if len(removed) == n:
             raise TrainingError(
-                f"{run} was begun on another library, {begun.library}: none of its {n} clips is in split {split!r} of "
+                f"{run} was begun on another library, {begun.library}: none of its {counted(n, 'clip')} "
+                f"is in split {split!r} of "
                 f"{now.library}. Give that library, or begin another run: another --run folder"
             )
         if removed or relabelled:
             raise TrainingError(
-                f"{now.library} is not what {run} was begun on: of the {n} clips of its split {split!r}, {said} since "
+                f"{now.library} is not what {run} was begun on: "
+                f"of the {counted(n, 'clip')} of its split {split!r}, {said} since "
                 f"then, e.g. {_named(begun, (removed or relabelled)[0])}. Bring these clips back as they were, "
                 "or begin another run: another --run folder"
             )
