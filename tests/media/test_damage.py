@@ -94,6 +94,26 @@ def test_a_window_of_sound_with_one_damaged_packet_is_corrupt_and_the_others_are
     assert reason_of(decode_audio, path, 2.7, 3.8, 16_000) == "ok"
 
 
+def test_one_bit_of_a_bare_flac_costs_its_window_and_no_other_one_changes(tmp_path):
+    path = sound(tmp_path / "x.flac", "flac", 6.0)
+    whole, data, windows = decode_audio(path, 0.0, 6.0, 16_000), path.read_bytes(), np.arange(6)
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, float(packet.pts * packet.time_base)) for packet in container.demux() if packet.size]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        at = int(rng.integers(packets[8][0], packets[-8][0]))
+        broken = bytearray(data)
+        broken[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(broken)
+        said = [reason_of(decode_audio, path, second, second + 1.0, 16_000) for second in windows]
+        time_s = max(time_s for pos, time_s in packets if pos <= at)
+        assert said[int(time_s)] == "corrupt"
+        assert said.count("ok") >= 4
+        for second in windows[np.array(said) == "ok"]:
+            found = decode_audio(path, second, second + 1.0, 16_000)
+            assert np.array_equal(found, whole[second * 16_000 : (second + 1) * 16_000])
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 @pytest.mark.parametrize("spoiled", [overwritten, half])
 def test_pictures_that_are_made_from_damage_are_corrupt_until_the_next_key_frame(tmp_path, suffix, spoiled):

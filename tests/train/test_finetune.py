@@ -185,13 +185,13 @@ def test_unlabelled_clips_unknown_classes_and_several_labels_are_named(library_o
     with pytest.raises(LibraryError, match=r"6 of 6 clips have more than one label; take task.labels=multi-label"):
         resolve(tiny_recipe(), several)
     label(shelf)
-    with pytest.raises(LibraryError, match="1 labels are no class of this classifier, which knows 2: class2"):
+    with pytest.raises(LibraryError, match="1 label is no class of this classifier, which knows 2: class2"):
         resolve(tiny_recipe("task.classes=[class0, class1]"), Library(shelf.path))
     with pytest.raises(TrainingError, match=r"split 'gone' has 0 clips .* it has the splits test, train, val"):
         resolve(tiny_recipe("data.split=gone"), Library(shelf.path))
     rare = label(shelf, [["rare"] if split == "test" else own for own, split in zip(LABELS, SPLITS, strict=True)])
     assert resolve(tiny_recipe(), rare)[0].task.classes == ("class0", "class1", "class2")
-    with pytest.raises(LibraryError, match=r"split 'test': 1 labels are no class .* 3: rare"):
+    with pytest.raises(LibraryError, match=r"split 'test': 1 label is no class .* 3: rare"):
         resolve(tiny_recipe(), rare, test="test")
     same = label(shelf, [["same"]] * len(LABELS))
     with pytest.raises(TrainingError, match="needs two classes"):

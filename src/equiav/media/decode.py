@@ -43,6 +43,7 @@ PLACED_S = 600.0  # of sound without holes so much is held until its time stamps
 HOLE_S = 60.0  # silence of a hole comes in parts of this length
 MIN_SOUND = 0.5  # a window with sound in less than this share is refused
 MIN_SOUND_DAMAGED = 0.9  # the same, where packets at its start or end could not be decoded
+RUNS_ON = "flac"  # the format whose packets all have a time and leave no hole: what does not is next to damage
 LACK_S = 0.01  # so much sound is lost where a packet gives none and the next one begins later
 
 
@@ -218,10 +219,12 @@ class _Source:
     def blocks(self) -> Iterator[tuple[_Piece, NDArray[np.float32]]]:
         """Samples, each block with the piece that it goes on with."""
         packer, zero, ends_at, piece = Packer(), start_of(self.container), -np.inf, None
-        known, waiting = 0, list[float]()
+        known, waiting, runs_on = 0, list[float](), self.container.format.name == RUNS_ON
         for frame in decoded(self.container, self.stream, self.damage):
             told = None if frame.pts is None else float(frame.pts * (frame.time_base or Fraction(1, frame.rate)))
             at = ends_at if told is None else told - zero
+            if runs_on and piece is not None and (told is None or at - ends_at > LACK_S):
+                self.inside += [ends_at, max(at - LACK_S / 2, ends_at)]  # both ends of the hole
             new, known = waiting + self.damage.at_s[known:], len(self.damage.at_s)
             lost = self.damage.blank_s if at - ends_at > LACK_S else []
             # what is damaged itself waits for sound behind it: the last packet of a file that was cut is no whole one
