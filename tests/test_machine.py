@@ -1,4 +1,4 @@
-"""Heaps shared by threads, cores that may be used."""
+"""Heaps shared by threads, cores that may be used, devices."""
 
 import os
 import platform
@@ -6,6 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from equiav.errors import ConfigError
+from equiav.machine import pick_device
 
 # glibc says itself how many heaps there are (malloc_info); the threads live at the same time
 CODE = """
@@ -51,3 +55,54 @@ def test_only_the_cores_that_are_left_to_the_process_count():
     code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
     code += "from equiav.machine import usable_cores; print(usable_cores())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with so many CUDA devices and Apple's or not, as torch tells it."""
+
+    def make(cuda, mps=False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "best"), [(2, True, "cuda"), (1, False, "cuda"), (0, True, "mps"), (0, False, "cpu")]
+)
+def test_auto_takes_the_best_device_that_is_there(machine, cuda, mps, best):
+    machine(cuda, mps)
+    assert pick_device() == pick_device("auto") == torch.device(best)
+
+
+def test_a_named_device_is_taken_where_it_is_there(machine):
+    machine(cuda=2)
+    for name in ("cpu", "cuda", "cuda:0", "cuda:1"):
+        assert pick_device(name) == torch.device(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "cuda", "found"),
+    [
+        ("banana", 0, "found cpu;"),
+        ("", 0, "found cpu;"),
+        ("meta", 0, "found cpu;"),
+        ("cuda:2", 2, "found cuda, cpu, cuda:0, cuda:1"),
+        ("mps", 1, "found cuda, cpu, cuda:0;"),
+        ("cuda", 0, "found cpu"),
+    ],
+)
+def test_a_device_that_is_not_there_is_an_error_with_those_that_are(machine, name, cuda, found):
+    machine(cuda)
+    with pytest.raises(ConfigError, match=f"no device {name!r} here: {found}.*take one of these, or auto"):
+        pick_device(name)
+
+
+def test_a_pytorch_without_cuda_is_named_to_who_asks_for_it(machine, monkeypatch):
+    machine(cuda=0)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    with pytest.raises(ConfigError, match="was built without CUDA"):
+        pick_device("cuda")

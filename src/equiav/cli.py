@@ -18,7 +18,7 @@ from rich.table import Column, Table
 
 from equiav._version import __version__
 from equiav.cli_evaluate import evaluate_app, load_model
-from equiav.cli_library import AsJson, LibraryPath, RunPath, library_app
+from equiav.cli_library import AsJson, Device, LibraryPath, RunPath, library_app
 from equiav.cli_train import train_app
 from equiav.errors import EquiAVError
 from equiav.machine import share_heaps
@@ -71,6 +71,17 @@ def main() -> NoReturn:
             say_interrupted()
             sys.exit(stop_code())
         raise
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
+            raise
+        what = str(error).partition("\n")[0].strip()
+        err.print(
+            f"[bold red]error:[/] {escape(what)} Verbs that use a model run on the processor with --device cpu, or on "
+            "another GPU with --device cuda:1; training needs less with train.micro_batch (docs/training.md)",
+            highlight=False,
+            soft_wrap=True,
+        )
+        sys.exit(1)
     except BrokenPipeError:  # `equiav … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -160,6 +171,7 @@ def diagnose(
     gate: Annotated[
         str | None, typer.Option(help="Conditions on figures of the JSON; exit code 1 when one does not hold.")
     ] = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Measure what the predictor knows of the transformations, how good the centroid is, and what both cost.
@@ -177,7 +189,7 @@ def diagnose(
     with Bar("measuring", "parts") as bar:
         found = write_report(
             Library(library),
-            load_model(run),
+            load_model(run, device),
             page,
             split=split,
             clips=clips,
@@ -200,7 +212,7 @@ def diagnose(
 
 
 @app.command()
-def embed(library: LibraryPath, run: RunPath, as_json: AsJson = False) -> None:
+def embed(library: LibraryPath, run: RunPath, device: Device = "auto", as_json: AsJson = False) -> None:
     """Embed every clip of a library, for search. Run it again after ingesting more.
 
     Example: equiav embed --library L --run runs/toy
@@ -209,7 +221,7 @@ def embed(library: LibraryPath, run: RunPath, as_json: AsJson = False) -> None:
     from equiav.search.embed import embed_library
 
     with Bar("embedding", "clips") as bar:
-        table = embed_library(Library(library), load_model(run), on_progress=bar.update)
+        table = embed_library(Library(library), load_model(run, device), on_progress=bar.update)
     if as_json:
         print_json({"path": table.path, "clips": table.count()})
     else:
@@ -233,6 +245,7 @@ def search(
         ),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many hits.")] = 5,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Rank the clips of a library by a sound, a picture, a video or one of its own clips.
@@ -241,7 +254,7 @@ def search(
     """
     from equiav.search.index import SearchIndex
 
-    index = SearchIndex(library, load_model(run))
+    index = SearchIndex(library, load_model(run, device))
     hits = index.search(audio=audio, image=image, video=video, clip=clip, by=by, k=k)
     if as_json:
         print_json({"hits": [hit.to_dict() for hit in hits]})
@@ -303,7 +316,7 @@ def export(
     """
     from equiav.model.export import export_onnx
 
-    files = export_onnx(load_model(run), onnx)
+    files = export_onnx(load_model(run, "cpu"), onnx)
     if as_json:
         print_json({"files": [vars(file) for file in files]})
         return

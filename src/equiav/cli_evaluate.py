@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from equiav.cli_library import AsJson, LibraryPath, RunPath
+from equiav.cli_library import AsJson, Device, LibraryPath, RunPath
 from equiav.errors import ConfigError
 from equiav.terminal import IS_MAIN, Bar, out, print_json
 
@@ -34,14 +34,14 @@ Stratified = Annotated[
 evaluate_app = typer.Typer()
 
 
-def load_model(run: Path) -> EquiAV:
-    """The model of a run, ready to embed."""
+def load_model(run: Path, device: str = "auto") -> EquiAV:
+    """The model of a run, ready to embed, on the device of that name; auto: on a GPU if there is one."""
     from equiav.model.equiav import EquiAV
 
     if not run.is_dir():  # a mistyped folder is not to be looked for on the Hub
         raise ConfigError(f"{run}: no such folder; expected a run that `equiav pretrain` made, or a model's folder")
     folder = run / "model" if (run / "model").is_dir() else run
-    return EquiAV.from_pretrained(folder).eval()
+    return EquiAV.from_pretrained(folder, device=device)
 
 
 @evaluate_app.callback(invoke_without_command=True)
@@ -86,6 +86,7 @@ def evaluate_retrieval(
         typer.Option("--trained-on", help="Another library that the model was trained on; its own run's is known."),
     ] = None,
     result: ResultFile = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Find the picture by its sound and the sound by its picture, over all clips of a split.
@@ -98,7 +99,7 @@ def evaluate_retrieval(
     from equiav.library.table import Library
     from equiav.train.trained_on import load_trained_on
 
-    shelf, model = Library(library), load_model(run)
+    shelf, model = Library(library), load_model(run, device)
     with Bar("embedding", "clips") as bar:
         report = measure(
             shelf,
@@ -128,6 +129,7 @@ def evaluate_probe(
     stratified: Stratified = None,
     seed: Annotated[int, typer.Option(min=0, help="Of attentive and SGD probes, stratified folds, intervals.")] = 0,
     result: ResultFile = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Say how well a simple classifier tells the labels from frozen features.
@@ -137,7 +139,7 @@ def evaluate_probe(
               equiav evaluate probe --library L --run runs/toy --stratified 5
     """
     settings = {"train": train, "test": split, "folds": folds, "stratified": stratified, "seed": seed}
-    _probe(library, run, result, as_json, kind=kind, feature=feature, senses=senses, **settings)
+    _probe(library, run, result, device, as_json, kind=kind, feature=feature, senses=senses, **settings)
 
 
 @evaluate_app.command("knn")
@@ -153,6 +155,7 @@ def evaluate_knn(
     stratified: Stratified = None,
     seed: Annotated[int, typer.Option(min=0, help="Of stratified folds and intervals.")] = 0,
     result: ResultFile = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Say how often the nearest training clips have a clip's label: nothing is learned.
@@ -161,15 +164,26 @@ def evaluate_knn(
               equiav evaluate knn -L L -R R --senses audio --features embedding
     """
     settings = {"train": train, "test": split, "folds": folds, "stratified": stratified, "seed": seed}
-    _probe(library, run, result, as_json, kind="knn", feature=feature, senses=senses, neighbours=neighbours, **settings)
+    _probe(
+        library,
+        run,
+        result,
+        device,
+        as_json,
+        kind="knn",
+        feature=feature,
+        senses=senses,
+        neighbours=neighbours,
+        **settings,
+    )
 
 
-def _probe(library: Path, run: Path, result: Path | None, as_json: bool, **settings: Any) -> None:
+def _probe(library: Path, run: Path, result: Path | None, device: str, as_json: bool, **settings: Any) -> None:
     from equiav.evaluate.probe import probe, probe_result
     from equiav.library.table import Library
     from equiav.train.trained_on import load_trained_on
 
-    shelf, model = Library(library), load_model(run)
+    shelf, model = Library(library), load_model(run, device)
     with Bar("embedding", "clips") as bar:
         found = probe(shelf, model, **settings, learned=load_trained_on(run), on_progress=bar.update)
     if result is not None:
@@ -184,6 +198,7 @@ def evaluate_classify(
     split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
     frames: Frames = None,
     result: ResultFile = None,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Say how well a fine-tuned classifier knows the labels of a library's clips.
@@ -192,7 +207,7 @@ def evaluate_classify(
     """
     from equiav.train.processes import leave
 
-    found = measure_classes(library, run, split, frames, result)
+    found = measure_classes(library, run, split, frames, result, device)
     leave()
     if IS_MAIN:
         print_json(found.to_dict()) if as_json else out.print(found.to_table())
@@ -204,6 +219,7 @@ def evaluate_mteb(
     tasks: Annotated[str, typer.Option(help="Names of mteb tasks, with commas between them.")],
     folder: Annotated[Path | None, typer.Option("--out", help="Folder of mteb's results; default RUN/mteb.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Items that pass the model at once.")] = 32,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Run tasks of the MTEB and MVEB benchmarks that ask with sound, pictures and video. Needs the extra `mteb`.
@@ -218,7 +234,7 @@ def evaluate_mteb(
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     with Bar("embedding", "items") as bar:
         scores = measure(
-            load_model(run),
+            load_model(run, device),
             names,
             folder or run / "mteb",
             name=f"equiav/{run.resolve().name}",
@@ -240,6 +256,7 @@ def evaluate_localise(
         Path | None, typer.Option("--out", help="HTML page, with the result beside it as .json; default in the run.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of other clips' sounds.")] = 0,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Map where in each picture the sound is, as overlays on a page; with boxes, say how well.
@@ -258,7 +275,7 @@ def evaluate_localise(
             f"--out {page}: expected the name of a page, such as {page.with_suffix('.html')}; the result "
             "is written beside it as .json"
         )
-    shelf, model = Library(library), load_model(run)
+    shelf, model = Library(library), load_model(run, device)
     known = Boxes(boxes) if boxes else None
     with Bar("mapping", "clips") as bar:
         learned = load_trained_on(run)
@@ -278,7 +295,9 @@ def evaluate_localise(
     typer.echo(str(page))
 
 
-def measure_classes(library: Path, run: Path, split: str, frames: int | None, result: Path | None) -> Classified:
+def measure_classes(
+    library: Path, run: Path, split: str, frames: int | None, result: Path | None, device: str = "auto"
+) -> Classified:
     """Measure a fine-tuned run; the first process stores the result."""
     from equiav.evaluate.classify import classify, classify_result
     from equiav.library.table import Library
@@ -288,7 +307,9 @@ def measure_classes(library: Path, run: Path, split: str, frames: int | None, re
     shelf, classifier = Library(library), Classifier.from_pretrained(run)
     with Bar("measuring", "clips") as bar:
         learned = load_trained_on(run)
-        found = classify(shelf, classifier, split=split, frames=frames, learned=learned, on_progress=bar.update)
+        found = classify(
+            shelf, classifier, split=split, frames=frames, device=device, learned=learned, on_progress=bar.update
+        )
     if result is not None and IS_MAIN:
         classify_result(found, shelf, classifier, run=run).save(result)
     return found

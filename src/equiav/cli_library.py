@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LibraryPath = Annotated[Path, typer.Option("--library", "-L", help="Library folder, made by `equiav ingest`.")]
 RunPath = Annotated[Path, typer.Option("--run", "-R", help="Run folder, made by `equiav pretrain`.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. optim.lr=1e-4.")]
+Device = Annotated[
+    str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 EXIT_PARTIAL = 3

@@ -160,7 +160,7 @@ def _result(
     }
     figures = _stored(variant.run, made_of)
     if figures is None:
-        model = EquiAV.from_pretrained(variant.run / "model")
+        model = EquiAV.from_pretrained(variant.run / "model", device="auto")
         report = evaluate_retrieval(library, model, split=split)
         figures = _figures(library, model, report, variant.recipe.data.split, split)
         figures["clips_per_s"] = _rate(variant.run)

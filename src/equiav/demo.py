@@ -79,7 +79,7 @@ def run_demo(
         )
     if not trained.done or should_stop():
         return None
-    model = EquiAV.from_pretrained(out / "run" / "model").eval()
+    model = EquiAV.from_pretrained(out / "run" / "model", device="auto")
     say(f"4/6 evaluate retrieval on {library.count('test')} held-out clips")
     report = evaluate_retrieval(library, model, split="test", learned=load_trained_on(out / "run"))
     (out / "retrieval.json").write_text(json.dumps(report.to_dict(), indent=2), encoding="utf-8")

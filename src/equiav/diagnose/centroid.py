@@ -108,7 +108,7 @@ def _mean_prediction(sense: Sense, tokens: Tensor, codes: Float[Tensor, "K P"]) 
     step = max(AT_ONCE // len(tokens), 1)
     total = torch.zeros(1)
     for part in codes.split(step):
-        total = total + sense.predict(tokens, part[None]).double().sum(1).cpu()
+        total = total + sense.predict(tokens, part[None]).cpu().double().sum(1)  # not every GPU knows float64
     return (total / len(codes)).float()
 
 

@@ -23,6 +23,7 @@ from equiav.evaluate.metrics import counted_clips, ends, seen_warning
 from equiav.evaluate.results import Measured, Result, about
 from equiav.library.recordings import numbered
 from equiav.library.records import USABLE
+from equiav.machine import pick_device
 from equiav.search.embed import check_features
 from equiav.train.processes import make_accelerator
 from equiav.train.scoring import Scores, d_prime, mean_auc, mean_average_precision, score_split, top_hits
@@ -109,6 +110,7 @@ def classify(
     *,
     split: str = "test",
     frames: int | None = None,
+    device: str = "auto",
     learned: TrainedOn | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
@@ -117,15 +119,18 @@ def classify(
 
     Args:
         frames: stored frames whose probabilities are averaged; None takes as many as the library stores.
+        device: where to score, as `equiav.machine.pick_device` names it; auto: of several processes, each has its own.
         learned: what the classifier's run was trained on: which of these clips it knows is counted.
         seed: of the resampling.
 
     Raises:
         LibraryError: features that the classifier does not know, an empty split, or labels that it does not know.
+        ConfigError: there is no such device.
     """
     check_features(library, classifier)
     accelerator = make_accelerator()
-    classifier.to(accelerator.device)
+    own = device == "auto" and accelerator.num_processes > 1
+    classifier.to(accelerator.device if own else pick_device(device))
     used = 1 if classifier.senses == "audio" else frames or library.features.frames_per_clip
     found = score_split(classifier, library, split, accelerator, frames=used, on_progress=on_progress)
     sources = numbered(recordings_of(library, library.positions(split, USABLE[classifier.senses])))

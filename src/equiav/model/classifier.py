@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from equiav.config import ModelConfig, Senses, nearest, parse_settings
 from equiav.errors import ModelError
+from equiav.machine import pick_device
 from equiav.model.equiav import EquiAV, as_image, make_encoder, stored_config
 from equiav.model.hub import (
     CONFIG,
@@ -171,13 +172,22 @@ class Classifier(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, *, revision: str | None = None, local_files_only: bool = False
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        device: str | None = None,
     ) -> Classifier:
         """A classifier from a model folder, a run's folder or `hf://owner/name` on the Hub, in evaluation mode.
 
+        `device` says where to put it, as in `EquiAV.from_pretrained`.
+
         Raises:
             ModelError: no such classifier, or weights that do not fit.
+            ConfigError: there is no such device.
         """
+        place = pick_device(device) if device else None
         paths = [fetch(name, file, revision=revision, local_files_only=local_files_only) for file in (CONFIG, WEIGHTS)]
         tree = read_json(paths[0])
         if "architecture" in tree:
@@ -190,7 +200,7 @@ class Classifier(nn.Module):
         config = parse_settings(ModelConfig, tree["model"], where=str(paths[0]))
         classifier = cls(config, tree["classes"], tree["senses"], tree["labels"], seed=None)
         load_strictly(classifier, read_weights(paths[1]), where=str(paths[1]))
-        return classifier.eval()
+        return (classifier.to(place) if place else classifier).eval()
 
     def _set_drop_path(self, highest: float) -> None:
         for encoder in self.encoders.values():

@@ -27,6 +27,7 @@ from equiav.augment.audio import audio_space as make_audio_space
 from equiav.augment.visual import visual_space as make_visual_space
 from equiav.config import Architecture, ModelConfig, parse_settings
 from equiav.errors import ModelError
+from equiav.machine import pick_device
 from equiav.model.heads import Head
 from equiav.model.hub import CONFIG, WEIGHTS, fetch, fingerprint, model_card, read_config, read_weights, write_safely
 from equiav.model.initialise import initialise, load_strictly
@@ -331,7 +332,12 @@ class EquiAV(
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  (fewer options than the mixin's: what this library supports)
-        cls, name: str | Path, *, revision: str | None = None, local_files_only: bool = False
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        device: str | None = None,
     ) -> EquiAV:
         """A model from a folder or from the Hub, in evaluation mode; safetensors only.
 
@@ -339,15 +345,18 @@ class EquiAV(
             name: a model folder, a run's folder, or `hf://owner/name` on the Hugging Face Hub.
             revision: branch, tag or commit on the Hub.
             local_files_only: do not ask the Hub; the cache or a folder must have it.
+            device: where to put it: `auto` (a GPU if there is one), `cuda`, `cuda:1`, `mps`, `cpu`; None leaves it
+                where torch makes tensors: on the CPU, unless told otherwise.
 
         Raises:
             ModelError: no such model, or weights that do not fit its config.
-            ConfigError: config.json has unknown keys or values out of range.
+            ConfigError: config.json has unknown keys or values out of range; there is no such device.
         """
+        place = pick_device(device) if device else None
         files = [fetch(name, file, revision=revision, local_files_only=local_files_only) for file in (CONFIG, WEIGHTS)]
         model = cls(read_config(files[0]), seed=None)
         load_strictly(model, read_weights(files[1]), where=str(files[1]))
-        return model.eval()
+        return (model.to(place) if place else model).eval()
 
     def generate_model_card(self, *_: Any, **known: Any) -> ModelCard:
         """README.md; `known` are the options of `equiav.model.hub.model_card`."""

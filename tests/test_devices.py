@@ -1,0 +1,254 @@
+"""Verbs that run a model run it on the GPU if there is one: inputs go there, results come back, and are the same.
+
+Where there is no GPU, a made-up device stands for one (`another_device.py`); where there is, both are tried.
+"""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+import typer
+
+from another_device import ELSEWHERE, another_device
+from equiav import cli
+from equiav.augment import audio, visual
+from equiav.cli_evaluate import load_model
+from equiav.config import Augment
+from equiav.diagnose import cost, figures, unseen
+from equiav.diagnose.diagnosis import diagnose
+from equiav.diagnose.page import attention_maps
+from equiav.diagnose.sense import Effort, Sense, read_clips
+from equiav.evaluate import classify as classification
+from equiav.evaluate import gradient_probe
+from equiav.evaluate.localise import localise
+from equiav.evaluate.probe import probe
+from equiav.evaluate.retrieval import evaluate_retrieval
+from equiav.library.table import Library
+from equiav.model.classifier import Classifier
+from equiav.model.equiav import EquiAV
+from equiav.search.embed import embed_library
+from equiav.search.index import SearchIndex
+from search.tiny_library import FEATURES, make_clip, make_model
+
+CLIPS = 12
+LITTLE = Effort(
+    views=4, curve_clips=3, curve_points=2, focus_sets=3, focus_clips=3, composed_clips=3, composed_draws=2,
+    centroid_clips=4, counts=(1, 2, 16, 32), draws=2, dense=32, real=8, real_clips=2, unseen_clips=3, pool=8, repeats=1,
+)  # fmt: skip
+FEW_SOUNDS = {"shift": {}, "gain": {}}
+FEW_PICTURES = {"crop": {"p": 1.0}, "flip": {}}
+TRAINS = {"pretrain", "finetune", "compare"}  # where is Accelerate's business
+ON_THE_PROCESSOR = {"export"}
+
+
+def make_library(path):
+    made = Library.create(path, FEATURES)
+    made.append([make_clip(i, split="test" if i % 2 else "train") for i in range(CLIPS)])
+    return made
+
+
+@pytest.fixture
+def library(tmp_path):
+    return make_library(tmp_path / "L")
+
+
+@pytest.fixture(params=["another", "cuda"])
+def elsewhere(request, monkeypatch):
+    """To be entered: a device that is not the processor."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    return another_device() if request.param == "another" else nullcontext(torch.device("cuda"))
+
+
+def close(device):
+    """How near figures must be: on a GPU equal scores can change places."""
+    return {"abs": 1e-5, "rel": 1e-4} if device == ELSEWHERE else {"abs": 0.1, "rel": 0.1}
+
+
+def flat(tree, name=""):
+    """Numbers of a JSON tree by their place."""
+    if isinstance(tree, dict):
+        return {k: v for key, part in tree.items() for k, v in flat(part, f"{name}.{key}").items()}
+    if isinstance(tree, list):
+        return {k: v for i, part in enumerate(tree) for k, v in flat(part, f"{name}.{i}").items()}
+    return {name: tree} if isinstance(tree, (int, float)) else {}
+
+
+def commands():
+    """Path and options of each verb."""
+    todo = [((), typer.main.get_command(cli.app))]
+    for path, command in todo:
+        todo += [((*path, name), sub) for name, sub in getattr(command, "commands", {}).items()]
+    return {path: {option for one in command.params for option in one.opts} for path, command in todo if path}
+
+
+def test_every_verb_that_runs_a_model_takes_a_device():
+    with_run = {path[-1] for path, options in commands().items() if "--run" in options}
+    with_device = {path[-1] for path, options in commands().items() if "--device" in options}
+    assert with_device == with_run - TRAINS - ON_THE_PROCESSOR
+    assert {"embed", "search", "diagnose", "retrieval", "probe", "knn", "classify", "localise"} <= with_device
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["embed"],
+        ["search", "--clip", "clip1"],
+        ["diagnose"],
+        ["evaluate", "retrieval"],
+        ["evaluate", "probe"],
+        ["evaluate", "knn"],
+        ["evaluate", "localise"],
+        ["evaluate", "classify"],
+    ],
+    ids=" ".join,
+)
+def test_a_device_that_is_not_there_is_an_error_that_names_those_that_are(verb, equiav, library, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    run = tmp_path / "R" / "model"
+    if "classify" in verb:
+        Classifier(make_model().config, ["class0", "class1", "class2"], labels="single-label").save_pretrained(run)
+    else:
+        make_model().save_pretrained(run)
+    code, out, said = equiav(*verb, "--library", library.path, "--run", tmp_path / "R", "--device", "cuda")
+    assert (code, out) == (1, "")
+    assert "no device 'cuda' here: found cpu" in said
+
+
+def test_mteb_takes_the_device(monkeypatch, equiav, tmp_path):
+    pytest.importorskip("mteb")
+    make_model().save_pretrained(tmp_path / "R" / "model")
+    code, _, said = equiav("evaluate", "mteb", "--run", tmp_path / "R", "--tasks", "x", "--device", "cuda:99")
+    assert code == 1
+    assert "no device 'cuda:99' here" in said
+
+
+def test_a_model_goes_where_the_verbs_are_told_and_stays_on_the_processor_for_others(tmp_path, monkeypatch):
+    model = make_model()
+    model.save_pretrained(tmp_path / "R" / "model")
+    moves = []
+    real = torch.nn.Module.to
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *a, **k: (moves.append(a[0].type), real(self, "cpu"))[1])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert EquiAV.from_pretrained(tmp_path / "R").fingerprint() == model.fingerprint()
+    assert moves == []
+    assert not load_model(tmp_path / "R").training
+    load_model(tmp_path / "R", "cpu")
+    EquiAV.from_pretrained(tmp_path / "R", device="auto")
+    assert moves == ["cuda", "cpu", "cuda"]
+
+
+def test_a_gpu_without_memory_left_is_an_error_and_no_trace(equiav, library, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+
+    make_model().save_pretrained(tmp_path / "R" / "model")
+    monkeypatch.setattr("equiav.search.embed.embed_library", full)
+    code, _, said = equiav("embed", "--library", library.path, "--run", tmp_path / "R")
+    assert code == 1
+    assert said.count("\n") == 1
+    assert "CUDA out of memory. Tried to allocate 2 GiB." in said
+    assert "--device cpu" in said
+
+
+def test_embeddings_made_elsewhere_are_those_of_the_processor(library, elsewhere, tmp_path):
+    model = make_model()
+    expected = embed_library(library, model)
+    sound = np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32)
+    picture = np.random.default_rng(1).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    queries = ({"audio": (sound, 8000)}, {"image": picture}, {"clip": "clip3"})
+    hits = [SearchIndex(library.path, model).search(**query) for query in queries]
+    other = make_library(tmp_path / "L2")
+    with elsewhere as device:
+        moved = make_model().to(device)
+        assert moved.fingerprint() == model.fingerprint()
+        made = embed_library(other, moved)
+        found = [SearchIndex(other.path, moved).search(**query) for query in queries]
+    for sense in ("audio", "visual"):
+        np.testing.assert_allclose(made.vectors(sense), expected.vectors(sense), atol=1e-4)
+    for here, there in zip(hits, found, strict=True):
+        assert [hit.score for hit in there] == pytest.approx([hit.score for hit in here], abs=1e-4)
+
+
+@pytest.mark.parametrize("scoring", ["middle", "diagonal"])
+def test_retrieval_elsewhere(library, elsewhere, scoring):
+    here = evaluate_retrieval(library, make_model(), scoring=scoring).to_dict()
+    with elsewhere as device:
+        there = evaluate_retrieval(library, make_model().to(device), scoring=scoring).to_dict()
+    assert flat(there) == pytest.approx(flat(here), **close(device))
+
+
+@pytest.mark.parametrize(
+    ("kind", "feature"),
+    [("linear", "pooled"), ("linear", "embedding"), ("sgd", "pooled"), ("knn", "pooled"), ("attentive", "pooled")],
+)
+def test_probes_elsewhere(library, elsewhere, kind, feature, monkeypatch):
+    monkeypatch.setattr(gradient_probe, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(gradient_probe, "EPOCHS", {"attentive": 2, "sgd": 2})
+    here = probe(library, make_model(), kind=kind, feature=feature).to_dict()
+    with elsewhere as device:
+        there = probe(library, make_model().to(device), kind=kind, feature=feature).to_dict()
+    assert flat(there) == pytest.approx(flat(here), **close(device))
+
+
+def test_maps_elsewhere(library, elsewhere):
+    expected = localise(library, make_model())
+    with elsewhere as device:
+        found = localise(library, make_model().to(device))
+    assert len(found.shown) == CLIPS // 2
+    for here, there in zip(expected.shown, found.shown, strict=True):
+        for kind, values in here.maps.items():
+            np.testing.assert_allclose(there.maps[kind], values, atol=1e-4)
+
+
+def test_the_report_elsewhere(library, elsewhere, monkeypatch):
+    monkeypatch.setattr(figures, "RESAMPLES", 20)
+    monkeypatch.setattr(unseen, "REACHES", (1.5,))
+    monkeypatch.setattr(unseen, "SHARES", (0.5,))
+    config = make_model().config.model_copy(update={"augment": Augment(audio=FEW_SOUNDS, visual=FEW_PICTURES)})
+    options = {"split": None, "clips": 8, "effort": LITTLE}
+    model = EquiAV(config).eval()
+    here = diagnose(library, model, **options)
+    expected = attention_maps(model, read_clips(library, model, None, 1))
+    monkeypatch.setattr(cost, "_saved_bytes", lambda step: step().backward() or 0)
+    with elsewhere as device:
+        model = EquiAV(config).eval().to(device)
+        there = diagnose(library, model, **options)
+        shown = attention_maps(model, read_clips(library, model, None, 1))
+    assert shown.keys() == expected.keys()
+    values = [{name: getattr(one, "value", one) for name, one in report.figures().items()} for report in (here, there)]
+    assert len(values[0]) > 50
+    assert values[1].keys() == values[0].keys()
+    if device == ELSEWHERE:  # a GPU's rounding is not the processor's, and some figures are ratios of it
+        assert values[1] == pytest.approx(values[0], rel=1e-3, abs=1e-3)
+    assert there.costs[-1].step_ms > 0
+
+
+@pytest.mark.parametrize("sense", ["audio", "visual"])
+def test_every_transformation_elsewhere(library, elsewhere, sense):
+    known = (audio if sense == "audio" else visual).KNOWN
+    known = {name: {"p": 1.0} for name in sorted(known, key="crop".__ne__)}  # a crop comes first
+    config = make_model().config.model_copy(update={"augment": Augment(**{sense: known})})
+    model = EquiAV(config).eval()
+    clips = read_clips(library, model, None, 6)
+    rows = torch.arange(len(clips))
+    params = Sense(model, sense, clips).space.sample(len(clips), torch.Generator().manual_seed(0))
+    expected = Sense(model, sense, clips).view(rows, params)
+    with elsewhere as device:
+        found = Sense(model.to(device), sense, clips).view(rows, params)
+        assert found.device.type == device.type
+        torch.testing.assert_close(found.cpu(), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("senses", ["audio", "visual", "audio-visual"])
+def test_a_classifier_elsewhere(library, elsewhere, senses, monkeypatch):
+    monkeypatch.setattr(classification, "pick_device", torch.device)
+    classifier = Classifier(make_model().config, ["class0", "class1", "class2"], senses, "single-label").eval()
+    here = classification.classify(library, classifier, device="cpu").to_dict()
+    with elsewhere as device:
+        there = classification.classify(library, classifier, device=str(device)).to_dict()
+        assert next(classifier.parameters()).device.type == device.type
+    assert flat(there) == pytest.approx(flat(here), **close(device))
