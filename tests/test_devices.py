@@ -118,6 +118,7 @@ def test_a_device_that_is_not_there_is_an_error_that_names_those_that_are(verb, 
     assert "no device 'cuda' here: found cpu" in said
 
 
+@pytest.mark.xdist_group("mteb")
 def test_mteb_takes_the_device(monkeypatch, equiav, tmp_path):
     pytest.importorskip("mteb")
     make_model().save_pretrained(tmp_path / "R" / "model")
