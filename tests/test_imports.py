@@ -16,6 +16,7 @@ ALLOWED = {
     "errors": set(),
     "machine": {"errors"},
     "pages": {"words"},
+    "ranks": {"errors", "terminal"},
     "terminal": set(),
     "words": set(),
     "config": {"errors"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -20,9 +21,10 @@ from equiav._version import __version__
 from equiav.cli_evaluate import evaluate_app, load_model
 from equiav.cli_library import AsJson, Device, LibraryPath, RunPath, library_app
 from equiav.cli_train import train_app
-from equiav.errors import EquiAVError
+from equiav.errors import EquiAVError, explain
 from equiav.machine import share_heaps
 from equiav.terminal import (
+    SEVERAL,
     Bar,
     err,
     interrupt_on_sigterm,
@@ -61,10 +63,8 @@ def main() -> NoReturn:
     interrupt_on_sigterm()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
-        app(standalone_mode=True)
-    except EquiAVError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        with _with_the_others():
+            app(standalone_mode=True)
     except SystemExit as leaving:
         # Typer makes Exit(130) of it; a training that saved and stopped has said so itself
         if isinstance(getattr(leaving.__context__, "__cause__", None), KeyboardInterrupt):
@@ -85,13 +85,18 @@ def main() -> NoReturn:
     except BrokenPipeError:  # `equiav … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except OSError as error:  # a full disk, a folder that may not be written
-        where = f"{error.filename}: " if error.filename else ""
-        err.print(
-            f"[bold red]error:[/] {escape(where + (error.strerror or str(error)))}", highlight=False, soft_wrap=True
-        )
+    except (EquiAVError, OSError) as error:  # a full disk, a folder that may not be written
+        err.print(f"[bold red]error:[/] {escape(explain(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
     sys.exit(0)
+
+
+def _with_the_others() -> AbstractContextManager[None]:
+    if not SEVERAL:
+        return nullcontext()
+    from equiav.ranks import end_together
+
+    return end_together()
 
 
 def _version(wanted: bool) -> None:

@@ -56,3 +56,11 @@ class WorkerError(EquiAVError):
 
 class TrainingError(EquiAVError):
     """A run cannot go on."""
+
+
+def explain(error: Exception) -> str:
+    """One line for people: of an error of ours its message, of one of the system (a full disk) the file and why."""
+    if not isinstance(error, OSError):
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    return where + (error.strerror or str(error))
