@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from equiav.library.ingest import ingest
 from equiav.library.table import Library
 from films import film, movie, slides, unknown
+from hand_written import RIFX, gsm, piped, wav
 from samples import TINY, pictures, song_with_cover, tone, write_media
 from stills import tiled
 from tapes import record
@@ -161,6 +162,25 @@ def silent_and_still(path):
     write_media(path, frames=np.full((20, 48, 64, 3), 90, np.uint8), sound=np.zeros(32_000, np.float32))
 
 
+def cancelling(path):
+    """Stereo with one side turned over: the mean of both is silence."""
+    wave = tone(2.0)
+    write_media(path, frames=pictures(20, seed=seed_of(path)), sound=np.stack([wave, -wave]))
+
+
+def to_a_pipe(path):
+    """An AVI in which the sizes and the number of pictures were never filled in."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "x.avi"
+        tape(seed=seed_of(path))(plain)
+        piped(plain, path, "avi")
+
+
+def big_endian(bits, code) -> Callable[[Path], object]:
+    data = RIFX[bits, code][0].tobytes()
+    return written(wav(len(data), data=data, code=code, bits=bits, form=b"RIFX"))
+
+
 def uneven(path):
     times = [0.0, 0.05, 0.25, 0.45, 0.7, 1.1, 1.15, 1.2, 1.7, 1.9]
     write_media(path, frames=pictures(10, seed=seed_of(path)), sound=tone(2.0), fps=100, times_s=times)
@@ -236,6 +256,10 @@ def sine(time_s):
     return 0.3 * np.sin(2 * np.pi * 440 * time_s)
 
 
+def eight_channels(time_s):
+    return 9000 * np.sin(2 * np.pi * time_s[:, None] * np.linspace(300, 1000, 8))
+
+
 def not_a_number(time_s):
     wave = sine(time_s)
     wave[8000] = np.nan
@@ -275,6 +299,7 @@ CORPUS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "with transparency.mov": ("ok", coded("png", "rgba", size=(62, 46))),
     "a long strip.mp4": ("ok", coded("libx264", "yuv420p", size=(160, 32))),
     "5.1.mp4": ("ok", tape(layout="5.1")),
+    "channels that cancel.mp4": ("ok", cancelling),
     "8 kHz.mkv": ("ok", tape(rate=8000)),
     "rotated.mp4": ("ok", tape(rotation=90)),
     "mirrored.mp4": ("ok", patched(".mp4", struct.pack(">4i", ONE, 0, 0, 0), struct.pack(">4i", -ONE, 0, 0, 0))),
@@ -286,6 +311,7 @@ CORPUS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "first key frame missing.ts": ("ok + gap", lambda path: before_zero(path, ".mkv")),
     "negative time stamps.mp4": ("ok", before_zero),
     "fragmented.mp4": ("ok", tape(mux={"movflags": "frag_keyframe+empty_moov"})),
+    "written to a pipe.avi": ("ok", to_a_pipe),
     "no duration in the header.webm": ("ok", tape(mux={"live": "1"})),
     "B frames.wmv": ("ok", coded("libx264", "yuv420p", bf="2")),
     "70 fonts.mkv": ("ok", lambda path: film(path, [tone(2.0)], [pictures(20, seed=seed_of(path))], fonts=70)),
@@ -328,6 +354,14 @@ CORPUS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "sound.flac": ("no_video", tape()),
     "64-bit floats.wav": ("no_video", sound_file("pcm_f64le", "dbl", "f8", sine)),
     "8-bit.wav": ("no_video", sound_file("pcm_u8", "u8", "u1", lambda t: 128 + 90 * sine(t))),
+    "big-endian, 8 bits.wav": ("no_video", big_endian(8, 1)),
+    "big-endian, 16 bits.wav": ("no_video", big_endian(16, 1)),
+    "big-endian, 24 bits.wav": ("no_video", big_endian(24, 1)),
+    "big-endian, 32 bits.wav": ("no_video", big_endian(32, 1)),
+    "big-endian, floats.wav": ("no_video", big_endian(32, 3)),
+    "written to a pipe.wav": ("no_video", written(wav(2**32 - 1))),
+    "GSM.aifc": ("no_video", written(gsm(24_000))),
+    "7.1.wav": ("no_video", sound_file("pcm_s16le", "s16", "i2", eight_channels, "7.1")),
     "192 kHz.wav": ("no_video", sound_file("pcm_s16le", "s16", "i2", lambda t: 9000 * sine(t), rate=192_000)),
     "attached picture.m4a": ("no_video", song_with_cover),
     "one picture, not marked as a cover.mp4": (

@@ -12,40 +12,16 @@ from equiav.library.windows import plan_windows
 from equiav.media.decode import decode_audio, load_waveform, read_frames
 from equiav.media.probe import open_media, probe
 from equiav.media.sizes import is_placeholder, sizes_of
+from hand_written import BIG, PCM, RATE, RIFX, SAMPLES, SIZE, WAVE, aiff, gsm, piped, wav
 from samples import TINY
 from tapes import record
 
-RATE = 16_000
-SAMPLES = (9000 * np.sin(np.arange(3 * RATE) * 0.1)).astype("<i2")
-PCM, BIG = SAMPLES.tobytes(), SAMPLES.astype(">i2").tobytes()
-SIZE = len(PCM)
 W64_TAIL = "f3acd3118cd100c04f8edb8a"
-
-
-def wav(data_size, riff_size=None, data=PCM, code=1, bits=16, form=b"RIFF", extra=b"", channels=1, rate=RATE):
-    order = ">" if form == b"RIFX" else "<"
-    fmt = struct.pack(
-        order + "IHHIIHH", 16, code, channels, rate, rate * channels * bits // 8, channels * bits // 8, bits
-    )
-    riff_size = data_size + 36 if riff_size is None else riff_size
-    sizes = [struct.pack(order + "I", min(size, 2**32 - 1)) for size in (riff_size, data_size)]
-    return form + sizes[0] + b"WAVE" + extra + b"fmt " + fmt + b"data" + sizes[1] + data
 
 
 def rf64(data_size):
     ds64 = b"ds64" + struct.pack("<IQQQI", 28, min(data_size + 72, 2**64 - 1), data_size, 0, 0)
     return wav(2**32 - 1, 2**32 - 1, form=b"RF64", extra=ds64)
-
-
-def aiff(data_size, kind=b"AIFF", data=BIG, frames=None, code=b"NONE", rate=RATE):
-    frames = min(data_size // 2, 2**32 - 1) if frames is None else frames
-    comm = struct.pack(">hIh", 1, frames, 16) + struct.pack(
-        ">HQ", 16382 + rate.bit_length(), rate << 64 - rate.bit_length()
-    )
-    comm += code + b"\0\0" if kind == b"AIFC" else b""
-    form = kind + b"COMM" + struct.pack(">I", len(comm)) + comm
-    sizes = [struct.pack(">I", min(size, 2**32 - 1)) for size in (len(form) + 16 + data_size, data_size + 8)]
-    return b"FORM" + sizes[0] + form + b"SSND" + sizes[1] + bytes(8) + data
 
 
 def w64(data_size):
@@ -100,6 +76,27 @@ def test_a_sound_with_a_placeholder_for_its_size_is_as_long_as_it_is(tmp_path, k
         np.testing.assert_array_equal(decode_audio(path, 1.3, 2.2, RATE), expected[2][20_800:35_200], err_msg=str(size))
 
 
+@pytest.mark.parametrize(("bits", "code"), RIFX)
+def test_a_big_endian_wav_of_any_depth_is_the_sound_that_was_written(tmp_path, bits, code):
+    samples, apart = RIFX[bits, code]
+    data = samples.tobytes()
+    for size in (len(data), 2**32 - 1):
+        (tmp_path / "x.wav").write_bytes(wav(size, data=data, code=code, bits=bits, form=b"RIFX"))
+        assert not probe(tmp_path / "x.wav").cut
+        np.testing.assert_allclose(load_waveform(tmp_path / "x.wav", RATE), WAVE, rtol=0, atol=apart + 1e-7)
+
+
+@pytest.mark.parametrize("frames", [150, 150 * 160])
+def test_gsm_in_an_aifc_is_as_long_as_it_is_whether_packets_or_samples_are_declared(tmp_path, frames):
+    path = tmp_path / "x.aifc"
+    path.write_bytes(gsm(frames))
+    assert (probe(path).audio_end_s, probe(path).cut) == (pytest.approx(3.0, abs=1e-6), False)
+    assert len(load_waveform(path, 8000)) == 24_000
+    with av.open(str(path)) as container:
+        expected = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)]) / 32768
+    np.testing.assert_allclose(load_waveform(path, 8000), expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("share", [0.6, 0.1])
 def test_a_sound_that_ends_before_its_size_is_cut(tmp_path, kind, share):
@@ -133,28 +130,6 @@ def test_what_is_a_placeholder():
     assert is_placeholder(101 * there, there)
     assert not is_placeholder(0, 0)  # an empty file says so
     assert not is_placeholder(2**32 - 1, 2**32 - 1)  # it is there
-
-
-def piped(path, target, fmt, options=None):
-    """A tape written where nobody can seek back."""
-
-    class Pipe:
-        def __init__(self):
-            self.data = bytearray()
-
-        def write(self, data):
-            self.data += bytes(data)
-            return len(data)
-
-    pipe = Pipe()
-    with av.open(str(path)) as source, av.open(pipe, "w", format=fmt, options=options or {}) as out:
-        tracks = {stream.index: out.add_stream_from_template(stream) for stream in source.streams}
-        for packet in source.demux():
-            if packet.dts is not None:
-                packet.stream = tracks[packet.stream.index]
-                out.mux(packet)
-    target.write_bytes(bytes(pipe.data))
-    return target
 
 
 PIPED = {
