@@ -228,6 +228,20 @@ def test_the_report_elsewhere(library, elsewhere, monkeypatch):
     assert there.costs[-1].step_ms > 0
 
 
+@pytest.mark.parametrize(("device", "waits"), [("cuda", "torch.cuda"), ("mps", "torch.mps"), ("cpu", None)])
+def test_the_time_of_a_step_is_read_when_the_device_is_done(monkeypatch, device, waits):
+    told = []
+    for module in ("torch.cuda", "torch.mps"):
+        monkeypatch.setattr(f"{module}.synchronize", lambda *_, module=module: told.append(module))
+
+    def step():
+        told.append("step")
+        return torch.ones(1, requires_grad=True).sum()
+
+    cost._seconds(step, torch.device(device))
+    assert told == [waits, "step", waits] if waits else told == ["step"]
+
+
 @pytest.mark.parametrize("sense", ["audio", "visual"])
 def test_every_transformation_elsewhere(library, elsewhere, sense):
     known = (audio if sense == "audio" else visual).KNOWN

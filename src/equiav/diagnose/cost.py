@@ -84,10 +84,16 @@ def _saved_bytes(forward: Callable[[], Tensor]) -> int:
 
 
 def _seconds(forward: Callable[[], Tensor], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    _wait_for(device)
     start = time.perf_counter()
     forward().backward()
+    _wait_for(device)
+    return time.perf_counter() - start
+
+
+def _wait_for(device: torch.device) -> None:
+    """A GPU is told what to do and works it off later."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    elif device.type == "mps":
+        torch.mps.synchronize()
