@@ -1,13 +1,19 @@
 """On a Ray cluster an ingest does the same work: the same rows, the same rejects, the same fate of poisonous files."""
 
+import importlib
+import multiprocessing
 import os
+import subprocess
 import sys
+import tempfile
+import time
+from multiprocessing.spawn import get_executable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from equiav.errors import ConfigError
+from equiav.errors import ConfigError, WorkerError
 from equiav.library.cluster import RayPool
 from equiav.library.ingest import ingest
 from equiav.library.table import Library
@@ -31,12 +37,17 @@ class Lost:
 class Actor:
     def __init__(self):
         self.perform = SimpleNamespace(remote=lambda task: (task, object()))
+        self.close = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=object))
+
+
+class TaskError(Exception):
+    cause = WorkerError("no Python")
 
 
 class LosingRay:
     """What we use of Ray, with one machine of two cores."""
 
-    exceptions = SimpleNamespace(RayError=ConnectionResetError)
+    exceptions = SimpleNamespace(RayError=ConnectionResetError, RayTaskError=TaskError)
 
     def __init__(self):
         self.actors = []
@@ -61,6 +72,8 @@ class LosingRay:
         task = reference[0]
         if task.times:
             task.times -= 1
+            if task.name == "not begun":
+                raise TaskError
             raise self.exceptions.RayError("node died")
         return f"{task.name} done"
 
@@ -82,6 +95,57 @@ def test_tasks_lost_with_their_machine_are_tried_once_more_on_no_more_actors_tha
     assert len(losing.actors) == 2
     assert (done["once"], done["fine"]) == ("once done", "fine done")
     assert done["twice"].reason == "crashed"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("not begun", "^on a machine of the cluster: no Python$"),
+        ("lost", "cannot begin"),
+    ],
+)
+def test_actors_that_never_begin_are_an_error_and_no_fault_of_the_first_file(monkeypatch, name, said):
+    monkeypatch.setitem(sys.modules, "ray", LosingRay())
+    with RayPool(str, 1, 60.0, "auto") as pool:
+        pool.submit(Lost(name, 2))
+        with pytest.raises(WorkerError, match=said):
+            pool.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_actors_leave_no_files_behind_and_say_what_they_cannot_start(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(TESTS / "media")]))
+    monkeypatch.syspath_prepend(TESTS / "media")
+    monkeypatch.syspath_prepend(tmp_path)
+    from test_sandbox import perform
+
+    with RayPool(tempfile.mkdtemp, 2, 60.0, "local") as pool:
+        pool.submit("idle")
+        ((_, idle),) = pool.wait()
+        assert Path(str(idle)).is_dir()
+    mark = tmp_path / "mark"
+    with RayPool(perform, 1, 600.0, "local") as pool:
+        pool.submit(("unpack", str(mark)))
+        while not (mark.exists() and mark.read_text()):
+            time.sleep(0.05)
+        busy = mark.read_text()
+        assert Path(busy).is_dir()
+    assert [Path(str(folder)).parent.exists() for folder in (idle, busy)] == [False, False]
+
+    # where it is imported, no process can be started any more
+    (tmp_path / "no_python.py").write_text(
+        "import multiprocessing\nmultiprocessing.set_executable('/nowhere/python')\ndef perform(task): return task\n"
+    )
+    python = get_executable()
+    nowhere = importlib.import_module("no_python")
+    multiprocessing.set_executable(python)
+    with RayPool(nowhere.perform, 1, 60.0, "local") as pool:
+        pool.submit("x")
+        with pytest.raises(
+            WorkerError, match="on a machine of the cluster: worker processes cannot be started: /nowhere"
+        ):
+            pool.wait()
 
 
 @pytest.mark.slow
@@ -119,6 +183,33 @@ def test_a_local_ray_gives_the_library_that_local_processes_give(tmp_path, bad_v
 
 
 @pytest.mark.filterwarnings("default")
-def test_an_address_without_a_cluster_is_an_error_that_names_it(tmp_path, good_video):
-    with pytest.raises(ConfigError, match="no Ray cluster at 'auto'"):
+def test_an_address_without_a_cluster_is_an_error_that_names_it(tmp_path, good_video, monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)  # a local Ray of another test leaves it
+    with pytest.raises(ConfigError, match=r"no Ray cluster at 'auto'.* set RAY_AUTH_MODE=token here"):
         ingest(good_video, tmp_path / "L", TINY, ray="auto")
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_token_that_is_asked_for_and_not_there_is_an_error_that_says_where_to_put_it(good_video, tmp_path):
+    """In a process of its own: Ray reads its settings once."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    found = subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-m",
+                "equiav",
+                "ingest",
+                str(good_video),
+                "-L",
+                str(tmp_path / "L"),
+                "--ray",
+                "127.0.0.1:1",
+            )
+        ],
+        env={**environment, "RAY_AUTH_MODE": "token", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (found.returncode, "Traceback" in found.stderr) == (1, False)
+    assert "is the token that of the cluster (`ray get-auth-token` on its head prints it" in found.stderr

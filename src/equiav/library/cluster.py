@@ -12,13 +12,16 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
 from typing_extensions import Self
 
-from equiav.errors import ConfigError, MediaError
+from equiav.errors import ConfigError, MediaError, WorkerError
 from equiav.media.sandbox import QUEUE, TRIES, Sandbox
 
+CLOSING = "closing"  # the thread of an actor that is not the one at work
+CLOSE_S = 5.0  # that actors may take to tidy up before they are killed
 STORE_BYTES = 512 * 2**20  # object store of a local Ray: results wait there for the writer
 
 T = TypeVar("T")
@@ -48,6 +51,7 @@ class RayPool(Generic[T, R]):
         self._actors: list[Any] = []
         self._load: Counter[Any] = Counter()  # tasks that an actor holds
         self._held: dict[Any, tuple[T, Any, int]] = {}  # reference → task, actor, tries
+        self._begun = False  # once any actor has done a task
 
     def __enter__(self) -> Self:
         ray, local = self._ray, self._address == "local"
@@ -59,15 +63,19 @@ class RayPool(Generic[T, R]):
                     # Ray starts its own programs by fork and exec; none of them touches a table
                     warnings.filterwarnings("ignore", "lance is not fork-safe")
                     ray.init(self._address, log_to_driver=False, logging_level="ERROR", **(here if local else {}))
-            except (ConnectionError, ValueError) as error:
-                raise ConfigError(f"no Ray cluster at {self._address!r}: {error}") from None
-        actor = ray.remote(num_cpus=1, max_restarts=-1)(_Worker)
+            except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
+                raise ConfigError(f"no Ray cluster at {self._address!r}: {error}; {_about_tokens()}") from None
+        # an actor that is busy can be told to tidy up: the processes that it started are killed with it
+        actor = ray.remote(num_cpus=1, max_restarts=-1, concurrency_groups={CLOSING: 1})(_Worker)
         cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
         size = min(self._size or cores, cores)  # an actor without a core would never take up its tasks
         self._actors = [actor.remote(self._function, self._limit_s) for _ in range(size)]
         return self
 
     def __exit__(self, *_: object) -> None:
+        closed = [actor.close.options(concurrency_group=CLOSING).remote() for actor in self._actors]
+        if closed:
+            self._ray.wait(closed, num_returns=len(closed), timeout=CLOSE_S)
         for actor in self._actors:
             self._ray.kill(actor)
         if self._ours:
@@ -87,7 +95,11 @@ class RayPool(Generic[T, R]):
         self._give(task, 1)
 
     def wait(self) -> list[tuple[T, R | MediaError]]:
-        """Block until at least one task is done, or none is left."""
+        """Block until at least one task is done, or none is left.
+
+        Raises:
+            WorkerError: actors, or the processes that they start, cannot begin.
+        """
         done: list[tuple[T, R | MediaError]] = []
         while self._held and not done:
             ready, others = self._ray.wait(list(self._held), num_returns=1)
@@ -105,23 +117,49 @@ class RayPool(Generic[T, R]):
         task, actor, tries = self._held.pop(reference)
         self._load[actor] -= 1
         try:
-            return [(task, self._ray.get(reference))]
+            result = self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:  # not of the file: that would be a MediaError
+            raise WorkerError(f"on a machine of the cluster: {error.cause}") from None
         except self._ray.exceptions.RayError as error:
             # the machine or the actor is gone, or with it the result; Ray starts it again elsewhere
             if tries < TRIES:
                 self._give(task, tries + 1)
                 return []
+            if not self._begun:
+                raise WorkerError(f"actors cannot begin on the cluster: {error}") from None
             return [(task, MediaError("crashed", f"the machine that read it failed {TRIES} times: {error}"))]
+        self._begun = True
+        return [(task, result)]
+
+
+def _about_tokens() -> str:
+    """What a cluster that asks for a token needs here: at an address that is named, Ray itself looks for none."""
+    asked = "`ray get-auth-token` on its head prints it"
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
+        return (
+            f"RAY_AUTH_MODE=token is set here: is the token that of the cluster ({asked}; here it is RAY_AUTH_TOKEN, "
+            "the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token)?"
+        )
+    return (
+        "if it asks for a token, as `ray start` makes it where there is one, set RAY_AUTH_MODE=token here, and the "
+        f"cluster's token ({asked}) as RAY_AUTH_TOKEN, its file as RAY_AUTH_TOKEN_PATH, or put it into "
+        "~/.ray/auth_token"
+    )
 
 
 class _Worker(Generic[T, R]):
-    """An actor: a sandbox of one process."""
+    """An actor: a sandbox of one process, whose temporary files go with it."""
 
     def __init__(self, function: Callable[[T], R], limit_s: float) -> None:
-        self._sandbox = Sandbox(function, 1, limit_s)
+        self._open = ExitStack()
+        self._sandbox = self._open.enter_context(Sandbox(function, 1, limit_s))
 
     def perform(self, task: T) -> R | MediaError:
         """Do one task."""
         self._sandbox.submit(task)
         ((_, result),) = self._sandbox.wait()
         return result
+
+    def close(self) -> None:
+        """End the process, also in the middle of a task, and remove its files; the actor is killed next."""
+        self._open.close()
