@@ -28,10 +28,11 @@ from equiav.config import ModelConfig, Recipe, load_recipe
 from equiav.model.equiav import EquiAV
 from equiav.model.vit import Attention, Encoder
 from equiav.train.gradient import backward
+from equiav.train.memory import peak_gb
 from equiav.train.objective import Pretraining
 from equiav.train.optim import make_optimizer
 from equiav.train.processes import make_accelerator
-from equiav.train.throughput import choose_precision, matmul_rate, memory_gb, step_flops
+from equiav.train.throughput import choose_precision, matmul_rate, step_flops
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def measure(recipe: Recipe, batches: Iterator[Any], *, precision: str, steps: in
         waited.append(came - start)
     took, waited = took[2:], waited[2:]
     flops, seconds = step_flops(config) * clips, sorted(took)[len(took) // 2]
-    peak = matmul_rate(accelerator.device, precision, side=None if accelerator.device.type == "cuda" else 2048)
+    peak = matmul_rate(accelerator.device, precision)
     return {
         "precision": precision,
         "step_s": round(seconds, 4),
@@ -122,7 +123,7 @@ def measure(recipe: Recipe, batches: Iterator[Any], *, precision: str, steps: in
         "peak_gflop_per_s": round(peak / 1e9, 1),
         "ratio": round(flops / seconds / peak, 3),
         "data_wait": round(sum(waited) / sum(took), 4),
-        "memory_gb": round(memory_gb(accelerator.device), 2),
+        "memory_gb": round(peak_gb(accelerator.device), 2),
     }
 
 

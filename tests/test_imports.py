@@ -26,7 +26,7 @@ ALLOWED = {
     "media": {"errors", "config", "words"},
     "library": {"errors", "config", "machine", "words", "media"},
     "toyworld": {"errors", "media"},
-    "train": {"errors", "config", "words", "augment", "model", "media", "library"},
+    "train": {"errors", "config", "machine", "words", "augment", "model", "media", "library"},
     "evaluate": {"errors", "config", "machine", "pages", "words"}
     | {"augment", "model", "media", "library", "train", "search"},
     "search": {"errors", "config", "words", "augment", "model", "media", "library", "train"},

@@ -1,15 +1,17 @@
-"""Heaps shared by threads, cores that may be used, devices."""
+"""Heaps shared by threads, cores and memory that may be used, devices."""
 
 import os
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
 from equiav.errors import ConfigError
-from equiav.machine import pick_device
+from equiav.machine import free_memory, pick_device
 
 # glibc says itself how many heaps there are (malloc_info); the threads live at the same time
 CODE = """
@@ -106,3 +108,51 @@ def test_a_pytorch_without_cuda_is_named_to_who_asks_for_it(machine, monkeypatch
     monkeypatch.setattr(torch.version, "hip", None)
     with pytest.raises(ConfigError, match="was built without CUDA"):
         pick_device("cuda")
+
+
+@pytest.fixture
+def groups(tmp_path, monkeypatch):
+    """Control groups as the kernel shows them: path below the mount point → content."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8_000))
+
+    def free(own, files):
+        for name, content in files.items():
+            (tmp_path / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "cgroup" / name).write_text(content)
+        (tmp_path / "own").write_text(own)
+        return free_memory(tmp_path / "cgroup", tmp_path / "own")
+
+    return free
+
+
+def group(name, limit, used, cache, version=2):
+    names = {1: ("limit_in_bytes", "usage_in_bytes"), 2: ("max", "current")}[version]
+    stat = "total_inactive_file" if version == 1 else "inactive_file"
+    files = zip(names, (limit, used), strict=True)
+    return {f"{name}memory.{file}": f"{value}\n" for file, value in files} | {
+        f"{name}memory.stat": f"anon 1\n{stat} {cache}\n"
+    }
+
+
+def test_without_control_groups_the_machine_says_what_is_free(groups, tmp_path):
+    assert free_memory(tmp_path / "none", tmp_path / "none") == 8_000
+    assert groups("0::/\n", {}) == 8_000
+
+
+def test_the_limit_of_a_container_counts_and_its_cache_of_files_is_free(groups):
+    assert groups("0::/\n", group("", 3_000, 2_000, 500)) == 1_500
+
+
+def test_the_limit_of_a_group_above_counts_too(groups):
+    files = group("job/", 4_000, 1_000, 0) | group("job/step/", "max", 900, 0)
+    assert groups("0::/job/step\n", files) == 3_000
+
+
+def test_groups_of_the_first_version_count(groups):
+    own = "5:cpu:/x\n4:memory:/docker/a\n0::/\n"
+    assert groups(own, group("memory/", 2_000, 500, 0, version=1)) == 1_500
+
+
+def test_a_limit_above_what_the_machine_has_gives_no_more(groups):
+    assert groups("0::/\n", group("", 10**18, 0, 0)) == 8_000
+    assert groups("0::/\n", group("", 1_000, 2_000, 0)) == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from equiav.cli_evaluate import Frames, measure_classes
 from equiav.cli_library import AsJson, LibraryPath, Overrides, RunPath
@@ -47,9 +48,13 @@ def pretrain(
     if dry_run:
         from equiav.train.dry_run import dry_run as estimate
 
-        found = estimate(load_recipe(recipe, overrides or []), Library(library), run)
+        with Bar("dry run", "steps") as bar:
+            found = estimate(load_recipe(recipe, overrides or []), Library(library), run, on_step=bar.update)
+        leave()
         if IS_MAIN:
             print_json(found.to_dict()) if as_json else out.print(found.to_table())
+        if found.advice:
+            err.print(f"[bold yellow]warning:[/] {escape(found.advice)}", highlight=False, soft_wrap=True)
         return
     with stop_on_signal() as should_stop, Bar("training", "steps") as bar:
         done = run_pretrain(

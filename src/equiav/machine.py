@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from equiav.errors import ConfigError
 
@@ -13,6 +17,10 @@ if TYPE_CHECKING:
     import torch
 
 _ARENA_MAX = -8  # malloc.h
+_GROUPS = {  # of the two versions of control groups: the limit, what is used, and what of that is a cache of files
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
 
 
 def share_heaps(heaps: int = 2) -> bool:
@@ -57,3 +65,32 @@ def pick_device(name: str = "auto") -> torch.device:
             + "; take one of these, or auto for the best of them"
         )
     return torch.device(name)
+
+
+def free_memory(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes that this process may still take: what the machine has, or less in a container or a job with a limit.
+
+    Args:
+        groups: where the control groups are mounted.
+        own: tells those of this process.
+    """
+    rooms = [psutil.virtual_memory().available]
+    for line in own.read_text(encoding="utf-8").splitlines() if own.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "memory" in controllers.split(","):
+            top = groups / controllers
+            folder = top / path.lstrip("/")
+            # a limit of any group above holds too; inside a container the path may be that outside of it
+            places = [place for place in (folder, *folder.parents) if place.is_relative_to(top)]
+            rooms += [_room(place, *_GROUPS[1 if controllers else 2]) for place in places]
+    return max(0, int(min(rooms)))
+
+
+def _room(group: Path, limit: str, usage: str, cache: str) -> float:
+    try:
+        most, used = (int((group / name).read_text(encoding="ascii")) for name in (limit, usage))
+        stat = (group / "memory.stat").read_text(encoding="ascii")
+    except (OSError, ValueError):  # no such group, or its limit is "max"
+        return float("inf")
+    found = re.search(rf"^{cache} (\d+)$", stat, re.MULTILINE)
+    return most - used + (int(found[1]) if found else 0)

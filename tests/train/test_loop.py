@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,6 +12,7 @@ from torch import nn
 
 from equiav.config import Optim, Train
 from equiav.errors import TrainingError
+from equiav.train import throughput
 from equiav.train.loop import train
 from equiav.train.optim import learning_rate, make_optimizer
 from equiav.train.throughput import choose_precision
@@ -69,7 +71,7 @@ class Loader:
             yield Rows(x, [f"clip{i}" for i in order[number].tolist()])
 
 
-def run(folder, *, stop_after=None, poison=(), epochs=3, **settings):
+def run(folder, *, stop_after=None, poison=(), epochs=3, flops_per_clip=None, objective=None, **settings):
     torch.manual_seed(0)
     model = Regression()
     folder.mkdir(exist_ok=True)
@@ -78,15 +80,34 @@ def run(folder, *, stop_after=None, poison=(), epochs=3, **settings):
     progress, _ = train(
         model,
         Loader(poison),
-        SumOfRow(),
+        objective or SumOfRow(),
         folder,
         settings=Train(epochs=epochs, global_batch=4, precision="fp32", log_every=1, **settings),
         optim=OPTIM,
+        flops_per_clip=flops_per_clip,
         on_step=done.append,
         should_stop=lambda: stop_after is not None and len(done) >= stop_after,
     )
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return progress.step, model.state_dict(), lines
+
+
+def test_no_step_uses_more_than_all_of_the_processor(tmp_path, monkeypatch):
+    monkeypatch.setattr(throughput, "matmul_rate", lambda *_: 1.0)
+    _, _, lines = run(tmp_path / "r", flops_per_clip=1e6)
+    assert all(0 < line["mfu"] <= 1 for line in lines)
+    assert max(lines, key=lambda line: line["clips_per_s"])["mfu"] == 1
+
+
+def test_memory_is_said_at_its_peak(tmp_path):
+    class Large(SumOfRow):
+        def losses(self, output, batch):
+            torch.ones(50_000_000)  # 0.2 GB that are gone when the step is done
+            return super().losses(output, batch)
+
+    before = psutil.Process().memory_info().rss / 1e9
+    _, _, lines = run(tmp_path / "r", epochs=1, objective=Large())
+    assert lines[-1]["memory_gb"] > before + 0.19
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 6, 7, 13, 17])

@@ -14,7 +14,6 @@ from equiav.errors import ConfigError, ModelError, TrainingError
 from equiav.library.loader import ClipLoader
 from equiav.model.equiav import EquiAV
 from equiav.train import run_folder
-from equiav.train.dry_run import dry_run
 from equiav.train.objective import Pretraining, clip_keys, roll_time
 from equiav.train.pretrain import model_config, pretrain, resolve
 from equiav.train.throughput import choose_precision
@@ -257,19 +256,6 @@ def test_half_precision_without_a_gpu_is_refused(library, tmp_path):
         pytest.skip("there is a GPU")
     with pytest.raises(TrainingError, match="fp16 needs a GPU"):
         pretrain(small_recipe("train.precision=fp16"), library, tmp_path / "run")
-
-
-def test_a_dry_run_measures_and_writes_nothing(library, tmp_path):
-    found = dry_run(small_recipe("train.micro_batch=2", "train.ema=0.9"), library, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-    model = EquiAV(model_config(resolve(small_recipe(), library)))
-    assert found.parameters == sum(p.numel() for p in model.parameters())
-    assert (found.global_batch, found.micro_batch, found.negatives_inter, found.negatives_intra) == (4, 2, 3, 6)
-    assert found.weights_gb == pytest.approx(20 * found.parameters / 1e9)
-    assert found.shapes["audio"] == (4, TINY.time_frames, TINY.mel_bins)
-    assert found.shapes["visual_centroid_params"] == (4, 4, model.visual_space.size)
-    assert found.hours == pytest.approx(found.seconds_per_step * found.steps / 3600)
-    assert found.seconds_per_step > 0
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import torch
 
 from equiav._version import __version__
 from equiav.errors import EquiAVError
-from equiav.machine import usable_cores
+from equiav.machine import free_memory, usable_cores
 from equiav.media.codecs import decode_a_made_clip, ffmpeg_version, missing_decoders
 from equiav.train.throughput import matmul_rate
 from equiav.words import counted
@@ -138,9 +138,9 @@ def _compute() -> list[Check]:
 
 
 def _memory() -> Check:
-    found = psutil.virtual_memory()
-    text = f"{found.available / 1e9:.1f} of {found.total / 1e9:.1f} GB free"
-    if found.available < LITTLE_MEMORY:
+    free = free_memory()
+    text = f"{free / 1e9:.1f} of {psutil.virtual_memory().total / 1e9:.1f} GB free"
+    if free < LITTLE_MEMORY:
         return Check("memory", "note", text, "little is free: ingest with --workers 1, train with train.micro_batch=8")
     return Check("memory", "ok", text)
 

@@ -23,10 +23,11 @@ from equiav.errors import TrainingError
 from equiav.train.checkpoint import Progress, Trained, load_state, save_state
 from equiav.train.gradient import Clips, Objective, backward
 from equiav.train.health import ringing
+from equiav.train.memory import peak_gb
 from equiav.train.optim import follow, learning_rate, make_optimizer, share_of_epoch, share_of_step
 from equiav.train.processes import agreed, is_sharded, make_accelerator, mean_over_processes, spread, whole
 from equiav.train.report import JsonLines, Step
-from equiav.train.throughput import matmul_rate, memory_gb
+from equiav.train.throughput import Ceiling
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def train(
         TrainingError: the loss or its gradient was not finite three steps in a row; names step and clips.
     """
     accelerator = accelerator or make_accelerator(settings.precision)
-    loop = _Loop(model, objective, run, settings, optim, accelerator, len(loader), lr_ratio)
+    loop = Loop(model, objective, run, settings, optim, accelerator, len(loader), lr_ratio)
     notes = _Notes(loop, flops_per_clip, on_step) if accelerator.is_main_process else None
     loop.called.train()
     stop = agreed(accelerator, should_stop())
@@ -112,7 +113,7 @@ def train(
     return loop.progress, loop.trained.average
 
 
-class _Loop:
+class Loop:
     """What a step needs, and what it changes."""
 
     def __init__(
@@ -239,14 +240,15 @@ def _timed(batches: Iterator[Clips]) -> Iterator[tuple[Clips, _Clock]]:
 class _Notes:
     """What the main process writes down and tells."""
 
-    def __init__(self, loop: _Loop, flops_per_clip: float | None, on_step: Callable[[Step], None] | None) -> None:
+    def __init__(self, loop: Loop, flops_per_clip: float | None, on_step: Callable[[Step], None] | None) -> None:
         self.loop, self.on_step = loop, on_step
         run, settings, step = loop.run, loop.settings, loop.progress.step
         self.metrics, self.healths = JsonLines(run / "metrics.jsonl", step), JsonLines(run / "health.jsonl", step)
         self.waits: list[float] = []
         self.rung: set[str] = set()
         device = loop.accelerator.device
-        self.share = None if flops_per_clip is None else flops_per_clip / matmul_rate(device, settings.precision)
+        self.flops = flops_per_clip
+        self.ceiling = None if flops_per_clip is None else Ceiling(device, settings.precision)
 
     def step(self, clips: int, losses: dict[str, float], norm: float, clock: _Clock) -> None:
         """After every step."""
@@ -261,8 +263,8 @@ class _Notes:
             gradient_norm=norm,
             clips_per_s=loop.settings.global_batch / seconds,
             data_wait=self.waits[-1],
-            mfu=None if self.share is None else self.share * clips / seconds,
-            memory_gb=memory_gb(loop.accelerator.device),
+            mfu=self.ceiling.share(self.flops * clips / seconds) if self.ceiling and self.flops else None,
+            memory_gb=peak_gb(loop.accelerator.device),
             skipped=progress.skipped,
             losses=losses,
         )

@@ -110,6 +110,12 @@ class Plan:
     accelerator: Accelerator
     loader: ClipLoader
 
+    @property
+    def share(self) -> int:
+        """Clips of each batch that are this process's."""
+        smallest, more = divmod(self.recipe.train.global_batch, self.accelerator.num_processes)
+        return smallest + (self.accelerator.process_index < more)
+
 
 def make_plan(recipe: Recipe, library: Library, run: Path) -> Plan:
     """Resolve the recipe and open the loader; writes nothing."""

@@ -20,8 +20,8 @@ class Step:
     gradient_norm: float
     clips_per_s: float  # over all processes
     data_wait: float  # share of the step's time spent waiting for the loader
-    mfu: float | None  # matrix-product FLOPs of the model over what the processor could have done
-    memory_gb: float  # of this process (processor) or of its GPU
+    mfu: float | None  # matrix-product FLOPs of the model over the best that the processor has shown in this run
+    memory_gb: float  # at its peak so far: of this process (processor) or of its GPU
     skipped: int  # steps skipped so far because of a non-finite loss or gradient
     losses: dict[str, float]  # "loss", its parts, accuracies, and what else the objective measures
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-import psutil
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -14,21 +13,66 @@ from equiav.config import ModelConfig
 from equiav.model.equiav import EquiAV
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SIDES = {"cuda": (8192,), "cpu": (1024, 2048)}  # the larger product is up to twice as fast, and larger ones no faster
+PATIENCE_S = 0.3  # for products of one side
+AGAIN_S = 60.0
 
 
 def matmul_rate(device: torch.device, precision: str, side: int | None = None) -> float:
     """FLOP/s of square matrix products, the best of a few: what a training step could reach at most."""
-    side = side or (8192 if device.type == "cuda" else 1024)
-    a = torch.ones(side, side, device=device, dtype=DTYPES[precision])
-    best = float("inf")
+    sides = (side,) if side else SIDES[device.type]
+    best = 0.0
+    for side in sides:
+        seconds = _product_seconds(device, DTYPES[precision], side)
+        best = max(best, 2 * side**3 / seconds)
+        if seconds > PATIENCE_S:  # bf16 that is emulated
+            break
+    return best
+
+
+def _product_seconds(device: torch.device, dtype: torch.dtype, side: int) -> float:
+    a = torch.ones(side, side, device=device, dtype=dtype)
+    best, spent = float("inf"), 0.0
     for _ in range(5):
-        start = time.perf_counter()
+        start = now(device)
         product = a @ a
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, now(device) - start)
+        spent += best
+        if spent > PATIENCE_S:
+            break
         del product
-    return 2 * side**3 / best
+    return best
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock, read when all that the device was told to do is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+class Ceiling:
+    """FLOP/s that a training step could reach at most: the best that this device has shown in the run.
+
+    A device that others use, or that is hot, shows less at one time than at another: it is asked again every minute,
+    and when a step was faster than anything it has shown. A step that is faster still is the best that it has shown.
+    """
+
+    def __init__(self, device: torch.device, precision: str) -> None:
+        self.device, self.precision = device, precision
+        self.rate = 0.0
+        self._measure()
+
+    def share(self, rate: float) -> float:
+        """Of the ceiling that a step of `rate` FLOP/s reached, at most 1: the model FLOP utilisation."""
+        if rate > self.rate or time.monotonic() - self._measured > AGAIN_S:
+            self._measure()
+        self.rate = max(self.rate, rate)
+        return rate / self.rate
+
+    def _measure(self) -> None:
+        self.rate = max(self.rate, matmul_rate(self.device, self.precision))
+        self._measured = time.monotonic()
 
 
 def choose_precision(wish: str) -> str:
@@ -63,10 +107,3 @@ def step_flops(config: ModelConfig, clips: int = 1) -> int:
         outputs = model(*model_inputs(model, clips, "meta"))
         torch.stack([x.sum() for x in outputs if x is not None]).sum().backward()
     return counter.get_total_flops()
-
-
-def memory_gb(device: torch.device) -> float:
-    """Memory in use, in 10^9 bytes: the GPU's peak, or this process's resident set."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return psutil.Process().memory_info().rss / 1e9
