@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 
 from _common import environment
-from equiav.evaluate.metrics import retrieval_metrics
+from equiav.metrics.retrieval import retrieval_metrics
 
 
 def fastest(work: Callable[[], object], repeats: int) -> float:

@@ -3,9 +3,10 @@
 import pytest
 import yaml
 
-from equiav.config import RECIPES, Recipe, load_recipe
+from equiav.config import Recipe, load_recipe
+from equiav.config.finetuning import load_finetune_recipe
+from equiav.config.loading import RECIPES
 from equiav.errors import ConfigError
-from equiav.train.finetune_recipe import load_finetune_recipe
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))

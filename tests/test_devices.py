@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 import typer
+from search.tiny_library import FEATURES, make_clip, make_model
 
 from another_device import ELSEWHERE, another_device
 from equiav import cli
 from equiav.augment import audio, visual
-from equiav.cli_evaluate import load_model
+from equiav.cli.evaluation import load_model
 from equiav.config import Augment
 from equiav.diagnose import cost, figures, unseen
 from equiav.diagnose.diagnosis import diagnose
-from equiav.diagnose.page import attention_maps
 from equiav.diagnose.sense import Effort, Sense, read_clips
 from equiav.evaluate import classify as classification
 from equiav.evaluate import gradient_probe
@@ -27,9 +27,9 @@ from equiav.evaluate.retrieval import evaluate_retrieval
 from equiav.library.table import Library
 from equiav.model.classifier import Classifier
 from equiav.model.equiav import EquiAV
+from equiav.pages.diagnosis import attention_maps
 from equiav.search.embed import embed_library
 from equiav.search.index import SearchIndex
-from search.tiny_library import FEATURES, make_clip, make_model
 
 CLIPS = 12
 LITTLE = Effort(

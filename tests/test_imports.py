@@ -1,8 +1,9 @@
-"""Imports only go down (errors, config, words ← augment, model, train.loss and media, library ← … ← cli)."""
+"""Imports only go down, from the verbs to the errors, and never in a circle."""
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,74 +11,79 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "equiav"
 FILES = sorted(SRC.rglob("*.py"))
 
-# what a module may import of equiav, besides its own package; the longest matching prefix counts
-ALLOWED = {
-    "_version": set(),
-    "errors": set(),
-    "machine": {"errors"},
-    "pages": {"words"},
-    "ranks": {"errors", "terminal"},
-    "terminal": set(),
-    "words": set(),
-    "config": {"errors"},
-    "augment": {"errors", "config"},
-    "model": {"errors", "config", "machine", "augment"},
-    "train.loss": {"errors", "config", "model"},
-    "media": {"errors", "config", "words"},
-    "library": {"errors", "config", "machine", "words", "media"},
-    "toyworld": {"errors", "media"},
-    "train": {"errors", "config", "machine", "words", "augment", "model", "media", "library"},
-    "evaluate": {"errors", "config", "machine", "pages", "words"}
-    | {"augment", "model", "media", "library", "train", "search"},
-    "search": {"errors", "config", "words", "augment", "model", "media", "library", "train"},
-    "diagnose": {"errors", "config", "machine", "pages", "words"}
-    | {"augment", "model", "media", "library", "train", "evaluate", "search"},
-}
-UNBOUND = {"cli", "cli_evaluate", "cli_library", "cli_train", "compare", "demo", "variants", "__main__", "__init__"}
+# The rooms from the ground up: a module may import its own room and those of lower floors
+FLOORS = (
+    {"_version", "errors", "words"},
+    {"config", "machine"},
+    {"metrics"},
+    {"augment", "media"},
+    {"model", "library", "toyworld"},
+    {"train", "search"},
+    {"evaluate"},
+    {"diagnose", "doctor"},
+    {"pages"},
+    {"compare", "demo"},
+    {"cli"},
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # A package outside: the only files that may import it
 ONLY_IN = {
-    "av": ("media/",),
-    "lance": ("library/table.py", "search/table.py"),
+    "av": ("media/", "doctor.py"),
+    "lance": ("library/table.py", "search/"),
     "ray": ("library/cluster.py",),
     "mteb": ("evaluate/mteb.py",),
     "datasets": ("evaluate/mteb.py",),
-    "fastapi": ("search/service.py",),
-    "gradio": ("search/ui.py",),
 }
 NEVER = {"torchvision", "torchaudio", "timm"}
-# Doors upward, opened inside a method and on purpose: the public object speaks for the whole library
-DOORS = {("model/equiav.py", "equiav.search.embed")}
+
+
+def module_of(path):
+    return ".".join(["equiav", *path.relative_to(SRC).with_suffix("").parts]).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES}
 
 
 def imported(path):
+    """Full names of the modules that a file imports, also those for types alone and those inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            if node.module == "equiav":
-                yield from (f"equiav.{alias.name}" for alias in node.names)
+            inside = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from ((name if name in MODULES else node.module) for name in inside)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
 def test_imports_only_go_down(path):
     place = path.relative_to(SRC).as_posix()
-    module = place.removesuffix(".py").replace("/", ".")
+    room = place.removesuffix(".py").split("/")[0]
     for name in imported(path):
-        top = name.split(".")[0]
+        top, _, inside = name.partition(".")
         assert top not in NEVER, f"{place} imports {name}"
         assert top not in ONLY_IN or place.startswith(ONLY_IN[top]), f"{place} imports {name}"
-        if top != "equiav" or module.split(".")[0] in UNBOUND or (place, name) in DOORS:
-            continue
-        target = name.split(".")[1] if "." in name else ""
-        if target in {"", "_version"} or target == module.split(".")[0]:
-            continue
-        allowed = ALLOWED[max((key for key in ALLOWED if module == key or module.startswith(f"{key}.")), key=len)]
-        assert target in allowed, f"{place} imports {name}: upward"
+        target = inside.split(".")[0]
+        if top == "equiav" and target != room and not room.startswith("__"):
+            assert FLOOR[target] < FLOOR[room], f"{place} imports {name}: upward"
 
 
-def test_importing_equiav_loads_nothing_heavy():
-    code = "import sys, equiav; print(sorted({'torch','lance','av','matplotlib','sklearn'} & set(sys.modules)))"
+def test_no_imports_go_in_a_circle():
+    # a room's face imports its rooms, so within a room its modules are asked for
+    TopologicalSorter({name: set(imported(path)) & set(MODULES) - {name} for name, path in MODULES.items()}).prepare()
+
+
+@pytest.mark.parametrize(
+    ("line", "unwanted"),
+    [
+        ("import equiav", {"torch", "lance", "av", "matplotlib", "sklearn"}),
+        (
+            "from equiav import EquiAV; EquiAV.encode; import equiav.model.encode",
+            {"lance", "ray", "matplotlib", "sklearn"},
+        ),
+    ],
+)
+def test_what_is_imported_loads_nothing_that_it_does_not_need(line, unwanted):
+    code = f"import sys; {line}; print(sorted({unwanted} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
@@ -93,11 +99,13 @@ def test_the_public_names_are_what_all_says():
         equiav.Equiav  # noqa: B018
 
 
-def test_every_module_stands_in_the_readmes_map():
-    readme = (SRC.parent.parent / "README.md").read_text(encoding="utf-8")
+def test_every_module_stands_in_the_tree_of_contributing():
+    tree = (SRC.parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
     missing = [
-        str(path.relative_to(SRC))
-        for path in FILES
-        if not path.stem.startswith("_") and f"`{path.stem}`" not in readme and f"{path.name}`" not in readme
+        name
+        for name, path in MODULES.items()
+        if path.name != "__init__.py"
+        and not name.rpartition(".")[2].startswith("_")
+        and f"`{name.rpartition('.')[2]}`" not in tree
     ]
     assert missing == []

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from equiav.ranks import end_together
+from equiav.cli.ranks import end_together
 from train.small_library import SMALL, make_library
 
 # Two processes that meet and then wait for each other, as in a collective that never ends; what rank {fails} does.
@@ -17,8 +17,8 @@ MEET = """
 import os, sys, time
 import torch.distributed as dist
 from equiav.errors import TrainingError
-from equiav.ranks import end_together
-from equiav.terminal import stop_on_signal
+from equiav.cli.ranks import end_together
+from equiav.cli.terminal import stop_on_signal
 
 rank = int(os.environ["RANK"])
 with end_together(), stop_on_signal():

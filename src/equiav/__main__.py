@@ -1,5 +1,5 @@
 """`python -m equiav` is `equiav`."""
 
-from equiav.cli import main
+from equiav.cli.app import main
 
 main()

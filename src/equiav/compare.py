@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from equiav.config.variants import Variant, load_table, variants
 from equiav.errors import LibraryError, TrainingError
 from equiav.library.records import STATUSES
-from equiav.variants import Variant, load_table, variants
 
 if TYPE_CHECKING:
-    from equiav.evaluate.metrics import RetrievalReport
     from equiav.library.table import Library
+    from equiav.metrics.retrieval import RetrievalReport
     from equiav.model.equiav import EquiAV
     from equiav.train.report import Step
 

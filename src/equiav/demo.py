@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from equiav.config import load_recipe
 
 if TYPE_CHECKING:
-    from equiav.diagnose.report import ClipShown, QueryShown
     from equiav.evaluate.retrieval import RetrievalReport
     from equiav.library.table import Library
+    from equiav.pages.demo import ClipShown, QueryShown
     from equiav.search.index import SearchIndex
 
 CLIPS, TEST = 1600, 200
@@ -99,7 +99,7 @@ def run_demo(
 def _page(
     out: Path, library: Library, index: SearchIndex, report: RetrievalReport, *, seconds: float, steps: int
 ) -> str:
-    from equiav.diagnose.report import demo_page
+    from equiav.pages.demo import demo_page
 
     rows = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [{key: value for key, value in row.items() if not key.startswith("accuracy")} for row in rows]
@@ -128,7 +128,7 @@ def _own_commands() -> list[str]:
 
 def _queries(library: Library, index: SearchIndex) -> list[QueryShown]:
     """Held-out clips asked by sound, by picture, by sound; their own other halves are among what can be found."""
-    from equiav.diagnose.report import QueryShown
+    from equiav.pages.demo import QueryShown
 
     held_out = library.clips(split="test", columns=["clip_id"])["clip_id"].to_pylist()
     others = library.clips(split="train", columns=["clip_id"])["clip_id"].to_pylist()
@@ -145,7 +145,7 @@ def _queries(library: Library, index: SearchIndex) -> list[QueryShown]:
 
 
 def _shown(library: Library, clip_id: str, score: float | None = None) -> ClipShown:
-    from equiav.diagnose.report import ClipShown
+    from equiav.pages.demo import ClipShown
 
     row = library.clip(clip_id)
     return ClipShown(

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from equiav.augment.waveform import waveform_space
-from equiav.cli import main
+from equiav.cli.app import main
 from equiav.config import load_recipe
 from equiav.diagnose.diagnosis import diagnose
-from equiav.diagnose.page import write_report
 from equiav.diagnose.sense import Effort, Sense, read_clips
 from equiav.diagnose.unseen import unseen
 from equiav.errors import LibraryError
 from equiav.model.equiav import EquiAV
+from equiav.pages.diagnosis import write_report
 from equiav.train.pretrain import model_config, resolve
 from train.small_library import SMALL, make_library
 
@@ -103,7 +103,7 @@ def test_a_gate_decides_the_exit_code(library, tmp_path, monkeypatch, capsys):
         reports.append(reports[0] if reports else write_report(*arguments, **options, effort=LITTLE))
         return reports[0]
 
-    monkeypatch.setattr("equiav.diagnose.page.write_report", once)
+    monkeypatch.setattr("equiav.pages.diagnosis.write_report", once)
     common = ("diagnose", "-L", library.path, "-R", tmp_path / "run", "--split", "train", "--clips", 9)
     assert run(monkeypatch, *common, "--gate", "audio.all.h1<2") == 0
     assert (tmp_path / "run" / "report" / "equivariance.html").exists()

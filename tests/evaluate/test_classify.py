@@ -7,17 +7,18 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score, top_k_accuracy_score
 
+from equiav.augment.view import stack_pictures
 from equiav.augment.visual import normalise, visual_space
 from equiav.errors import LibraryError
-from equiav.evaluate.bootstrap import ranked
 from equiav.evaluate.classify import classify, classify_result
 from equiav.evaluate.results import Result, compare_results
-from equiav.library.loader import stack_pictures
 from equiav.media.decode import load_image
+from equiav.metrics.bootstrap import ranked
+from equiav.metrics.classification import d_prime, mean_auc, mean_average_precision, top_hits
 from equiav.model.classifier import Classifier
 from equiav.train.finetune import resolve
 from equiav.train.processes import make_accelerator
-from equiav.train.scoring import d_prime, mean_auc, mean_average_precision, score_split, top_hits
+from equiav.train.scoring import score_split
 from train.labelled_library import LABELS, tiny_recipe
 
 CLASSES = ["class0", "class1", "class2"]

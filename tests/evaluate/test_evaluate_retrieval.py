@@ -12,14 +12,14 @@ from PIL import Image
 from equiav.config import Architecture, Features, ModelConfig
 from equiav.errors import LibraryError
 from equiav.evaluate.leaks import seen_in_training
-from equiav.evaluate.metrics import RetrievalReport, retrieval_metrics
 from equiav.evaluate.results import Result, compare_results
 from equiav.evaluate.retrieval import evaluate_retrieval, retrieval_result
 from equiav.library.records import Clip
 from equiav.library.table import Library
+from equiav.metrics.retrieval import RetrievalReport, retrieval_metrics
+from equiav.model.encode import embed_log_mels
 from equiav.model.equiav import EquiAV
 from equiav.search.embed import embed_library
-from equiav.search.encode import embed_log_mels
 from equiav.train.trained_on import about_to_train, load_trained_on
 
 FEATURES = Features(mel_bins=16, time_frames=32, clip_s=0.35, frame_side=24, frames_per_clip=1)

@@ -15,11 +15,11 @@ from equiav.config import Architecture, Features, ModelConfig
 from equiav.errors import ConfigError, LibraryError
 from equiav.evaluate.boxes import Boxes, mask
 from equiav.evaluate.localise import localise, on_frame, scores
-from equiav.evaluate.overlay import localise_page
 from equiav.evaluate.results import Result
 from equiav.library.records import Clip
 from equiav.library.table import Library
 from equiav.model.equiav import EquiAV
+from equiav.pages.localisation import localise_page
 
 FEATURES = Features(mel_bins=16, time_frames=32, clip_s=0.35, frame_side=64, frames_per_clip=1)
 SIZES = Architecture(

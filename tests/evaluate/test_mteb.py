@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from equiav.errors import ConfigError
-from equiav.evaluate.metrics import retrieval_metrics
+from equiav.metrics.retrieval import retrieval_metrics
+from equiav.model.encode import mean_direction, wav_file
 from equiav.model.equiav import EquiAV
-from equiav.search.encode import mean_direction, wav_file
 from samples import TINY, pictures, tone, write_media
 
 # one process imports mteb, which takes ten seconds

@@ -13,9 +13,9 @@ from equiav.errors import ConfigError, LibraryError, ModelError
 from equiav.evaluate.gradient_probe import fitted_scores
 from equiav.evaluate.probe import _features, _linear, _stratified, _targets, _vote, probe, probe_result
 from equiav.evaluate.results import compare_results
+from equiav.metrics.classification import mean_average_precision
 from equiav.model.equiav import EquiAV
 from equiav.train.pretrain import model_config, resolve
-from equiav.train.scoring import mean_average_precision
 from train.small_library import SMALL, make_library
 
 

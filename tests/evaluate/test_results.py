@@ -8,12 +8,12 @@ import pytest
 from rich.console import Console
 
 from equiav.errors import ConfigError
-from equiav.evaluate.bootstrap import mean_intervals
 from equiav.evaluate.classify import Classified
 from equiav.evaluate.localise import Localisation
-from equiav.evaluate.metrics import RetrievalReport, retrieval_metrics
 from equiav.evaluate.probe import Probed
 from equiav.evaluate.results import About, Comparison, Difference, Measured, Result, compare_results
+from equiav.metrics.bootstrap import mean_intervals
+from equiav.metrics.retrieval import RetrievalReport, retrieval_metrics
 
 ABOUT = {
     "model": "a1", "method": "equiav", "recipe": "r1", "library": "l1", "split": "test", "protocol": "p", "seed": 0,

@@ -14,10 +14,10 @@ import pytest
 from corpus import make_corpus
 from equiav.errors import ConfigError, LibraryError, MediaError
 from equiav.library import ingest as ingest_module
-from equiav.library.ingest import ingest, plan_windows
+from equiav.library.ingest import ingest
 from equiav.library.manifests import Item, read_source
 from equiav.library.table import Library
-from equiav.library.windows import work
+from equiav.library.windows import plan_windows, work
 from equiav.media.probe import REASONS, MediaInfo
 from samples import BAD, TINY, pictures, tone, write_media
 

@@ -24,8 +24,9 @@ from equiav.library.loader import ClipLoader
 from equiav.library.manifests import Item, Listing, read_source
 from equiav.library.records import Reject
 from equiav.library.table import FRAGMENTS, Library
-from equiav.library.windows import Examined, Read, Task, Window, examine, plan_windows, work
+from equiav.library.windows import ClipWindow, Examined, Read, Task, examine, plan_windows, work
 from equiav.media.probe import MediaInfo
+from equiav.media.windows import Window
 from in_process import InProcess
 from samples import TINY, pictures, tone, write_media
 
@@ -357,7 +358,7 @@ def test_a_copy_of_a_damaged_file_is_recorded_at_once(tmp_path, damaged):
 
 
 def test_many_copies_of_a_file_are_not_held_against_each_other(tmp_path, monkeypatch):
-    windows = (Window(0.0, 0.655, "0" * 24),)
+    windows = (ClipWindow(Window(0.0, 0.655), "0" * 24),)
     found = Examined((1, 1), MediaInfo(1.0, 1.0, None, 16_000, 1, None, None, None), windows, 1)
     items = [Item(tmp_path / f"{i}.wav") for i in range(300)]
     run = ingest_module._Run(Library.create(tmp_path / "L", TINY), IngestReport(), Listing(tmp_path, items), None)
@@ -372,7 +373,7 @@ def test_many_copies_of_a_file_are_not_held_against_each_other(tmp_path, monkeyp
 
 def test_a_task_is_small_however_many_windows_its_file_has(tmp_path):
     """There is one for every few windows: with all windows in each, a day-long film would be gigabytes of tasks."""
-    windows = tuple(Window(float(i), i + 1.0, f"{i:024x}") for i in range(10_000))
+    windows = tuple(ClipWindow(Window(float(i), i + 1.0), f"{i:024x}") for i in range(10_000))
     found = Examined((1, 1), MediaInfo(10_000.0, 10_000.0, None, 16_000, 1, None, None, None), windows, len(windows))
     run = ingest_module._Run(Library.create(tmp_path / "L", TINY), IngestReport(), Listing(tmp_path, []), None)
     tasks = run._examined(Task(Item(tmp_path / "long.wav"), TINY), found)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from equiav.library.recordings import another, numbered, recording
+from equiav.library.recordings import recording
+from equiav.metrics.sources import another, numbered
 
 
 @pytest.mark.parametrize(

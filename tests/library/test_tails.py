@@ -1,20 +1,18 @@
 """The end of a file that no window covers is dropped, and counted, also by an ingest that opens nothing."""
 
 import os
-from pathlib import Path
 
 import lance
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equiav.diagnose.stats import library_stats
 from equiav.library.ingest import ingest
-from equiav.library.manifests import Item
+from equiav.library.stats import library_stats
 from equiav.library.table import Library
-from equiav.library.windows import dropped_tail_s, plan_windows, shortest_tail_s
 from equiav.media.probe import MediaInfo
-from equiav.search.encode import wav_file
+from equiav.media.windows import cut, dropped_tail_s, shortest_tail_s, span_of
+from equiav.model.encode import wav_file
 from samples import TINY, pictures, tone, write_media
 
 SECONDS = {"two windows.wav": 1.0, "a tail.wav": 0.9, "another tail.wav": 1.5, "short.wav": 0.2}
@@ -37,9 +35,10 @@ def check(tails, count=COUNT, together_s=TOGETHER_S, unknown=0):
 @given(st.floats(0.05, 60), st.floats(0.1, 12), st.floats(0.1, 2), st.floats(0, 6))
 def test_what_the_windows_do_not_cover_is_the_tail(length_s, clip_s, hops, least_s):
     features = TINY.model_copy(update={"clip_s": clip_s, "hop_s": clip_s * hops, "min_tail_s": least_s})
-    item, info = Item(Path("x")), MediaInfo(length_s, length_s, None, 16_000, 1, None, None, None)
-    windows = plan_windows(item, info, features)
-    tail_s = dropped_tail_s(item, info, features, windows)
+    info = MediaInfo(length_s, length_s, None, 16_000, 1, None, None, None)
+    span = span_of(info, features, "x")
+    windows = cut(span, info, features)
+    tail_s = dropped_tail_s(span, windows, info, features)
     assert 0 <= tail_s < shortest_tail_s(features) + 1e-4
     rest_s = length_s - windows[-1][1]
     if features.hop_s <= clip_s:

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import lance
 import numpy as np
 import pytest
-from tiny_library import FEATURES, make_clip
 
 from equiav.errors import ConfigError, LibraryError, ModelError
 from equiav.library.table import Library
-from equiav.search.encode import mean_direction
+from equiav.model.encode import mean_direction
 from equiav.search.index import SearchIndex
 from equiav.search.table import EmbeddedClips, EmbeddingsTable, table_path
+from tiny_library import FEATURES, make_clip
 
 
 def unit(x):

@@ -11,11 +11,11 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pytest
-from tiny_library import FEATURES
 
 from equiav.errors import LibraryError, ModelError
 from equiav.search import table as table_module
 from equiav.search.table import EmbeddedClips, EmbeddingsTable, table_path
+from tiny_library import FEATURES
 
 
 def vectors_of(n, width=8):
@@ -85,7 +85,7 @@ def test_a_killed_writer_leaves_no_lock(tmp_path):
         "import os, signal, sys; from tiny_library import FEATURES; from equiav.search.table import EmbeddingsTable\n"
         f"with EmbeddingsTable.for_writing({str(tmp_path)!r}, 'model-a', 8, FEATURES): os.kill(os.getpid(), 9)"
     )
-    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     killed = subprocess.run([sys.executable, "-c", code], env=here, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert written(tmp_path, clips(vectors_of(2))).count() == 2

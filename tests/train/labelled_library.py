@@ -1,8 +1,8 @@
 """A small library with labels and splits, and recipes that fine-tune on it in a second."""
 
+from equiav.config.finetuning import load_finetune_recipe
 from equiav.library.table import Library
 from equiav.model.equiav import EquiAV
-from equiav.train.finetune_recipe import load_finetune_recipe
 from equiav.train.pretrain import model_config, resolve
 from train.small_library import SMALL, make_library, small_recipe
 

@@ -23,7 +23,8 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from equiav.augment import uniforms
-from equiav.config import Settings, nearest, parse_settings
+from equiav.config import nearest, parse_settings
+from equiav.config.loading import Settings
 from equiav.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -9,8 +9,10 @@ torchvision's `resized_crop` does, so the filter sees nothing outside the box.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +21,7 @@ from equiav.augment.filters import Interpolation, Taps, resample, resampling_tap
 from equiav.errors import ConfigError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int64, UInt8
 
 
 def cut(
@@ -72,3 +74,14 @@ def cut(
         )
     # bicubic weights overshoot
     return resample(x, *taps).clamp_(0, 1)
+
+
+def stack_pictures(
+    pictures: Sequence[UInt8[np.ndarray, "h w 3"]],
+) -> tuple[UInt8[Tensor, "B 3 H W"], Int64[Tensor, "B 2"]]:
+    """Pictures of any sizes as one batch, padded with zeros at the right and the bottom; and their sizes."""
+    sizes = np.array([picture.shape[:2] for picture in pictures])
+    padded = np.zeros((len(pictures), *sizes.max(axis=0), 3), dtype=np.uint8)
+    for target, picture in zip(padded, pictures, strict=True):
+        target[: picture.shape[0], : picture.shape[1]] = picture
+    return torch.from_numpy(padded).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(sizes)

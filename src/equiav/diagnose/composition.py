@@ -16,10 +16,10 @@ import torch
 from equiav.augment.audio import AudioSpace
 from equiav.augment.space import SpaceParams
 from equiav.augment.visual import VisualSpace
-from equiav.diagnose import measures
 from equiav.diagnose.figures import Figure, figure
 from equiav.diagnose.sense import FULL, Effort, Sense, join, states, trained_on
 from equiav.errors import ConfigError
+from equiav.metrics import displacement as measures
 
 COMPOSABLE = {"audio": ("shift", "gain", "contrast", "reverse"), "visual": ("crop", "flip", "grayscale")}
 

@@ -25,7 +25,7 @@ from equiav.diagnose.sense import FULL, SENSES, Effort, Sense, read_clips
 from equiav.diagnose.unseen import Point, unseen
 from equiav.errors import LibraryError
 from equiav.evaluate.leaks import seen_in_training
-from equiav.train import health
+from equiav.metrics import health
 from equiav.words import counted
 
 if TYPE_CHECKING:

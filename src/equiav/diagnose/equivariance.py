@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from equiav.augment.space import AugmentationSpace, SpaceParams
-from equiav.diagnose import measures
 from equiav.diagnose.figures import Figure, figure
 from equiav.diagnose.sense import FULL, Effort, Sense, States, alone, join, repeat, rest, states, trained_on
-from equiav.library.recordings import another, numbered
+from equiav.metrics import displacement as measures
+from equiav.metrics.sources import another, numbered
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from equiav.config import nearest
 from equiav.errors import ConfigError
-from equiav.evaluate.bootstrap import RESAMPLES, mean_intervals
+from equiav.metrics.bootstrap import RESAMPLES, mean_intervals
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64

@@ -23,13 +23,13 @@ from equiav.augment import uniforms
 from equiav.augment.space import AugmentationSpace, SpaceParams
 from equiav.augment.visual import normalise
 from equiav.augment.waveform import WaveformSpace
+from equiav.config import check_features
 from equiav.errors import ConfigError, MediaError, ModelError
 from equiav.evaluate.gallery import recordings_of
 from equiav.library.loader import ClipLoader
-from equiav.library.recordings import numbered
 from equiav.media.decode import decode_audio
 from equiav.media.fbank import fit_frames, log_mel
-from equiav.search.embed import check_features
+from equiav.metrics.sources import numbered
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64, UInt8
@@ -90,7 +90,7 @@ def read_clips(library: Library, model: EquiAV, split: str | None, most: int, se
     Raises:
         LibraryError: the split has no clips, or the library's features are not the model's.
     """
-    check_features(library, model)
+    check_features(library.features, model.config.features, library.path)
     loader = ClipLoader(library, split, BATCH, seed, frame="middle", drop_last=False)
     batches: list[Batch] = []
     for batch in loader.epoch(0):

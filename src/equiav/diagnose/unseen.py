@@ -22,10 +22,10 @@ from equiav.augment.space import AugmentationSpace, SpaceParams
 from equiav.augment.transform import Slot, build_transforms
 from equiav.augment.visual import VisualSpace
 from equiav.augment.waveform import waveform_space
-from equiav.diagnose import measures
 from equiav.diagnose.equivariance import gallery
 from equiav.diagnose.figures import Figure, figure
 from equiav.diagnose.sense import BATCH, FULL, Effort, Sense, join, repeat, rest, trained_on
+from equiav.metrics import displacement as measures
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiav.evaluate.bootstrap import FEW, RESAMPLES, few_sources, interval, mean_intervals, ranked, resampled_classes
+from equiav.config import check_features
 from equiav.evaluate.gallery import recordings_of
 from equiav.evaluate.leaks import seen_in_training
-from equiav.evaluate.metrics import counted_clips, ends, seen_warning
 from equiav.evaluate.results import Measured, Result, about
-from equiav.library.recordings import numbered
 from equiav.library.records import USABLE
 from equiav.machine import pick_device
-from equiav.search.embed import check_features
+from equiav.metrics.bootstrap import FEW, RESAMPLES, few_sources, interval, mean_intervals, ranked, resampled_classes
+from equiav.metrics.classification import d_prime, mean_auc, mean_average_precision, top_hits
+from equiav.metrics.retrieval import counted_clips, ends, seen_warning
+from equiav.metrics.sources import numbered
 from equiav.train.processes import make_accelerator
-from equiav.train.scoring import Scores, d_prime, mean_auc, mean_average_precision, score_split, top_hits
+from equiav.train.scoring import Scores, score_split
 from equiav.words import counted
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def classify(
         LibraryError: features that the classifier does not know, an empty split, or labels that it does not know.
         ConfigError: there is no such device.
     """
-    check_features(library, classifier)
+    check_features(library.features, classifier.config.features, library.path)
     accelerator = make_accelerator()
     own = device == "auto" and accelerator.num_processes > 1
     classifier.to(accelerator.device if own else pick_device(device))

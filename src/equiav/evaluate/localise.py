@@ -26,17 +26,17 @@ import torch
 import torch.nn.functional as F
 
 from equiav.augment.visual import normalise
+from equiav.config import check_features
 from equiav.errors import ConfigError, LibraryError
-from equiav.evaluate.bootstrap import FEW, RESAMPLES, few_sources, mean_intervals
 from equiav.evaluate.boxes import Boxes, mask
 from equiav.evaluate.gallery import recordings_of
 from equiav.evaluate.leaks import seen_in_training
-from equiav.evaluate.metrics import ends, seen_warning
 from equiav.evaluate.results import Measured, Result, about
 from equiav.library.loader import ClipLoader
-from equiav.library.recordings import another, numbered
-from equiav.search.embed import check_features
-from equiav.search.encode import embed_log_mels, embed_pictures
+from equiav.metrics.bootstrap import FEW, RESAMPLES, few_sources, mean_intervals
+from equiav.metrics.retrieval import ends, seen_warning
+from equiav.metrics.sources import another, numbered
+from equiav.model.encode import embed_log_mels, embed_pictures
 from equiav.words import counted
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def localise(
         ConfigError: the boxes are of no clip of the split.
         ModelError: NaN or infinite embeddings.
     """
-    check_features(library, model)
+    check_features(library.features, model.config.features, library.path)
     loader = ClipLoader(library, split, BATCH, frame="middle", shuffle=False, drop_last=False)
     sounds = np.concatenate([embed_log_mels(model, batch.audio) for batch in loader.epoch(0)])
     if len(sounds) < 2:

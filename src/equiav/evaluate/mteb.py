@@ -22,7 +22,7 @@ import torch
 from typing_extensions import override
 
 from equiav.errors import ConfigError
-from equiav.search.encode import encode, mean_direction, wav_file
+from equiav.model.encode import encode, mean_direction, wav_file
 
 try:
     import mteb

@@ -31,20 +31,19 @@ import torch
 from torch import Tensor
 
 from equiav.augment.visual import normalise
-from equiav.config import Senses
+from equiav.config import Senses, check_features
 from equiav.errors import ConfigError, LibraryError, ModelError
-from equiav.evaluate.bootstrap import RESAMPLES, interval, resampled_classes, resampled_means
 from equiav.evaluate.gallery import recordings_of
 from equiav.evaluate.gradient_probe import fitted_scores
 from equiav.evaluate.leaks import seen_in_training
 from equiav.evaluate.probed import Feature, Kind, Probed, probe_result
 from equiav.library.loader import Batch, ClipLoader
-from equiav.library.recordings import numbered
 from equiav.library.records import USABLE
-from equiav.search.embed import check_features
-from equiav.search.encode import embed_log_mels, embed_pictures
+from equiav.metrics.bootstrap import RESAMPLES, interval, resampled_classes, resampled_means
+from equiav.metrics.classification import mean_average_precision
+from equiav.metrics.sources import numbered
+from equiav.model.encode import embed_log_mels, embed_pictures
 from equiav.search.index import By
-from equiav.train.scoring import mean_average_precision
 from equiav.words import are, counted, have
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ def probe(
             fewer than two classes or folds.
         ModelError: the model gives NaN or infinite features.
     """
-    check_features(library, model)
+    check_features(library.features, model.config.features, library.path)
     usable = USABLE[SENSES[senses]]
     splits = _splits(library, usable, train, test, folds, stratified)
     counts = [library.count(split, usable) for split in splits]

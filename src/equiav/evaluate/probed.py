@@ -6,9 +6,9 @@ import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from equiav.evaluate.bootstrap import FEW, few_sources
-from equiav.evaluate.metrics import counted_clips, seen_warning
 from equiav.evaluate.results import Measured, Result, about
+from equiav.metrics.bootstrap import FEW, few_sources
+from equiav.metrics.retrieval import counted_clips, seen_warning
 from equiav.search.index import By
 from equiav.words import counted
 

@@ -22,8 +22,8 @@ from pydantic import Field, ValidationError
 
 from equiav._version import __version__
 from equiav.errors import ConfigError
-from equiav.evaluate.bootstrap import FEW, RESAMPLES, few_sources, mean_intervals
-from equiav.evaluate.metrics import Bound, FrozenResult
+from equiav.metrics.bootstrap import FEW, RESAMPLES, few_sources, mean_intervals
+from equiav.metrics.retrieval import Bound, FrozenResult
 
 if TYPE_CHECKING:
     from rich.table import Table

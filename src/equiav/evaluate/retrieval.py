@@ -23,15 +23,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from equiav.augment.view import stack_pictures
+from equiav.config import check_features
 from equiav.errors import LibraryError
 from equiav.evaluate.gallery import choose, recordings_of, shared_sources
 from equiav.evaluate.leaks import seen_in_training, split_of_training
-from equiav.evaluate.metrics import RetrievalReport, RetrievalResult, retrieval_metrics
 from equiav.evaluate.results import Measured, Result, about
-from equiav.library.loader import ClipLoader, pictures_of, stack_pictures
-from equiav.library.recordings import numbered
-from equiav.search.embed import check_features
-from equiav.search.encode import embed_batch, embed_log_mels, embed_pictures
+from equiav.library.loader import ClipLoader, pictures_of
+from equiav.metrics.retrieval import RetrievalReport, RetrievalResult, retrieval_metrics
+from equiav.metrics.sources import numbered
+from equiav.model.encode import embed_log_mels, embed_pictures
 
 if TYPE_CHECKING:
     from jaxtyping import Float32
@@ -79,7 +80,7 @@ def evaluate_retrieval(
         LibraryError: no clips, features that are not the model's, or clips without the same number of frames.
         ConfigError: a wrong list. ModelError: an embedding is not finite.
     """
-    check_features(library, model)
+    check_features(library.features, model.config.features, library.path)
     gallery = choose(library, split, subset)
     trained = split_of_training(training, training_split) if training else None
     labels, ids = [], []
@@ -169,7 +170,14 @@ def _middle(library: Library, model: EquiAV, rows: NDArray[np.int64], batch_size
         cut = zip(batch.frames, batch.sizes.tolist(), strict=True)
         pictures = [_digest(frame[:, :height, :width].numpy()) for frame, (height, width) in cut]
         sounds = [_digest(sound.numpy()) for sound in batch.audio]
-        yield _Embedded(*embed_batch(model, batch), sounds, pictures, batch.labels, batch.clip_ids)
+        yield _Embedded(
+            embed_log_mels(model, batch.audio),
+            embed_pictures(model, batch.frames, batch.sizes),
+            sounds,
+            pictures,
+            batch.labels,
+            batch.clip_ids,
+        )
 
 
 def _diagonal(library: Library, model: EquiAV, rows: NDArray[np.int64], batch_size: int) -> Iterator[_Embedded]:

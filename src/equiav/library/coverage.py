@@ -21,7 +21,7 @@ from equiav.config import Features
 from equiav.errors import LibraryError
 from equiav.library.items import Item, as_text
 from equiav.library.records import Reject
-from equiav.library.windows import shortest_tail_s
+from equiav.media.windows import shortest_tail_s
 from equiav.words import counted
 
 

@@ -25,7 +25,7 @@ from equiav.library.manifests import Item, Listing, read_source
 from equiav.library.records import STATUSES, TRANSIENT, Clip, Reject
 from equiav.library.table import Library
 from equiav.library.takeover import take_over
-from equiav.library.windows import NO_FILE, Examined, Read, Stamp, Task, plan_windows, stamp_of, work
+from equiav.library.windows import NO_FILE, Examined, Read, Stamp, Task, stamp_of, work
 from equiav.machine import usable_cores
 from equiav.media.sandbox import Sandbox
 from equiav.words import counted
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Pool = Sandbox[Task, Examined | Read] | RayPool[Task, Examined | Read]
 
-__all__ = ["IngestReport", "ingest", "plan_windows"]
+__all__ = ["IngestReport", "ingest"]
 
 COMMIT_CLIPS = 64  # as Arrow and as Lance they take twice their size once more
 COMMIT_S = 15.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from equiav.augment.view import stack_pictures
 from equiav.config import Senses
 from equiav.errors import LibraryError
 from equiav.library.records import USABLE
@@ -148,14 +149,3 @@ def pictures_of(table: pa.Table, draws: NDArray[np.float64]) -> list[NDArray[np.
         data = frames.values[int(draw * len(frames.values))].as_py()
         pictures.append(np.array(Image.open(io.BytesIO(data)).convert("RGB")))
     return pictures
-
-
-def stack_pictures(
-    pictures: Sequence[UInt8[np.ndarray, "h w 3"]],
-) -> tuple[UInt8[Tensor, "B 3 H W"], Int64[Tensor, "B 2"]]:
-    """Pictures of any sizes as one batch, padded with zeros at the right and the bottom; and their sizes."""
-    sizes = np.array([picture.shape[:2] for picture in pictures])
-    padded = np.zeros((len(pictures), *sizes.max(axis=0), 3), dtype=np.uint8)
-    for target, picture in zip(padded, pictures, strict=True):
-        target[: picture.shape[0], : picture.shape[1]] = picture
-    return torch.from_numpy(padded).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(sizes)

@@ -7,6 +7,7 @@ is silent and a channel is not. Energy is that of the samples about their mean, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -111,7 +112,7 @@ class Levels:
 class Meter:
     """The levels of many windows, in order of time, read on the way."""
 
-    def __init__(self, windows: list[tuple[float, float]]) -> None:
+    def __init__(self, windows: Sequence[tuple[float, float]]) -> None:
         self._levels = [Levels(*window) for window in windows]
         self._first = 0  # of those that may still get sound
 

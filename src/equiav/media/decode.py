@@ -6,7 +6,7 @@ path, [start_s, end_s)  →  mono float32 (S,) at the asked rate
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -350,7 +350,7 @@ class _Passing:
 
 
 def stream_windows(
-    path: Path, plan: Callable[[float], list[tuple[float, float]]], sample_rate: int
+    path: Path, plan: Callable[[float], Sequence[tuple[float, float]]], sample_rate: int
 ) -> Iterator[NDArray[np.float32]]:
     """The sound of windows of a file, one after the other, decoded once and never held as a whole.
 

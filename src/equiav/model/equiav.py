@@ -319,10 +319,9 @@ class EquiAV(
     ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Embeddings (n, E) of files, bytes or arrays, or an (audio, visual) pair of videos.
 
-        See `equiav.search.encode.encode` for what it takes and raises.
+        See `equiav.model.encode.encode` for what it takes and raises.
         """
-        # a door upward on purpose: the public object speaks for the whole library
-        from equiav.search.embed import encode
+        from equiav.model.encode import encode
 
         return encode(self, audio=audio, image=image, video=video, sample_rate=sample_rate, batch_size=batch_size)
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
-from equiav.config import Senses
+from equiav.config import Senses, check_features
 from equiav.errors import LibraryError
 from equiav.library.loader import ClipLoader
 from equiav.library.records import STATUSES
 from equiav.library.table import Library
-from equiav.search.encode import embed_log_mels, embed_pictures, encode
+from equiav.model.encode import embed_log_mels, embed_pictures
 from equiav.search.table import EmbeddedClips, EmbeddingsTable, first_rows, places
 
 if TYPE_CHECKING:
@@ -28,10 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from equiav.model.classifier import Classifier
     from equiav.model.equiav import EquiAV
-
-__all__ = ["EmbeddingsTable", "check_features", "embed_library", "encode"]
 
 # A killed run does at most these again
 COMMIT_CLIPS = 512
@@ -70,7 +67,7 @@ def embed_library(
         LibraryError: no clips, features that are not the model's, another embed at work, or a damaged table.
         ModelError: the model gave NaN or infinite values.
     """
-    check_features(library, model)
+    check_features(library.features, model.config.features, library.path)
     width = model.config.architecture.embedding
     with EmbeddingsTable.for_writing(library.path, model.fingerprint(), width, library.features) as table:
         library = Library(library.path)  # as it is now: another embed may have seen clips that came since
@@ -138,19 +135,6 @@ def _embedded(library: Library, model: EquiAV, missing: NDArray[np.bool_], batch
                 embed_pictures(model, batch.frames, batch.sizes) if seen else None,
                 [frame[:, :high, :wide] for frame, (high, wide) in zip(batch.frames, sizes, strict=False)],
             )
-
-
-def check_features(library: Library, model: EquiAV | Classifier) -> None:
-    """The library's spectrograms must be of the kind that the model was trained on.
-
-    Raises:
-        LibraryError: sample rate, mel bins, frames or window length differ.
-    """
-    if differ := library.features.differences(model.config.features):
-        raise LibraryError(
-            f"{library.path} was ingested with features that the model does not know: {differ}. "
-            "Ingest the videos into a new library with the recipe of the model"
-        )
 
 
 def _clips(

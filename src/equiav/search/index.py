@@ -23,10 +23,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from equiav.config import check_features
 from equiav.errors import ConfigError, LibraryError, ModelError
 from equiav.library.table import Library
-from equiav.search.embed import SENSES, check_features, listed
-from equiav.search.encode import encode, mean_direction
+from equiav.model.encode import encode, mean_direction
+from equiav.search.embed import SENSES, listed
 from equiav.search.table import EmbeddingsTable, first_rows, places
 from equiav.words import are, counted
 
@@ -159,7 +160,7 @@ class SearchIndex:
 
     def _open(self, before: _Snapshot | None) -> _Snapshot:
         library = before.library if before and before.library.is_newest() else Library(self.path)
-        check_features(library, self.model)
+        check_features(library.features, self.model.config.features, library.path)
         kept = before is not None and before.table.is_newest()
         vectors = before.vectors if before and kept else _Vectors(EmbeddingsTable.open(self.path, self._fingerprint))
         now = _Snapshot(library, vectors)

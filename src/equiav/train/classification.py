@@ -25,9 +25,9 @@ from equiav.words import are, counted, have
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from equiav.config.finetuning import FinetuneRecipe
     from equiav.library.loader import Batch
     from equiav.model.classifier import Classifier, Labels
-    from equiav.train.finetune_recipe import FinetuneRecipe
 
 
 def targets(labels: Sequence[Sequence[str]], classes: Sequence[str]) -> Float[Tensor, "B classes"]:
@@ -102,7 +102,7 @@ class Classification:
         return {"loss": one(output.float(), goal) * weight_of_share(len(goal), output.device)}
 
     def health(self, batch: Any, epoch: int) -> dict[str, float]:
-        """Nothing: the signs of `equiav.train.health` are of contrastive learning."""
+        """Nothing: the signs of `equiav.metrics.health` are of contrastive learning."""
         del batch, epoch
         return {}
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from accelerate import Accelerator
 
 from equiav.config import ModelConfig
+from equiav.config.finetuning import FinetuneRecipe
 from equiav.errors import TrainingError
 from equiav.library.loader import NAMED
 from equiav.library.records import USABLE
@@ -29,7 +30,6 @@ from equiav.model.convert import start_encoders
 from equiav.model.equiav import EquiAV
 from equiav.train.checkpoint import best_weights, has_state
 from equiav.train.classification import Classification, check_labels
-from equiav.train.finetune_recipe import FinetuneRecipe
 from equiav.train.loop import train
 from equiav.train.mixing import MixingLoader
 from equiav.train.processes import agreed, from_main, make_accelerator

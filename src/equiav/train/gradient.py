@@ -45,7 +45,7 @@ class Objective(Protocol):
         ...
 
     def health(self, batch: Any, epoch: int) -> dict[str, float]:
-        """Measures of `equiav.train.health` on a batch; none where it has nothing to say."""
+        """Measures of `equiav.metrics.health` on a batch; none where it has nothing to say."""
         ...
 
 

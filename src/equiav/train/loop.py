@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from equiav.config import Optim, Train
 from equiav.errors import TrainingError
+from equiav.metrics.health import ringing
 from equiav.train.checkpoint import Progress, Trained, load_state, save_state
 from equiav.train.gradient import Clips, Objective, backward
 from equiav.train.health import ringing

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from equiav.errors import ModelError
-from equiav.train.health import alignment, uniformity
+from equiav.metrics.health import alignment, uniformity
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int64
     from numpy.typing import NDArray
 
+    from equiav.config.finetuning import FinetuneRecipe
     from equiav.library.table import Library
-    from equiav.train.finetune_recipe import FinetuneRecipe
 
 
 @dataclass(frozen=True)

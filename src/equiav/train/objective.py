@@ -14,8 +14,8 @@ from equiav.augment.audio_effects import take_frames
 from equiav.augment.space import AugmentationSpace, SpaceParams
 from equiav.augment.uniforms import Method, from_keys
 from equiav.augment.visual import normalise
+from equiav.metrics.health import centroid_noise, deviation, displacement_ratio, logit_spread, rank_share
 from equiav.model.equiav import EquiAV, EquiAVOutput
-from equiav.train.health import centroid_noise, deviation, displacement_ratio, logit_spread, rank_share
 from equiav.train.loss import equiav_loss
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Pretraining:
 
     @torch.no_grad()
     def health(self, batch: Batch, epoch: int) -> dict[str, float]:
-        """The measures of `equiav.train.health` on (at most `HEALTH_CLIPS` clips of) a batch."""
+        """The measures of `equiav.metrics.health` on (at most `HEALTH_CLIPS` clips of) a batch."""
         model = self.model.eval()
         audio, visual, *views = self.inputs(batch.split(HEALTH_CLIPS)[0], epoch)
         tokens = {"audio": model.audio_tokens(audio), "visual": model.visual_tokens(visual)}

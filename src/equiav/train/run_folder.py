@@ -17,7 +17,8 @@ import yaml
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from equiav.config import Data, ModelConfig, Senses, Settings, Train, parse_settings
+from equiav.config import Data, ModelConfig, Senses, Train, parse_settings
+from equiav.config.loading import Settings
 from equiav.errors import ConfigError, TrainingError
 from equiav.library.table import Library
 from equiav.model.hub import CONFIG, WEIGHTS, fetch, read_config, read_json

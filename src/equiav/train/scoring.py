@@ -8,7 +8,6 @@ probabilities of several of the stored frames are averaged, as CAV-MAE does; one
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +18,12 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from equiav.augment.view import stack_pictures
 from equiav.augment.visual import normalise, visual_space
 from equiav.errors import LibraryError, ModelError
-from equiav.library.loader import pictures_of, stack_pictures
+from equiav.library.loader import pictures_of
 from equiav.library.records import USABLE
+from equiav.metrics.classification import mean_average_precision, top_hits
 from equiav.train.classification import check_labels, targets
 
 if TYPE_CHECKING:
@@ -125,35 +126,6 @@ def _probabilities(
         seen = classifier.project("visual", normalise(plain(pictures.to(device), sizes.to(device))))
         total = total.to(device) + classifier.probabilities(classifier.head(torch.cat([*heard, seen], dim=1)))
     return total / frames
-
-
-def mean_average_precision(truth: Bool[np.ndarray, "n classes"], scores: Float[np.ndarray, "n classes"]) -> float:
-    """Macro mean over the classes that occur, as the field takes it (scikit-learn's average precision)."""
-    from sklearn.metrics import average_precision_score
-
-    present = truth.any(0)
-    return float(average_precision_score(truth[:, present], scores[:, present], average="macro"))
-
-
-def mean_auc(truth: Bool[np.ndarray, "n classes"], scores: Float[np.ndarray, "n classes"]) -> float:
-    """Macro mean of the area under the ROC curve over the classes that some clips have and some have not."""
-    from sklearn.metrics import roc_auc_score
-
-    mixed = truth.any(0) & ~truth.all(0)
-    return float(roc_auc_score(truth[:, mixed], scores[:, mixed], average="macro")) if mixed.any() else math.nan
-
-
-def d_prime(auc: float) -> float:
-    """Distance, in standard deviations, of two normal distributions with this AUC: √2 Φ⁻¹(AUC)."""
-    from scipy.stats import norm
-
-    return float(math.sqrt(2) * norm.ppf(auc))
-
-
-def top_hits(truth: Bool[np.ndarray, "n classes"], scores: Float[np.ndarray, "n classes"], k: int) -> np.ndarray:
-    """1 for every clip whose class is among the k most probable, else 0; ties in the order of the columns."""
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(truth, best, axis=1).any(1).astype(float)
 
 
 def error(scores: Scores, labels: str) -> float:

@@ -1,0 +1,232 @@
+"""The verbs that make a library, look at it and at the machine: parse, one library call, print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+from rich.table import Column, Table
+
+from equiav.cli.terminal import Bar, err, out, print_json
+from equiav.errors import ConfigError
+from equiav.words import counted
+
+if TYPE_CHECKING:
+    from equiav.library.coverage import Coverage
+
+LibraryPath = Annotated[Path, typer.Option("--library", "-L", help="Library folder, made by `equiav ingest`.")]
+RunPath = Annotated[Path, typer.Option("--run", "-R", help="Run folder, made by `equiav pretrain`.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. optim.lr=1e-4.")]
+Device = Annotated[
+    str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+EXIT_PARTIAL = 3
+MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "broken": "[bold red]broken[/]"}
+
+library_app = typer.Typer()
+
+
+@library_app.command()
+def ingest(
+    source: Annotated[
+        Path, typer.Argument(help="A folder of videos or tars, one video, or a list (CSV, JSONL, JSON): docs/data.md.")
+    ],
+    library: LibraryPath,
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Recipe whose `features` to use; default those of the library, of a new one `base`'s."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default one per core.")] = None,
+    media: Annotated[Path | None, typer.Option(help="Folder of the files that a dataset's list names.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="class_labels_indices.csv; default the one by the list.")] = None,
+    split: Annotated[str, typer.Option(help="Split of what the source gives no split.")] = "train",
+    prune: Annotated[bool, typer.Option("--prune", help="Drop the clips of this source whose files are gone.")] = False,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Read on a Ray cluster: its address, or local for one here.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read media files into a library. Run it again to add new files; nothing is added twice.
+
+    Videos, sounds and pictures: what has no sound or no picture can be searched, but is not trained on.
+
+    Examples: equiav ingest videos --library L --prune
+              equiav ingest labels.csv -L L --recipe toy features.clip_s=2.5
+              equiav ingest vggsound.csv --library L --media vggsound/videos
+              equiav ingest eval_segments.csv -L L --media audioset --split test
+    """
+    from equiav.config import load_recipe
+    from equiav.library.ingest import ingest as run_ingest
+    from equiav.library.manifests import read_source
+    from equiav.library.table import Library
+
+    if (library / "clips.lance").exists() and not recipe and not overrides:
+        features = Library(library).features
+    else:
+        features = load_recipe(recipe or "base", overrides or []).features
+    listing = read_source(source, media=media, label_map=labels, split=split)
+
+    def say(clips: int, files: int) -> None:
+        err.print(f"dropping {counted(clips, 'clip')} of {counted(files, 'file')} gone", highlight=False)
+
+    with Bar("ingesting", "files") as bar:
+        report = run_ingest(
+            listing,
+            library,
+            features,
+            workers=workers,
+            ray=ray,
+            prune=prune,
+            on_prune=say,
+            on_progress=bar.update,
+        )
+    if as_json:
+        print_json(asdict(report))
+    else:
+        kinds = ", ".join(f"{count} {status}" for status, count in report.statuses.items())
+        typer.echo(
+            f"{counted(report.files, 'file')}: {counted(report.clips_added, 'clip')} added{kinds and f' ({kinds})'}, "
+            f"{report.clips_present} already there"
+            + (
+                f", {counted(report.duplicates, 'copy of a clip', 'copies of clips')} under another name"
+                if report.duplicates
+                else ""
+            )
+            + (f", {report.clips_relabelled} with other labels or split than before" if report.clips_relabelled else "")
+            + (f", {counted(report.ignored, 'other file')} ignored" if report.ignored else "")
+        )
+        if report.system_folders:
+            folders = ", ".join(f"{name} {count}" for name, count in report.system_folders.items())
+            typer.echo(f"left out, with all that is in them, as the system's own folders: {folders}")
+        if report.tails.count or report.tails.unknown:
+            typer.echo(report.tails)
+        _print_rejects(report.rejects)
+        print_coverage(report.coverage)
+    if report.rejects:
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+def _print_rejects(rejects: list[Any]) -> None:
+    if not rejects:
+        return
+    table = Table(
+        Column("file", overflow="fold"),
+        "reason",
+        Column("detail", overflow="fold"),
+        title=f"{counted(len(rejects), 'file')} could not be read, or only partly",
+        title_justify="left",
+    )
+    for reject in rejects[:20]:
+        table.add_row(*(escape(str(part)) for part in (reject.path, reject.reason, reject.detail)))
+    out.print(table)
+    if len(rejects) > 20:
+        typer.echo(f"… and {len(rejects) - 20} more, all in the library's rejects table")
+
+
+@library_app.command()
+def stats(
+    library: LibraryPath,
+    page: Annotated[Path | None, typer.Option("--out", help="HTML page to write, with sample clips.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count what a library holds: status, durations, labels, copies, normalisation, coverage of the lists it came from.
+
+    Example: equiav stats --library L --out library.html
+    """
+    from equiav.library.stats import library_stats
+    from equiav.library.table import Library
+    from equiav.pages.library import stats_page
+
+    shelf = Library(library)
+    found = library_stats(shelf)
+    if page:
+        try:
+            page.write_text(stats_page(shelf, found), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{page} cannot be written: {error.strerror}") from None
+        err.print(str(page), highlight=False, markup=False)
+    print_json(found.to_dict()) if as_json else out.print(found.to_table())
+
+
+@library_app.command("export-clips")
+def export_clips(
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="New file (csv, jsonl) or folder (webdataset, cav).")],
+    library: LibraryPath,
+    kind: Annotated[
+        Literal["csv", "jsonl", "webdataset", "cav"],
+        typer.Option(
+            "--as", help="A list of windows of the source files; or sound and frames, in tars or CAV-MAE's way."
+        ),
+    ] = "csv",
+    split: Annotated[str | None, typer.Option(help="Split to export; default all.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that decode sound.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Write the clips of a library for other programs; `equiav ingest` reads it back.
+
+    Examples: equiav export-clips clips.csv --library L
+              equiav export-clips shards --library L --as webdataset --split train
+    """
+    from equiav.library.export import export_clips as run_export
+    from equiav.library.table import Library
+
+    with Bar("exporting", "clips") as bar:
+        report = run_export(Library(library), target, kind, split=split, workers=workers, on_progress=bar.update)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        typer.echo(f"{counted(report.clips, 'clip')} in {target}")
+        _print_left_out([(one.source, one.reason, one.detail) for one in report.left_out])
+    if report.left_out:
+        raise typer.Exit(EXIT_PARTIAL)
+
+
+@library_app.command()
+def doctor(
+    folder: Annotated[Path, typer.Option("--for", help="Folder where libraries and runs shall go.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Look at versions, codecs, speed, memory and disk, and say what is wrong. Exit code 1 when something is broken.
+
+    Example: equiav doctor --for /data
+    """
+    from equiav.doctor import examine
+
+    checks = examine(folder)
+    if as_json:
+        print_json({"checks": [asdict(check) for check in checks]})
+    else:
+        table = Table("", "check", Column("found", overflow="fold"))
+        for check in checks:
+            advice = f"\n→ {escape(check.advice)}" if check.advice else ""
+            table.add_row(MARKS[check.state], escape(check.name), escape(check.found) + advice)
+        out.print(table)
+    if any(check.state == "broken" for check in checks):
+        raise typer.Exit(1)
+
+
+def print_coverage(coverage: Sequence[Coverage]) -> None:
+    """How much of a list was there."""
+    if not coverage:
+        return
+    table = Table("split", "listed", "found", "missing", "unreadable", title="coverage", title_justify="left")
+    for one in coverage:
+        table.add_row(escape(one.split), *(f"{n}" for n in (one.listed, one.found, one.missing, one.unreadable)))
+    out.print(table)
+
+
+def _print_left_out(rows: Sequence[tuple[str, str, str]]) -> None:
+    if not rows:
+        return
+    folded = (Column(name, overflow="fold") for name in ("source", "reason", "detail"))  # nothing of a path is cut
+    table = Table(*folded, title=f"{counted(len(rows), 'clip')} left out", title_justify="left")
+    for row in rows[:20]:
+        table.add_row(*(escape(part) for part in row))
+    out.print(table)

@@ -1,0 +1,315 @@
+"""The verbs that measure a model: parse, one library call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from equiav.cli.data import AsJson, Device, LibraryPath, RunPath
+from equiav.cli.terminal import IS_MAIN, Bar, out, print_json
+from equiav.errors import ConfigError
+
+if TYPE_CHECKING:
+    from equiav.evaluate.classify import Classified
+    from equiav.model.equiav import EquiAV
+
+Frames = Annotated[
+    int | None, typer.Option(min=1, help="Stored frames whose probabilities are averaged; default all, 1: the middle.")
+]
+SeenFeature = Annotated[
+    Literal["pooled", "embedding"], typer.Option("--features", help="Mean patch token, or what search compares.")
+]
+ResultFile = Annotated[
+    Path | None, typer.Option("--out", dir_okay=False, help="File for the result, to compare later.")
+]
+Senses = Annotated[Literal["audio", "visual", "both"], typer.Option(help="What is looked at.")]
+TrainSplit = Annotated[str, typer.Option("--train", help="Split to learn from.")]
+Folds = Annotated[bool, typer.Option("--folds", help="The library's splits are folds: measure on each.")]
+Stratified = Annotated[
+    int | None, typer.Option(min=2, help="Cut the split of --train into so many folds with even labels.", metavar="K")
+]
+
+evaluate_app = typer.Typer()
+
+
+def load_model(run: Path, device: str = "auto") -> EquiAV:
+    """The model of a run, ready to embed, on the device of that name; auto: on a GPU if there is one."""
+    from equiav.model.equiav import EquiAV
+
+    if not run.is_dir():  # a mistyped folder is not to be looked for on the Hub
+        raise ConfigError(f"{run}: no such folder; expected a run that `equiav pretrain` made, or a model's folder")
+    folder = run / "model" if (run / "model").is_dir() else run
+    return EquiAV.from_pretrained(folder, device=device)
+
+
+@evaluate_app.callback(invoke_without_command=True)
+def evaluate_compare(
+    context: typer.Context,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Two results, written by `--out`: what differs, and is it beyond chance?", metavar="A B"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on a library, or compare two measurements.
+
+    Examples: equiav evaluate retrieval -L L -R runs/toy --out before.json
+              equiav evaluate --compare before.json after.json
+    """
+    if compare is None:
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+            raise typer.Exit(2)
+        return
+    if context.invoked_subcommand is not None:
+        raise ConfigError(f"--compare stands alone: without {context.invoked_subcommand}")
+    from equiav.evaluate.results import Result, compare_results
+
+    found = compare_results(*(Result.load(path) for path in compare))
+    print_json(found.to_dict()) if as_json else out.print(found.to_table())
+
+
+@evaluate_app.command("retrieval")
+def evaluate_retrieval(
+    library: LibraryPath,
+    run: RunPath,
+    split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    scoring: Annotated[
+        Literal["middle", "diagonal"],
+        typer.Option(help="One frame and the whole sound; or each frame with the sound around it (CAV-MAE Sync)."),
+    ] = "middle",
+    subset: Annotated[Path | None, typer.Option(help="Ids of the clips to rank: a CSV, or CAV-MAE's JSON.")] = None,
+    training: Annotated[
+        Path | None,
+        typer.Option("--trained-on", help="Another library that the model was trained on; its own run's is known."),
+    ] = None,
+    result: ResultFile = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Find the picture by its sound and the sound by its picture, over all clips of a split.
+
+    Examples: equiav evaluate retrieval -L L -R R --split test --out toy.json
+              equiav evaluate retrieval -L L2 -R R --subset ids.csv --trained-on L
+    """
+    from equiav.evaluate.retrieval import evaluate_retrieval as measure
+    from equiav.evaluate.retrieval import retrieval_result
+    from equiav.library.table import Library
+    from equiav.train.trained_on import load_trained_on
+
+    shelf, model = Library(library), load_model(run, device)
+    with Bar("embedding", "clips") as bar:
+        report = measure(
+            shelf,
+            model,
+            split=split,
+            scoring=scoring,
+            subset=subset,
+            training=Library(training) if training else None,
+            learned=load_trained_on(run),
+            on_progress=bar.update,
+        )
+    if result is not None:
+        retrieval_result(report, shelf, model, run=run).save(result)
+    print_json(report.to_dict()) if as_json else out.print(report.to_table())
+
+
+@evaluate_app.command("probe")
+def evaluate_probe(
+    library: LibraryPath,
+    run: RunPath,
+    kind: Annotated[Literal["linear", "sgd", "knn", "attentive"], typer.Option(help="The classifier.")] = "linear",
+    feature: SeenFeature = "pooled",
+    senses: Senses = "both",
+    train: TrainSplit = "train",
+    split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    folds: Folds = False,
+    stratified: Stratified = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of attentive and SGD probes, stratified folds, intervals.")] = 0,
+    result: ResultFile = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Say how well a simple classifier tells the labels from frozen features.
+
+    Examples: equiav evaluate probe --library L --run runs/toy
+              equiav evaluate probe -L L -R R --kind knn --senses audio --folds
+              equiav evaluate probe --library L --run runs/toy --stratified 5
+    """
+    settings = {"train": train, "test": split, "folds": folds, "stratified": stratified, "seed": seed}
+    _probe(library, run, result, device, as_json, kind=kind, feature=feature, senses=senses, **settings)
+
+
+@evaluate_app.command("knn")
+def evaluate_knn(
+    library: LibraryPath,
+    run: RunPath,
+    neighbours: Annotated[int, typer.Option("-k", min=1, help="Training clips that vote.")] = 20,
+    feature: SeenFeature = "pooled",
+    senses: Senses = "both",
+    train: TrainSplit = "train",
+    split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    folds: Folds = False,
+    stratified: Stratified = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of stratified folds and intervals.")] = 0,
+    result: ResultFile = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Say how often the nearest training clips have a clip's label: nothing is learned.
+
+    Examples: equiav evaluate knn --library L --run runs/toy -k 20
+              equiav evaluate knn -L L -R R --senses audio --features embedding
+    """
+    settings = {"train": train, "test": split, "folds": folds, "stratified": stratified, "seed": seed}
+    _probe(
+        library,
+        run,
+        result,
+        device,
+        as_json,
+        kind="knn",
+        feature=feature,
+        senses=senses,
+        neighbours=neighbours,
+        **settings,
+    )
+
+
+def _probe(library: Path, run: Path, result: Path | None, device: str, as_json: bool, **settings: Any) -> None:
+    from equiav.evaluate.probe import probe, probe_result
+    from equiav.library.table import Library
+    from equiav.train.trained_on import load_trained_on
+
+    shelf, model = Library(library), load_model(run, device)
+    with Bar("embedding", "clips") as bar:
+        found = probe(shelf, model, **settings, learned=load_trained_on(run), on_progress=bar.update)
+    if result is not None:
+        probe_result(found, shelf, model, seed=settings["seed"], run=run).save(result)
+    print_json(found.to_dict()) if as_json else out.print(found.to_table())
+
+
+@evaluate_app.command("classify")
+def evaluate_classify(
+    library: LibraryPath,
+    run: Annotated[Path, typer.Option("--run", "-R", help="Run folder, made by `equiav finetune`.")],
+    split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    frames: Frames = None,
+    result: ResultFile = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Say how well a fine-tuned classifier knows the labels of a library's clips.
+
+    Example: equiav evaluate classify -L L -R runs/classes --out classes.json
+    """
+    from equiav.train.processes import leave
+
+    found = measure_classes(library, run, split, frames, result, device)
+    leave()
+    if IS_MAIN:
+        print_json(found.to_dict()) if as_json else out.print(found.to_table())
+
+
+@evaluate_app.command("mteb")
+def evaluate_mteb(
+    run: RunPath,
+    tasks: Annotated[str, typer.Option(help="Names of mteb tasks, with commas between them.")],
+    folder: Annotated[Path | None, typer.Option("--out", help="Folder of mteb's results; default RUN/mteb.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Items that pass the model at once.")] = 32,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Run tasks of the MTEB and MVEB benchmarks that ask with sound, pictures and video. Needs the extra `mteb`.
+
+    A task's data comes from the Hugging Face Hub, once; results that are there are not computed again.
+
+    Example: equiav evaluate mteb -R runs/base --tasks VGGSoundAVA2VRetrieval
+    """
+    from equiav.evaluate.mteb import evaluate_mteb as measure
+    from equiav.evaluate.mteb import to_table
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    with Bar("embedding", "items") as bar:
+        scores = measure(
+            load_model(run, device),
+            names,
+            folder or run / "mteb",
+            name=f"equiav/{run.resolve().name}",
+            batch_size=batch,
+            on_progress=bar.update,
+        )
+    print_json({"scores": [score.to_dict() for score in scores]}) if as_json else out.print(to_table(scores))
+
+
+@evaluate_app.command("localise")
+def evaluate_localise(
+    library: LibraryPath,
+    run: RunPath,
+    split: Annotated[str, typer.Option(help="Split to look at.")] = "test",
+    boxes: Annotated[
+        Path | None, typer.Option(help="CSV of boxes: path, time_s, x0, y0, x1, y1; without it no figures.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--out", help="HTML page, with the result beside it as .json; default in the run.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of other clips' sounds.")] = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Map where in each picture the sound is, as overlays on a page; with boxes, say how well.
+
+    Example: equiav evaluate localise -L L -R R --boxes boxes.csv --out maps.html
+    """
+    from equiav.evaluate.boxes import Boxes
+    from equiav.evaluate.localise import localisation_result, localise
+    from equiav.library.table import Library
+    from equiav.pages.localisation import localise_page
+    from equiav.train.trained_on import load_trained_on
+
+    page = page or run / "report" / "localise.html"
+    if page.suffix == ".json":
+        raise ConfigError(
+            f"--out {page}: expected the name of a page, such as {page.with_suffix('.html')}; the result "
+            "is written beside it as .json"
+        )
+    shelf, model = Library(library), load_model(run, device)
+    known = Boxes(boxes) if boxes else None
+    with Bar("mapping", "clips") as bar:
+        learned = load_trained_on(run)
+        found = localise(shelf, model, known, split=split, learned=learned, seed=seed, on_progress=bar.update)
+    if found.ids:
+        localisation_result(found, shelf, model, seed=seed, run=run).save(page.with_suffix(".json"))
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(localise_page(found), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{page} cannot be written: {error.strerror}") from None
+    if as_json:
+        print_json({**found.to_dict(), "page": page})
+        return
+    if found.ids:
+        out.print(found.to_table())
+    typer.echo(str(page))
+
+
+def measure_classes(
+    library: Path, run: Path, split: str, frames: int | None, result: Path | None, device: str = "auto"
+) -> Classified:
+    """Measure a fine-tuned run; the first process stores the result."""
+    from equiav.evaluate.classify import classify, classify_result
+    from equiav.library.table import Library
+    from equiav.model.classifier import Classifier
+    from equiav.train.trained_on import load_trained_on
+
+    shelf, classifier = Library(library), Classifier.from_pretrained(run)
+    with Bar("measuring", "clips") as bar:
+        learned = load_trained_on(run)
+        found = classify(
+            shelf, classifier, split=split, frames=frames, device=device, learned=learned, on_progress=bar.update
+        )
+    if result is not None and IS_MAIN:
+        classify_result(found, shelf, classifier, run=run).save(result)
+    return found

@@ -1,0 +1,209 @@
+"""The verbs that train: parse, one library call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from equiav.cli.data import AsJson, LibraryPath, Overrides, RunPath
+from equiav.cli.evaluation import Frames, measure_classes
+from equiav.cli.terminal import IS_MAIN, Bar, err, out, print_json, stop_code, stop_on_signal
+from equiav.errors import ConfigError
+from equiav.words import counted
+
+if TYPE_CHECKING:
+    from equiav.evaluate.classify import Classified
+    from equiav.train.run_folder import Outcome
+
+train_app = typer.Typer()
+
+
+@train_app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (toy, base) or a YAML file.")],
+    library: LibraryPath,
+    run: RunPath,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take: parameters, memory, time, negatives, shapes.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model on a library. Run it again to go on where it was.
+
+    Examples: equiav pretrain toy --library L --run runs/toy train.epochs=20
+              equiav pretrain base --library L --run runs/base --dry-run
+              torchrun --nproc-per-node 8 -m equiav pretrain base -L L -R R
+    """
+    from equiav.config import load_recipe
+    from equiav.library.table import Library
+    from equiav.train.pretrain import pretrain as run_pretrain
+    from equiav.train.processes import leave
+
+    if any(text.startswith("features.") for text in overrides or []):
+        raise ConfigError("features are fixed when a library is made: give them to `equiav ingest`")
+    if dry_run:
+        from equiav.train.dry_run import dry_run as estimate
+
+        with Bar("dry run", "steps") as bar:
+            found = estimate(load_recipe(recipe, overrides or []), Library(library), run, on_step=bar.update)
+        leave()
+        if IS_MAIN:
+            print_json(found.to_dict()) if as_json else out.print(found.to_table())
+        if found.advice:
+            err.print(f"[bold yellow]warning:[/] {escape(found.advice)}", highlight=False, soft_wrap=True)
+        return
+    with stop_on_signal() as should_stop, Bar("training", "steps") as bar:
+        done = run_pretrain(
+            load_recipe(recipe, overrides or []),
+            Library(library),
+            run,
+            on_step=lambda step: bar.update(step.step, step.steps, step.describe()),
+            should_stop=should_stop,
+        )
+    leave()
+    if IS_MAIN:
+        _print_pretrained(library, done, as_json)
+    if done.stopped:
+        raise typer.Exit(stop_code())
+
+
+def _print_pretrained(library: Path, done: Outcome, as_json: bool) -> None:
+    run = done.run
+    if as_json:
+        print_json({"run": run, "step": done.step, "steps": done.steps, "clips": done.clips, "stopped": done.stopped})
+    elif done.done:
+        typer.echo(
+            f"trained {counted(done.steps, 'step')} on {counted(done.clips, 'clip')}: {run / 'model'}\n"
+            f"next: equiav embed --library {library} --run {run}"
+        )
+    else:
+        typer.echo(f"stopped and saved at step {done.step} of {done.steps}; continue with the same command")
+
+
+@train_app.command()
+def compare(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (toy, base) or a YAML file.")],
+    library: LibraryPath,
+    folder: Annotated[Path, typer.Option("--out", help="Folder for all runs and the table.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="key=a,b,c makes variants; key=value holds for all.")
+    ] = None,
+    table: Annotated[
+        str | None, typer.Option(help="Rows with several settings each: a shipped table (paper) or a YAML file.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 3,
+    split: Annotated[str, typer.Option(help="Split to measure retrieval on.")] = "test",
+    as_json: AsJson = False,
+) -> None:
+    """Train variants of a recipe with the same budget, and put them into one table. Run it again to go on.
+
+    Examples: equiav compare toy -L L --out C model.method=equiav,invariant,plain
+              equiav compare toy -L L --out ablations --table paper train.epochs=6
+              equiav compare toy -L L --out K --seeds 2 model.centroid_samples=1,4
+    """
+    from equiav.compare import compare as run_compare
+    from equiav.compare import load_table, to_tables, variants
+    from equiav.library.table import Library
+
+    chosen = variants(recipe, settings or [], seeds, folder, load_table(table) if table else None)
+    with stop_on_signal() as should_stop, Bar("training", "steps") as bar:
+        results = run_compare(
+            Library(library),
+            chosen,
+            folder,
+            split=split,
+            on_step=lambda run, step: bar.update(step.step, step.steps, f"{run}: {step.describe()}"),
+            should_stop=should_stop,
+        )
+    if results is None:
+        if as_json:
+            print_json({"out": folder, "stopped": True})
+        err.print("stopped and saved; run the same command again to go on")
+    elif as_json:
+        typer.echo((folder / "compare.json").read_text(encoding="utf-8"))
+    else:
+        out.print(*to_tables(results), sep="\n")
+        typer.echo(f"{folder / 'compare.json'}, {folder / 'compare.png'}")
+    if should_stop():
+        raise typer.Exit(stop_code())
+
+
+@train_app.command()
+def finetune(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (finetune-toy, …) or a YAML file.")],
+    library: LibraryPath,
+    run: Annotated[Path, typer.Option("--run", "-R", help="Run folder to make.")],
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="R0", help="Pretrained run, model or hf://owner/name; without it from scratch."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. task.senses=audio.")
+    ] = None,
+    test: Annotated[str, typer.Option(help="Split to measure on in the end; nothing is chosen on it.")] = "test",
+    frames: Frames = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a classifier with a library's labels, on a pretrained model. Run it again to go on where it was.
+
+    Examples: equiav finetune finetune-toy -L L -R runs/classes --from runs/toy
+              equiav finetune finetune-vggsound -L L -R V --from R
+              torchrun --nproc-per-node 2 -m equiav finetune finetune-toy -L L -R C
+    """
+    from equiav.config.finetuning import load_finetune_recipe
+    from equiav.library.records import USABLE
+    from equiav.library.table import Library
+    from equiav.train.finetune import finetune as run_finetune
+    from equiav.train.processes import leave
+
+    _check_overrides(overrides or [], source)
+    settings, shelf = load_finetune_recipe(recipe, overrides or [], source=source), Library(library)
+    if test in (settings.data.split, settings.data.validation):
+        raise ConfigError(f"split {test!r} is trained or chosen on: name another with --test")
+    with stop_on_signal() as should_stop, Bar("training", "steps") as bar:
+        done = run_finetune(
+            settings,
+            shelf,
+            run,
+            test=test,
+            on_step=lambda step: bar.update(step.step, step.steps, step.describe()),
+            should_stop=should_stop,
+        )
+    measures = done.done and not done.stopped and shelf.count(test, USABLE[settings.task.senses]) > 0
+    found = measure_classes(library, run, test, frames, run / "result.json") if measures else None
+    leave()
+    if IS_MAIN:
+        _print_finetuned(done, found, run, test, as_json)
+    if done.stopped:
+        raise typer.Exit(stop_code())
+
+
+def _print_finetuned(done: Outcome, found: Classified | None, run: Path, test: str, as_json: bool) -> None:
+    if as_json:
+        figures = found.to_dict() if found else None
+        print_json({**vars(done), "result": run / "result.json" if found else None, "test": figures})
+    elif not done.done:
+        typer.echo(f"stopped and saved at step {done.step} of {done.steps}; continue with the same command")
+    else:
+        typer.echo(
+            f"trained {counted(done.steps, 'step')} on {counted(done.clips, 'clip')} of "
+            f"{counted(done.classes, 'class', 'classes')}: {run / 'model'}"
+        )
+        if found:
+            out.print(found.to_table())
+            typer.echo(f"{run / 'result.json'}: equiav evaluate --compare takes it")
+        elif not done.stopped:
+            err.print(f"split {test!r} has no clips: nothing was measured")
+
+
+def _check_overrides(overrides: list[str], source: str | None) -> None:
+    for text in overrides:
+        key = text.partition("=")[0]
+        if key.startswith("features."):
+            raise ConfigError("features are fixed when a library is made: give them to `equiav ingest`")
+        if source and key.startswith(("model", "init")) and key not in ("model.checkpointing", "model.compile"):
+            raise ConfigError(f"{key}: with --from the pretrained model decides its sizes and weights: leave it out")

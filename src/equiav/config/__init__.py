@@ -1,0 +1,30 @@
+"""Every setting, as frozen pydantic models with one sentence and the unit per field; shipped recipes.
+
+`equiav` never reads a setting from anywhere else.
+"""
+
+from equiav.config.architecture import Architecture, Augment, ModelConfig
+from equiav.config.features import Features, Senses, check_features
+from equiav.config.finetuning import FinetuneRecipe, load_finetune_recipe
+from equiav.config.loading import nearest, parse_settings
+from equiav.config.training import Data, Init, Loss, Optim, Recipe, Train, load_recipe
+
+__all__ = [
+    "Architecture",
+    "Augment",
+    "Data",
+    "Features",
+    "FinetuneRecipe",
+    "Init",
+    "Loss",
+    "ModelConfig",
+    "Optim",
+    "Recipe",
+    "Senses",
+    "Train",
+    "check_features",
+    "load_finetune_recipe",
+    "load_recipe",
+    "nearest",
+    "parse_settings",
+]

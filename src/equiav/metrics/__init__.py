@@ -1,0 +1,1 @@
+"""Numbers of numbers: arrays → figures with intervals; no files, no models."""
