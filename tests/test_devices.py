@@ -14,7 +14,7 @@ from search.tiny_library import FEATURES, make_clip, make_model
 from another_device import ELSEWHERE, another_device
 from equiav import cli
 from equiav.augment import audio, visual
-from equiav.cli.evaluation import load_model
+from equiav.cli.options import load_model
 from equiav.config import Augment
 from equiav.diagnose import cost, figures, unseen
 from equiav.diagnose.diagnosis import diagnose

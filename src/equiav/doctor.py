@@ -20,11 +20,8 @@ import torch
 from PIL import Image
 
 from equiav._version import __version__
-from equiav.errors import EquiAVError
-from equiav.machine import free_memory, usable_cores
-from equiav.media.codecs import decode_a_made_clip, ffmpeg_version, missing_decoders
 from equiav.errors import EquiAVError, MediaError
-from equiav.machine import usable_cores
+from equiav.machine import free_memory, usable_cores
 from equiav.media.decode import decode_audio, open_media, read_frames
 from equiav.media.mux import write_clip
 from equiav.train.throughput import matmul_rate

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from test_cli import SMALL
 
 from equiav.model.equiav import EquiAV
 from equiav.train import dry_run as module
@@ -13,7 +14,6 @@ from equiav.train.dry_run import dry_run, weights_gb
 from equiav.train.estimate import Growth, advise
 from equiav.train.pretrain import model_config, resolve
 from samples import TINY
-from test_cli import SMALL
 from train.small_library import make_library, small_recipe
 
 
@@ -145,7 +145,7 @@ def test_the_memory_that_is_said_is_what_a_run_takes(tmp_path, settings):
     sizes = ("model.width=256", "model.image_side=128", "train.precision=fp32", "train.epochs=2", *settings)
     said = json.loads(command_line(*words, "--dry-run", "--json", *sizes))["memory_gb"]
     code = (
-        "import atexit, sys; from pathlib import Path; from equiav.cli import main; "
+        "import atexit, sys; from pathlib import Path; from equiav.cli.app import main; "
         "atexit.register(lambda: print(Path('/proc/self/status').read_text())); main()"
     )
     ended = subprocess.run(

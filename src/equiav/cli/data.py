@@ -1,4 +1,4 @@
-"""The verbs that make a library, look at it and at the machine: parse, one library call, print."""
+"""The verbs that make videos and libraries and look at them: toyworld, ingest, stats, export-clips, augment-gallery."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
+from equiav.cli.options import AsJson, LibraryPath, Overrides
 from equiav.cli.terminal import Bar, err, out, print_json
 from equiav.errors import ConfigError
 from equiav.words import counted
@@ -18,21 +19,12 @@ from equiav.words import counted
 if TYPE_CHECKING:
     from equiav.library.coverage import Coverage
 
-LibraryPath = Annotated[Path, typer.Option("--library", "-L", help="Library folder, made by `equiav ingest`.")]
-RunPath = Annotated[Path, typer.Option("--run", "-R", help="Run folder, made by `equiav pretrain`.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. optim.lr=1e-4.")]
-Device = Annotated[
-    str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-
 EXIT_PARTIAL = 3
-MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "broken": "[bold red]broken[/]"}
 
-library_app = typer.Typer()
+data_app = typer.Typer()
 
 
-@library_app.command()
+@data_app.command()
 def ingest(
     source: Annotated[
         Path, typer.Argument(help="A folder of videos or tars, one video, or a list (CSV, JSONL, JSON): docs/data.md.")
@@ -130,7 +122,7 @@ def _print_rejects(rejects: list[Any]) -> None:
         typer.echo(f"… and {len(rejects) - 20} more, all in the library's rejects table")
 
 
-@library_app.command()
+@data_app.command()
 def stats(
     library: LibraryPath,
     page: Annotated[Path | None, typer.Option("--out", help="HTML page to write, with sample clips.")] = None,
@@ -155,7 +147,7 @@ def stats(
     print_json(found.to_dict()) if as_json else out.print(found.to_table())
 
 
-@library_app.command("export-clips")
+@data_app.command("export-clips")
 def export_clips(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="New file (csv, jsonl) or folder (webdataset, cav).")],
     library: LibraryPath,
@@ -188,30 +180,6 @@ def export_clips(
         raise typer.Exit(EXIT_PARTIAL)
 
 
-@library_app.command()
-def doctor(
-    folder: Annotated[Path, typer.Option("--for", help="Folder where libraries and runs shall go.")] = Path(),
-    as_json: AsJson = False,
-) -> None:
-    """Look at versions, codecs, speed, memory and disk, and say what is wrong. Exit code 1 when something is broken.
-
-    Example: equiav doctor --for /data
-    """
-    from equiav.doctor import examine
-
-    checks = examine(folder)
-    if as_json:
-        print_json({"checks": [asdict(check) for check in checks]})
-    else:
-        table = Table("", "check", Column("found", overflow="fold"))
-        for check in checks:
-            advice = f"\n→ {escape(check.advice)}" if check.advice else ""
-            table.add_row(MARKS[check.state], escape(check.name), escape(check.found) + advice)
-        out.print(table)
-    if any(check.state == "broken" for check in checks):
-        raise typer.Exit(1)
-
-
 def print_coverage(coverage: Sequence[Coverage]) -> None:
     """How much of a list was there."""
     if not coverage:
@@ -230,3 +198,57 @@ def _print_left_out(rows: Sequence[tuple[str, str, str]]) -> None:
     for row in rows[:20]:
         table.add_row(*(escape(part) for part in row))
     out.print(table)
+
+
+@data_app.command()
+def toyworld(
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write the videos into.")],
+    clips: Annotated[int, typer.Option("--clips", "-n", min=2, help="Number of videos.")] = 1600,
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same world.")] = 0,
+    test: Annotated[int | None, typer.Option(help="Videos of the test split; default an eighth.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Render a made-up audio-visual world to ordinary .mp4 files, with labels.csv.
+
+    Example: equiav toyworld videos --clips 400 --seed 1
+    """
+    from equiav.toyworld import make_world
+
+    with Bar("rendering", "videos") as bar:
+        done = iter(range(1, clips + 1))
+        make_world(folder, clips, seed, test=test, on_clip=lambda: bar.update(next(done), clips))
+    listing = folder / "labels.csv"
+    if as_json:
+        print_json({"folder": folder, "videos": clips, "labels": listing})
+    else:
+        typer.echo(f"{counted(clips, 'video')} in {folder}; next: equiav ingest {listing} --library L --recipe toy")
+
+
+@data_app.command("augment-gallery")
+def augment_gallery(
+    clip: Annotated[str, typer.Argument(metavar="CLIP", help="Id of a clip of the library.")],
+    page: Annotated[Path, typer.Argument(metavar="OUT.html", help="Page to write.")],
+    library: LibraryPath,
+    recipe: Annotated[str, typer.Option(help="Recipe whose transformations to show.")] = "base",
+    as_json: AsJson = False,
+) -> None:
+    """Draw every transformation of a recipe on one clip, low, neutral and high, with its slots.
+
+    Example: equiav augment-gallery 0123456789abcdef01234567 gallery.html -L L
+    """
+    from equiav.augment.audio import audio_space
+    from equiav.augment.visual import visual_space
+    from equiav.config import load_recipe
+    from equiav.library.table import Library
+    from equiav.media.decode import load_image
+    from equiav.pages.transformations import augment_gallery as draw
+
+    shelf, settings = Library(library), load_recipe(recipe)
+    row, (mean, std) = shelf.clip(clip), shelf.log_mel_stats()
+    frame = load_image(row["frames"][len(row["frames"]) // 2]).transpose(2, 0, 1).copy()
+    spaces = (
+        audio_space(settings.augment, shelf.features.time_frames, shelf.features.mel_bins),
+        visual_space(settings.augment, settings.model.image_side),
+    )
+    page.write_text(draw((row["fbank"] - mean) / std, frame, *spaces), encoding="utf-8")
+    print_json({"page": page}) if as_json else typer.echo(str(page))

@@ -1,4 +1,4 @@
-"""The verbs that measure a model: parse, one library call, print."""
+"""The verbs that measure a model: evaluate …, diagnose."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from equiav.cli.data import AsJson, Device, LibraryPath, RunPath
-from equiav.cli.terminal import IS_MAIN, Bar, out, print_json
+from equiav.cli.options import AsJson, Device, LibraryPath, RunPath, load_model
+from equiav.cli.terminal import IS_MAIN, Bar, err, out, print_json
 from equiav.errors import ConfigError
 
 if TYPE_CHECKING:
     from equiav.evaluate.classify import Classified
-    from equiav.model.equiav import EquiAV
 
 Frames = Annotated[
     int | None, typer.Option(min=1, help="Stored frames whose probabilities are averaged; default all, 1: the middle.")
@@ -31,17 +30,7 @@ Stratified = Annotated[
     int | None, typer.Option(min=2, help="Cut the split of --train into so many folds with even labels.", metavar="K")
 ]
 
-evaluate_app = typer.Typer()
-
-
-def load_model(run: Path, device: str = "auto") -> EquiAV:
-    """The model of a run, ready to embed, on the device of that name; auto: on a GPU if there is one."""
-    from equiav.model.equiav import EquiAV
-
-    if not run.is_dir():  # a mistyped folder is not to be looked for on the Hub
-        raise ConfigError(f"{run}: no such folder; expected a run that `equiav pretrain` made, or a model's folder")
-    folder = run / "model" if (run / "model").is_dir() else run
-    return EquiAV.from_pretrained(folder, device=device)
+evaluate_app, report_app = typer.Typer(), typer.Typer()
 
 
 @evaluate_app.callback(invoke_without_command=True)
@@ -313,3 +302,56 @@ def measure_classes(
     if result is not None and IS_MAIN:
         classify_result(found, shelf, classifier, run=run).save(result)
     return found
+
+
+@report_app.command()
+def diagnose(
+    library: LibraryPath,
+    run: RunPath,
+    page: Annotated[
+        Path | None, typer.Option("--out", help="Page to write, its figures beside it as .json; default in the run.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    clips: Annotated[int, typer.Option(min=8, help="At most so many clips.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of clips and of transformations.")] = 0,
+    gate: Annotated[
+        str | None, typer.Option(help="Conditions on figures of the JSON; exit code 1 when one does not hold.")
+    ] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure what the predictor knows of the transformations, how good the centroid is, and what both cost.
+
+    Examples: equiav diagnose --library L --run runs/toy --out report.html
+              equiav diagnose -L L -R R --gate "flip.mrr>0.2,centroid.k16<0.1"
+    """
+    from equiav.diagnose.figures import parse_gate
+    from equiav.library.table import Library
+    from equiav.pages.diagnosis import verdicts, write_report
+    from equiav.train.trained_on import load_trained_on
+
+    conditions = parse_gate(gate) if gate is not None else []
+    page = page or run / "report" / "equivariance.html"
+    with Bar("measuring", "parts") as bar:
+        found = write_report(
+            Library(library),
+            load_model(run, device),
+            page,
+            split=split,
+            clips=clips,
+            seed=seed,
+            learned=load_trained_on(run),
+            on_progress=bar.update,
+        )
+    if as_json:
+        typer.echo(page.with_suffix(".json").read_text(encoding="utf-8"))
+    else:
+        for line in verdicts(found):
+            typer.echo(line)
+        typer.echo(f"{page}, {page.with_suffix('.json')}")
+    # last: a figure that there is not is an error, and what was measured is shown all the same
+    checked = [condition.check(found.figures()) for condition in conditions]
+    for _, line in checked:
+        err.print(line, highlight=False, soft_wrap=True)
+    if not all(met for met, _ in checked):
+        raise typer.Exit(1)

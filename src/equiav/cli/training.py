@@ -1,4 +1,4 @@
-"""The verbs that train: parse, one library call, print."""
+"""The verbs that make and convert models: pretrain, finetune, compare, convert, export."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from equiav.cli.data import AsJson, LibraryPath, Overrides, RunPath
 from equiav.cli.evaluation import Frames, measure_classes
+from equiav.cli.options import AsJson, LibraryPath, Overrides, RunPath, load_model
 from equiav.cli.terminal import IS_MAIN, Bar, err, out, print_json, stop_code, stop_on_signal
 from equiav.errors import ConfigError
 from equiav.words import counted
@@ -207,3 +207,56 @@ def _check_overrides(overrides: list[str], source: str | None) -> None:
             raise ConfigError("features are fixed when a library is made: give them to `equiav ingest`")
         if source and key.startswith(("model", "init")) and key not in ("model.checkpointing", "model.compile"):
             raise ConfigError(f"{key}: with --from the pretrained model decides its sizes and weights: leave it out")
+
+
+@train_app.command()
+def convert(
+    official: Annotated[Path, typer.Argument(help="The authors' checkpoint, a .pth file.")],
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Model folder to write.")],
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads per block: the file does not say.")] = 12,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model that OUT holds.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn the EquiAV authors' checkpoint into a model folder. Nothing but tensors is read from the file.
+
+    Example: equiav convert equiav_pretrained.pth models/equiav
+    """
+    from equiav.config import Features
+    from equiav.model.convert import convert as run_convert
+
+    model = run_convert(official, folder, heads=heads, overwrite=overwrite)
+    parameters, features = sum(p.numel() for p in model.parameters()), model.config.features
+    others = [f"features.{name}={value}" for name, value in features if value != getattr(Features(), name)]
+    commands = [
+        " ".join(["equiav ingest VIDEOS --library L", *others]),
+        f"equiav embed --library L --run {folder}",
+        f"equiav search --library L --run {folder} --audio dog.wav",
+    ]
+    if as_json:
+        print_json({"folder": folder, "parameters": parameters, "features": dict(features), "next": commands})
+        return
+    typer.echo(f"{parameters / 1e6:.1f} M parameters in {folder}")
+    typer.echo(
+        f"its libraries have features.sample_rate={features.sample_rate} clip_s={features.clip_s:g} "
+        f"mel_bins={features.mel_bins} time_frames={features.time_frames}\nnext: " + "\n      ".join(commands)
+    )
+
+
+@train_app.command()
+def export(
+    run: RunPath,
+    onnx: Annotated[Path, typer.Option(help="Folder for audio.onnx and visual.onnx.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the two towers as ONNX files (features in, unit embeddings out), checked against PyTorch.
+
+    Example: equiav export --run runs/toy --onnx exported
+    """
+    from equiav.model.export import export_onnx
+
+    files = export_onnx(load_model(run, "cpu"), onnx)
+    if as_json:
+        print_json({"files": [vars(file) for file in files]})
+        return
+    for file in files:
+        typer.echo(f"{file.path}: within {file.max_abs_difference:.1e} of PyTorch")

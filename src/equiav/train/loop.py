@@ -23,7 +23,6 @@ from equiav.errors import TrainingError
 from equiav.metrics.health import ringing
 from equiav.train.checkpoint import Progress, Trained, load_state, save_state
 from equiav.train.gradient import Clips, Objective, backward
-from equiav.train.health import ringing
 from equiav.train.memory import peak_gb
 from equiav.train.optim import follow, learning_rate, make_optimizer, share_of_epoch, share_of_step
 from equiav.train.processes import agreed, is_sharded, make_accelerator, mean_over_processes, spread, whole

@@ -1,0 +1,31 @@
+"""Options and arguments that several verbs share, and the model that a run names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from equiav.errors import ConfigError
+
+if TYPE_CHECKING:
+    from equiav.model.equiav import EquiAV
+
+LibraryPath = Annotated[Path, typer.Option("--library", "-L", help="Library folder, made by `equiav ingest`.")]
+RunPath = Annotated[Path, typer.Option("--run", "-R", help="Run folder, made by `equiav pretrain`.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. optim.lr=1e-4.")]
+Device = Annotated[
+    str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def load_model(run: Path, device: str = "auto") -> EquiAV:
+    """The model of a run, ready to embed, on the device of that name; auto: on a GPU if there is one."""
+    from equiav.model.equiav import EquiAV
+
+    if not run.is_dir():  # a mistyped folder is not to be looked for on the Hub
+        raise ConfigError(f"{run}: no such folder; expected a run that `equiav pretrain` made, or a model's folder")
+    folder = run / "model" if (run / "model").is_dir() else run
+    return EquiAV.from_pretrained(folder, device=device)
