@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from equiav.cli.app import app as cli
+from equiav.cli import app as cli
 from equiav.library.table import Library
 from samples import TINY, pictures, tone, write_bad, write_media
 from train.labelled_library import label, make_labelled_library

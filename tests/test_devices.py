@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 import typer
-from search.tiny_library import FEATURES, make_clip, make_model
 
 from another_device import ELSEWHERE, another_device
-from equiav import cli
 from equiav.augment import audio, visual
+from equiav.cli import app as cli
 from equiav.cli.options import load_model
 from equiav.config import Augment
 from equiav.diagnose import cost, figures, unseen
@@ -30,6 +29,7 @@ from equiav.model.equiav import EquiAV
 from equiav.pages.diagnosis import attention_maps
 from equiav.search.embed import embed_library
 from equiav.search.index import SearchIndex
+from tiny_library import FEATURES, make_clip, make_model
 
 CLIPS = 12
 LITTLE = Effort(

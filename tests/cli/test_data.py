@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
-from test_app import TINY
 
+from cli.small_settings import TINY
 from equiav import doctor
-from equiav.cli.app import data
+from equiav.cli import data
 from equiav.library.table import Library
 from equiav.media import sandbox
 from samples import pictures, tone, write_media

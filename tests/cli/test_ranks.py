@@ -127,7 +127,7 @@ def test_exits_and_interrupts_are_no_failures(monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
-    monkeypatch.setattr("equiav.ranks.LOOK_S", 0.01)
+    monkeypatch.setattr("equiav.cli.ranks.LOOK_S", 0.01)
     for leaving in (SystemExit(3), KeyboardInterrupt(), BrokenPipeError()):
         with pytest.raises(type(leaving)), end_together():
             raise leaving

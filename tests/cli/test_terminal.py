@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from equiav.cli.app import terminal
+from equiav.cli import terminal
 
 NOTE = "loss 2.43 inter 1.40 intra_audio 2.18 intra_visual 1.95 · acc 25% · align 2.09 uniform -0.07 · 77 clips/s"
 
@@ -59,7 +59,7 @@ def test_names_and_labels_are_shown_as_they_are(capsys):
 
 CHILD = """
 import hashlib, sys
-from equiav.cli.app import terminal
+from equiav.cli import terminal
 
 with terminal.stop_on_signal() as should_stop:
     print("ready", flush=True)

@@ -132,7 +132,7 @@ def test_several_labels_are_measured_by_class(library, library_of):
 def test_clips_that_cannot_be_measured_on_are_named(library, library_of):
     with pytest.raises(LibraryError, match="no clips to measure on; it has the splits test, train, val"):
         classify(library, classifier(library), split="none")
-    with pytest.raises(LibraryError, match="1 labels are no class of this classifier, which knows 2: class2"):
+    with pytest.raises(LibraryError, match="1 label is no class of this classifier, which knows 2: class2"):
         classify(library, classifier(library, classes=CLASSES[:2]))
     shelf = library_of([[]] * len(LABELS))
     with pytest.raises(LibraryError, match="3 of 3 clips have no label"):

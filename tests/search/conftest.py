@@ -1,9 +1,9 @@
 """A small library and a small model for the tests of search."""
 
 import pytest
-from tiny_library import FEATURES, make_clip, make_model
 
 from equiav.library.table import Library
+from tiny_library import FEATURES, make_clip, make_model
 
 
 @pytest.fixture

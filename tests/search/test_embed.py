@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_library import FEATURES, make_clip, make_model
 
 from equiav.augment.visual import normalise
 from equiav.errors import LibraryError, ModelError
@@ -15,6 +14,7 @@ from equiav.library.table import Library
 from equiav.search import embed as embed_module
 from equiav.search.embed import embed_library
 from equiav.search.table import EmbeddingsTable, table_path
+from tiny_library import FEATURES, make_clip, make_model
 
 
 def one_by_one(library, model):

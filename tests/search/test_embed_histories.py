@@ -19,7 +19,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lance.dataset import DatasetOptimizer
-from tiny_library import FEATURES, SIZES, make_clip, make_model
 
 from equiav.config import ModelConfig
 from equiav.errors import ConfigError, LibraryError
@@ -35,6 +34,7 @@ from equiav.search.index import SearchIndex
 from equiav.search.table import EmbeddingsTable, table_path
 from in_process import InProcess
 from samples import TINY, pictures, tone, write_media
+from tiny_library import FEATURES, SIZES, make_clip, make_model
 
 KEY = FEATURES.model_copy(update={"frame_pick": "key"})
 EVERYTHING = 99

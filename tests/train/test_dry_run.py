@@ -6,8 +6,8 @@ import sys
 
 import pytest
 import torch
-from test_cli import SMALL
 
+from cli.small_settings import SMALL
 from equiav.model.equiav import EquiAV
 from equiav.train import dry_run as module
 from equiav.train.dry_run import dry_run, weights_gb
