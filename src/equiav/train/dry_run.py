@@ -66,8 +66,9 @@ def dry_run(recipe: Recipe, library: Library, run: Path, *, on_step: OnStep = la
     # all processes do the same steps: in each they wait for each other
     if not agreed(accelerator, used + weights > available):
         taken = _try(plan, weights, available, on_step)
-    other = taken.other_gb if taken else used
     needed = taken.peak_gb if taken else max(used + weights, available)
+    # what the process held before may be given back meanwhile: the parts are those of the peak
+    other = max(0.0, min(taken.other_gb if taken else used, needed - weights))
     share = plan.share
     micro_batch = min(train.micro_batch or share, share)
     return Estimate(
