@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow check format bench clean
+.PHONY: demo test test-gates test-slow check format bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv
@@ -16,6 +16,10 @@ demo: $(READY)  ## toy world → ingest → pretrain → evaluate → embed → 
 # One process per core with one thread each: many small tests, no fight over cores
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadgroup
+
+# Two processes, a kill, torch.compile, a step of full size: they use all cores themselves
+test-gates: $(READY)
+	$(BIN)/python -m pytest -m gate
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

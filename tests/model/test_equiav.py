@@ -217,6 +217,7 @@ def test_config_may_be_a_dictionary_and_its_mistakes_are_named():
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 @pytest.mark.filterwarnings("ignore")  # torch.compile warns of its own doings
 def test_compiled_blocks_give_the_same_loss_and_gradient():
     plain, compiled = small_model(), small_model(compile=True)

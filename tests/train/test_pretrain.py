@@ -259,6 +259,7 @@ def test_half_precision_without_a_gpu_is_refused(library, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_the_base_recipe_is_a_vit_b_and_takes_a_step(library):
     recipe = resolve(load_recipe("base", ["train.global_batch=2"]), library)
     recipe = recipe.model_copy(update={"features": load_recipe("base").features})

@@ -14,8 +14,6 @@ from equiav.model.hub import write_weights
 from equiav.train.pretrain import pretrain
 from train.small_library import SMALL, make_library, small_recipe
 
-KILLS = 20
-
 
 def finished(run):
     """Everything of a finished run that must not depend on how it got there: weights, moments, losses."""
@@ -26,10 +24,11 @@ def finished(run):
     return [file.read_bytes() for file in files], losses, newest.name
 
 
+@pytest.mark.parametrize(("kills", "epochs"), [pytest.param(1, 200, marks=pytest.mark.gate), (20, 500)])
 @pytest.mark.slow
-def test_a_run_killed_at_twenty_moments_ends_as_an_undisturbed_one(tmp_path):
+def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(tmp_path, kills, epochs):
     library = make_library(tmp_path)
-    overrides = [*SMALL[:-1], "train.epochs=500", "train.log_every=7", "train.ema=0.99"]
+    overrides = [*SMALL[:-1], f"train.epochs={epochs}", "train.log_every=7", "train.ema=0.99"]
 
     def command(run):
         return [
@@ -42,7 +41,7 @@ def test_a_run_killed_at_twenty_moments_ends_as_an_undisturbed_one(tmp_path):
 
     rng, reached = random.Random(0), [0]
     subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
-    for _ in range(KILLS):
+    for _ in range(kills):
         child = subprocess.Popen(command(tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while newest() == reached[-1] and child.poll() is None:
             time.sleep(0.01)
@@ -50,13 +49,14 @@ def test_a_run_killed_at_twenty_moments_ends_as_an_undisturbed_one(tmp_path):
         child.kill()
         assert child.wait() == -signal.SIGKILL, "the run ended before it could be killed: train longer"
         reached.append(newest())
-    assert len(set(reached)) == KILLS + 1
+    assert len(set(reached)) == kills + 1
     subprocess.run(command(tmp_path / "killed"), check=True, capture_output=True)
     assert finished(tmp_path / "killed") == finished(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 @pytest.mark.slow
+@pytest.mark.gate
 def test_two_processes_train_as_one_and_their_run_can_be_finished_by_one(tmp_path, parallel):
     library = make_library(tmp_path)
     # in fp32: of bf16 the rounding differs with the size of a share
