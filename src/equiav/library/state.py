@@ -1,0 +1,190 @@
+"""What an ingest knows and decides:  one record per clip, one per item, and the steps that change them.
+
+A clip has one owner: the item whose row it is, or that is reading it. Other items with the same content are its
+copies. The laws are those of docs/data.md; each stands beside the line that holds it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from equiav.library.coverage import IngestReport
+from equiav.library.items import Item, Listing, as_text, files_of
+from equiav.library.records import Clip, KnownItem, Reject
+from equiav.library.table import Library
+from equiav.library.windows import NO_FILE, ClipWindow, Examined, Stamp
+
+NOT_LISTED = -1
+
+
+@dataclass(slots=True, eq=False)
+class ItemState:
+    """An item that the source lists, or that the library holds."""
+
+    place: int = NOT_LISTED  # in the source
+    before: KnownItem | None = None  # what the library held of it when this ingest began
+    recorded: Reject | None = None  # its row among the rejects
+    stamp: Stamp = NO_FILE  # of its files when this ingest began
+    clips: dict[str, ClipState] = field(default_factory=dict)  # those whose rows are its own
+    reading: Reading | None = None
+    reject: Reject | None = None  # why it does not give all its clips, as far as this ingest knows
+    unreachable: Item | None = None  # the item itself if it cannot be read now: it keeps its clips
+
+    def is_gone(self) -> bool:
+        """Whether this source does not list an item that gave clips, and its file is not there."""
+        return self.before is not None and self.place == NOT_LISTED and not any(files_of(self.before.source))
+
+
+@dataclass(slots=True, eq=False)
+class ClipState:
+    """A clip that has a row, or that an item of the source would give."""
+
+    stored: bool = False  # it has a row, in the table or in the next commit
+    added: bool = False  # by this ingest
+    owner: ItemState | None = None  # None: nobody gives it (any more), so far
+    labels: tuple[str, ...] = ()  # labels and split of its row: a list may name single windows of a file
+    split: str = ""
+    named_by: tuple[int, Item] | None = None  # the first item of the list that names it, and its place
+    # the other items that would give it, by their keys: of one clip there may be very many
+    copies: dict[str, tuple[Item, Examined]] = field(default_factory=dict)
+
+
+@dataclass
+class Reading:
+    """The windows of an item that are being read."""
+
+    item: Item
+    wanted: list[str]  # clips to come
+    tasks: int  # still to come back
+    reject: Reject | None = None
+    again: bool = False  # what it was a copy of is gone meanwhile
+
+
+@dataclass
+class Uncommitted:
+    """What the next commit writes."""
+
+    clips: list[Clip] = field(default_factory=list)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)  # clip_id → its row for Library.update
+    items: dict[str, ItemState] = field(default_factory=dict)  # whose rejects are to be written, or dropped
+
+
+class IngestState:
+    """The records, by `Item.key` and by clip id, and what of them is not written yet."""
+
+    def __init__(self, library: Library, report: IngestReport, listing: Listing) -> None:
+        self.report, self.origin, self.labelled = report, as_text(listing.source), listing.labelled
+        self.items, self.clips = defaultdict[str, ItemState](ItemState), defaultdict[str, ClipState](ClipState)
+        self.uncommitted = Uncommitted()
+        for place, item in enumerate(listing.items):
+            self.items[item.key].place = place
+        for key, known in library.known_items().items():
+            self.items[key].before = known
+        for reject in library.rejects():
+            self.items[reject.item].recorded = reject
+        for clip_id, (key, labels, split) in library.known_clips().items():
+            self._store(clip_id, key, labels, split)
+
+    def _store(self, clip_id: str, key: str, labels: tuple[str, ...], split: str) -> ClipState:
+        clip, item = self.clips[clip_id], self.items[key]
+        clip.stored, clip.owner, clip.labels, clip.split = True, item, labels, split
+        item.clips[clip_id] = clip
+        return clip
+
+    def add(self, clip: Clip) -> None:
+        """A clip was read."""
+        self.uncommitted.clips.append(clip)
+        self._store(clip.clip_id, clip.item, tuple(clip.labels), clip.split).added = True
+
+    def examined(self, item: Item, found: Examined) -> list[ClipWindow]:
+        """The windows of an item that are to be read: the others have a row, or another item gives them."""
+        state, ids = self.items[item.key], [window.clip_id for window in found.windows]
+        known = state.before
+        moved = known is not None and (known.stamp, known.source) != (found.stamp, item.source)
+        self.release(state, state.clips.keys() - ids)  # a changed file replaces its clips
+        self.name(item, ids)
+        wanted = []
+        for window in found.windows:
+            clip = self.clips[window.clip_id]
+            owner = clip.owner
+            if clip.stored and (owner is None or (owner is not state and owner.is_gone())):
+                self._take(window.clip_id, item, found, self.origin)  # a renamed file is the same clip
+            elif owner is not None and owner is not state:
+                # the same content twice is one clip, of the file that gave it first
+                self.report.duplicates += item.key not in clip.copies
+                clip.copies[item.key] = item, found
+            elif not clip.stored:
+                clip.owner = state
+                wanted.append(window)
+            elif known and moved:
+                self._take(window.clip_id, item, found, known.origin)  # a touched file is not decoded again
+        return wanted
+
+    def name(self, item: Item, clip_ids: Iterable[str]) -> None:
+        """A list says what labels and split these clips have: of two lines of one list the first does."""
+        if self.labelled:
+            named_by = self.items[item.key].place, item
+            for clip_id in clip_ids:
+                clip = self.clips[clip_id]
+                if clip.named_by is None or named_by[0] < clip.named_by[0]:
+                    clip.named_by = named_by
+
+    def release(self, state: ItemState, clip_ids: Iterable[str]) -> None:
+        """An item does not give these clips any more.
+
+        What a copy gives now stays, with its labels and split. What nobody gives goes when all have been looked at.
+        """
+        for clip_id in clip_ids:
+            clip = state.clips.pop(clip_id)
+            clip.owner = None
+            if clip.copies:
+                item, found = clip.copies.pop(next(iter(clip.copies)))
+                self.report.duplicates -= 1
+                self._take(clip_id, item, found, self.origin)
+
+    def _take(self, clip_id: str, item: Item, found: Examined, origin: str) -> None:
+        """The row of a clip is this item's from now on: nothing is decoded anew."""
+        clip, key = self.clips[clip_id], item.key
+        if clip.owner:
+            del clip.owner.clips[clip_id]
+        self._store(clip_id, key, clip.labels, clip.split)
+        row = {"clip_id": clip_id, "item": key, "source": item.source, "origin": origin}
+        row |= {"item_windows": found.count, "item_tail_s": found.tail_s}
+        self.uncommitted.rows[clip_id] = row | dict(zip(("file_size", "file_mtime_ns"), found.stamp, strict=True))
+
+    def not_read(self, reading: Reading) -> list[Item]:
+        """What an item could not read is nobody's: its copies are as bad, and are to be recorded too."""
+        copies = []
+        for clip in (self.clips[clip_id] for clip_id in reading.wanted):
+            if not clip.stored:
+                copies += [item for item, _ in clip.copies.values()]
+                clip.owner, clip.copies = None, {}
+        self.report.duplicates -= len(copies)
+        return copies
+
+    def remove_unowned(self) -> list[str]:
+        """The clips that nobody gives; they have no rows any more."""
+        unowned = sorted(clip_id for clip_id, clip in self.clips.items() if clip.stored and clip.owner is None)
+        for clip_id in unowned:
+            self.clips[clip_id].stored = False
+        return unowned
+
+    def relabelled(self) -> list[dict[str, Any]]:
+        """New labels and splits of the clips that a list names, for `Library.update`.
+
+        Only when all have been looked at: the first of its items that names a clip may come late.
+        """
+        for state in self.items.values():
+            if state.unreachable:  # also files that are away get the labels of their list
+                self.name(state.unreachable, state.clips)
+        new = []
+        for clip_id, clip in self.clips.items():
+            if clip.stored and clip.named_by:
+                item = clip.named_by[1]
+                if (clip.labels, clip.split) != (item.labels, item.split):
+                    new.append({"clip_id": clip_id, "labels": item.labels, "split": item.split})
+                    self.report.clips_relabelled += not clip.added
+        return new
