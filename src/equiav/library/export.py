@@ -40,6 +40,8 @@ AT_ONCE = 64  # clips in memory
 LIMIT_S = 300.0
 
 Row = dict[str, Any]
+Wanted = tuple[Row, int]  # whose sound, at which sample rate
+WithMedia = tuple[Row, bytes, list[bytes]]  # a row, its sound as WAV and its frames
 
 
 @dataclass(frozen=True)
@@ -139,13 +141,13 @@ def _unlistable(row: Row, kind: Kind) -> tuple[str, str] | None:
 
 def _with_media(
     library: Library, rows: list[tuple[int, Row]], workers: int, report: ExportReport, on_progress: Progress | None
-) -> Iterator[tuple[Row, bytes, list[bytes]]]:
-    """Each row with its sound as WAV and its frames; what has lost its sound goes into the report."""
+) -> Iterator[WithMedia]:
+    """Each row with its media; what has lost its sound goes into the report."""
     with Sandbox(_read_sound, workers, LIMIT_S) as sandbox:
         for first in range(0, len(rows), AT_ONCE):
             part = rows[first : first + AT_ONCE]
             frames = library.take([position for position, _ in part], ["frames"])["frames"].to_pylist()
-            sounds = _read_sounds(sandbox, [_Wanted(row, library.features.sample_rate) for _, row in part])
+            sounds = _read_sounds(sandbox, [(row, library.features.sample_rate) for _, row in part])
             for (_, row), sound, pictures in zip(part, sounds, frames, strict=True):
                 if isinstance(sound, MediaError):
                     report.left_out.append(LeftOut(row["clip_id"], row["source"], sound.reason, sound.detail))
@@ -157,32 +159,24 @@ def _with_media(
                 on_progress(first + len(part), len(rows), f"{left_out} left out" if left_out else "")
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """The sound of a clip."""
-
-    row: Row
-    rate: int
-
-
-def _read_sounds(sandbox: Sandbox[_Wanted, bytes], wanted: list[_Wanted]) -> list[bytes | MediaError]:
+def _read_sounds(sandbox: Sandbox[Wanted, bytes], wanted: list[Wanted]) -> list[bytes | MediaError]:
     """The sounds in the order asked."""
     waiting, done = deque(wanted), dict[str, bytes | MediaError]()
     while waiting or sandbox.busy:
         while waiting and sandbox.has_room():
             sandbox.submit(waiting.popleft())
-        done |= {one.row["clip_id"]: result for one, result in sandbox.wait()}
-    return [done[one.row["clip_id"]] for one in wanted]
+        done |= {row["clip_id"]: result for (row, _), result in sandbox.wait()}
+    return [done[row["clip_id"]] for row, _ in wanted]
 
 
-def _read_sound(wanted: _Wanted) -> bytes:
-    row = wanted.row
+def _read_sound(wanted: Wanted) -> bytes:
+    row, rate = wanted
     item = _find(row["source"])
     # of a clip in pieces the sound alone is read: the stamp is of all its files
     if not row["source"].endswith("#frames") and stamp_of(item.path) != (row["file_size"], row["file_mtime_ns"]):
         raise MediaError("changed", f"{item.path} is another file than the one ingested; ingest again")
     with as_one_file(item) as (path, _):
-        return wav_bytes(decode_audio(path, row["start_s"], row["end_s"], wanted.rate), wanted.rate)
+        return wav_bytes(decode_audio(path, row["start_s"], row["end_s"], rate), rate)
 
 
 def _find(source: str) -> Item:
@@ -202,7 +196,7 @@ def _samples(tar: str) -> dict[str, Item]:
         raise MediaError("not_media", str(error)) from None
 
 
-def _write_tars(out: Path, clips: Iterator[tuple[Row, bytes, list[bytes]]]) -> None:
+def _write_tars(out: Path, clips: Iterator[WithMedia]) -> None:
     """`clips-000000.tar`, …: ID.wav, ID.0.jpg, …, ID.json."""
     clip, number = next(clips, None), 0
     while clip is not None:
@@ -211,8 +205,8 @@ def _write_tars(out: Path, clips: Iterator[tuple[Row, bytes, list[bytes]]]) -> N
                 row, sound, frames = clip
                 name = row["clip_id"]
                 members = {f"{name}.wav": sound} | {f"{name}.{i}.jpg": frame for i, frame in enumerate(frames)}
-                told = {key: row[key] for key in ("labels", "split", "source", "start_s", "end_s")}
-                members[f"{name}.json"] = json.dumps(told).encode()
+                about = {key: row[key] for key in ("labels", "split", "source", "start_s", "end_s")}
+                members[f"{name}.json"] = json.dumps(about).encode()
                 for member, data in members.items():
                     info = tarfile.TarInfo(member)
                     info.size = len(data)
@@ -222,7 +216,7 @@ def _write_tars(out: Path, clips: Iterator[tuple[Row, bytes, list[bytes]]]) -> N
         number += 1
 
 
-def _write_cav(out: Path, clips: Iterator[tuple[Row, bytes, list[bytes]]]) -> None:
+def _write_cav(out: Path, clips: Iterator[WithMedia]) -> None:
     """`SPLIT.json` with `wav/ID.wav` and `frame_i/ID.jpg`; labels as mids of `class_labels_indices.csv`."""
     entries: dict[str, list[Row]] = {}
     mids: dict[str, str] = {}

@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, cast
 from equiav.config import Features
 from equiav.errors import ConfigError, MediaError
 from equiav.library.coverage import IngestReport, cover, keep_record, tails_of
-from equiav.library.items import is_absent, is_folder
+from equiav.library.items import as_text, is_absent, is_folder
 from equiav.library.manifests import Item, Listing, read_source
 from equiav.library.records import STATUSES, TRANSIENT, Reject
 from equiav.library.state import NOT_LISTED, IngestState, ItemState, Reading, Uncommitted
 from equiav.library.table import Library
-from equiav.library.takeover import take_over
 from equiav.library.windows import NO_FILE, Examined, Read, Stamp, Task, stamp_of, work
 from equiav.machine import usable_cores
 from equiav.media.sandbox import Sandbox
@@ -77,7 +76,7 @@ def ingest(
     library = Library.create(library_path, features)
     report = IngestReport(len({item.path for item in listing.items}), listing.ignored, dict(listing.system_folders))
     with library.locked():
-        take_over(library, listing)
+        _take_over(library, listing)
         run = _Run(library, report, listing, on_progress)
         gone = run.gone(listing) if prune else []
         todo = run.sort_out(listing.items)
@@ -111,6 +110,27 @@ def _pool(workers: int | None, ray: str | None) -> Pool:
     from equiav.library.cluster import RayPool
 
     return RayPool(work, workers, TASK_LIMIT_S, ray)
+
+
+def _take_over(library: Library, listing: Listing) -> None:
+    """What an older equiav stored under former keys of this source's items gets their keys of today.
+
+    Rows change in one commit; a kill before or after it, or between it and the rejects, leaves what the next run mends.
+    """
+    former = {old: item.key for item in listing.items for old in item.former_keys}
+    for item in listing.items if former else []:
+        former.pop(item.key, None)  # what is listed itself is not another's
+    if not former:
+        return
+    origin = as_text(listing.source)
+    rows = library.clips(columns=["clip_id", "item", "origin"], statuses=STATUSES).to_pylist()
+    renamed = [row for row in rows if row["origin"] == origin and row["item"] in former]
+    library.update([{"clip_id": row["clip_id"], "item": former[row["item"]]} for row in renamed])
+    rejects = {reject.item: reject for reject in library.rejects()}
+    old = [reject for reject in rejects.values() if reject.origin == origin and reject.item in former]
+    new = {former[reject.item]: replace(reject, item=former[reject.item]) for reject in old}
+    library.reject([reject for key, reject in new.items() if key not in rejects])
+    library.forgive([reject.item for reject in old])
 
 
 class _Run:

@@ -35,6 +35,8 @@ SYSTEM_FOLDERS = re.compile(
     r"|__macosx|network trash folder|\.(spotlight|documentrevisions)-v100|\.temporaryitems|\.apple(double|db|desktop)",
     re.IGNORECASE,
 )
+# What the system does not let us look at is neither; the methods of Path raise there
+is_file, is_folder = os.path.isfile, os.path.isdir
 CUT_SLACK_S = 1.0  # what a downloader may leave at the ends of a segment that it cuts out
 
 
@@ -121,14 +123,6 @@ def as_text(path: Path) -> str:
     return os.fsencode(path.absolute()).decode("utf-8", "backslashreplace")
 
 
-def is_file(path: Path) -> bool:
-    """Whether it is a regular file; what the system does not let us look at is none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
 def is_absent(path: Path) -> bool:
     """Whether there is no such file; what the system does not let us look at may be there."""
     try:
@@ -138,14 +132,6 @@ def is_absent(path: Path) -> bool:
     except OSError:
         return False
     return False
-
-
-def is_folder(path: Path) -> bool:
-    """Whether it is a folder; what the system does not let us look at is none."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
 
 
 def files_of(source: str) -> Iterator[tuple[Path, str]]:

@@ -1,4 +1,4 @@
-"""Which clips are windows of one recording:  `source` of a clip  →  the recording's name;  names  →  numbers.
+"""Which clips are windows of one recording:  `source` of a clip  →  the recording's name.
 
 Windows of one recording are alike: they are no independent pieces of evidence, and what was learned from one of them
 helps with the others. A recording is a file, or a sample of a tar; files whose names hold the same YouTube id, as the
@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePath
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 # An id is 64 bits in 11 characters: the last one has four bits of its own, which lets few other words through
 SEGMENT = re.compile(r"Y?([A-Za-z0-9_-]{10}[AEIMQUYcgkosw048])([_-]\d+([._-][\d._-]*)?)?")

@@ -13,7 +13,7 @@ from typing import Any
 
 from equiav.library.coverage import IngestReport
 from equiav.library.items import Item, Listing, as_text, files_of
-from equiav.library.records import Clip, KnownItem, Reject
+from equiav.library.records import STATUSES, Clip, KnownItem, Reject
 from equiav.library.table import Library
 from equiav.library.windows import NO_FILE, ClipWindow, Examined, Stamp
 
@@ -85,8 +85,9 @@ class IngestState:
             self.items[key].before = known
         for reject in library.rejects():
             self.items[reject.item].recorded = reject
-        for clip_id, (key, labels, split) in library.known_clips().items():
-            self._store(clip_id, key, labels, split)
+        for batch in library.clips(columns=["clip_id", "item", "labels", "split"], statuses=STATUSES).to_batches():
+            for row in batch.to_pylist():
+                self._store(row["clip_id"], row["item"], tuple(row["labels"]), row["split"])
 
     def _store(self, clip_id: str, key: str, labels: tuple[str, ...], split: str) -> ClipState:
         clip, item = self.clips[clip_id], self.items[key]

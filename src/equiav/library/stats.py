@@ -84,10 +84,7 @@ class LibraryStats:
             ("split", _counted(self.splits)),
             ("labels", f"{len(self.labels)}: {_counted(self.labels, 10)}" if self.labels else "none"),
             ("without label", str(self.unlabelled)),
-            (
-                "log-mel",
-                "; ".join(normal) or "no sound",
-            ),
+            ("log-mel", "; ".join(normal) or "no sound"),
             (
                 "copies",
                 f"{counted(self.copies, 'window')} left out, "

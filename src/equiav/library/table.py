@@ -48,6 +48,7 @@ class Library:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._clips_path, self._rejects_path = self.path / "clips.lance", self.path / "rejects.lance"
         if not self._clips_path.exists():
             raise LibraryError(f"{self.path} holds no library; make one: equiav ingest VIDEOS --library {self.path}")
         self._stamp = stamp_of_table(self._clips_path)
@@ -88,14 +89,6 @@ class Library:
             differ = "; ".join(f"{k} is {found[k]}, asked {wanted[k]}" for k in found if found[k] != wanted[k])
             raise LibraryError(f"{path} was made with other features: {differ}. Use the same, or another folder")
         return library
-
-    @property
-    def _clips_path(self) -> Path:
-        return self.path / "clips.lance"
-
-    @property
-    def _rejects_path(self) -> Path:
-        return self.path / "rejects.lance"
 
     def append(self, clips: Sequence[Clip]) -> None:
         """Add rows in one atomic commit: a reader, or the next run, sees all of them or none."""
@@ -224,13 +217,6 @@ class Library:
                 stamp = before.stamp[0], NO_TIME
             known[item] = KnownItem(before.clips + 1 if before else 1, windows, stamp, *rest)
         return known
-
-    def known_clips(self) -> dict[str, tuple[str, tuple[str, ...], str]]:
-        """Every clip, by its id: `Item.key` of the item that gave it, its labels and its split."""
-        columns = ["clip_id", "item", "labels", "split"]
-        table = self._rows(columns)
-        rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
-        return {clip_id: (item, tuple(labels), split) for clip_id, item, labels, split in rows}
 
     def tails(self) -> dict[str, float | None]:
         """The end of each item that no window covers, in seconds, by `Item.key`; None where it is not known."""
