@@ -1,13 +1,16 @@
 """The toy world: deterministic, physical, and not solvable by mean colour and mean spectrum."""
 
 import csv
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import av
 import numpy as np
 import pytest
 
-from equiav.errors import ConfigError
+from equiav.errors import ConfigError, MediaError
 from equiav.toyworld import KINDS, RATE, Clip, draw_clip, make_world, render_frames, render_sound
 
 
@@ -140,6 +143,21 @@ def test_a_lost_clip_is_rendered_again_byte_for_byte(world):
     victim.unlink()
     make_world(world, 6, 0, test=2, workers=1)
     assert victim.read_bytes() == before
+
+
+def test_a_script_without_a_main_guard_makes_a_world_and_runs_once(world, tmp_path):
+    script = 'from pathlib import Path\nfrom equiav.toyworld import make_world\nPath("ran").touch(exist_ok=False)\n'
+    (tmp_path / "script.py").write_text(script + 'make_world(Path("world"), 6, 0, test=2, workers=2)\n')
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    files = {path.relative_to(world): path.read_bytes() for path in world.rglob("*.*")}
+    made = tmp_path / "world"
+    assert {path.relative_to(made): path.read_bytes() for path in made.rglob("*.*")} == files
+
+
+def test_a_clip_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(MediaError, match=r"test/\w+-000005.mp4 cannot be written: No such file or directory"):
+        make_world(tmp_path, 6, 0, test=1, workers=1, on_clip=lambda: shutil.rmtree(tmp_path / "test", True))
 
 
 def test_two_worlds_do_not_mix_in_one_folder(world):

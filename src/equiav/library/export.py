@@ -11,7 +11,6 @@ import io
 import json
 import re
 import tarfile
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -161,11 +160,7 @@ def _with_media(
 
 def _read_sounds(sandbox: Sandbox[Wanted, bytes], wanted: list[Wanted]) -> list[bytes | MediaError]:
     """The sounds in the order asked."""
-    waiting, done = deque(wanted), dict[str, bytes | MediaError]()
-    while waiting or sandbox.busy:
-        while waiting and sandbox.has_room():
-            sandbox.submit(waiting.popleft())
-        done |= {row["clip_id"]: result for (row, _), result in sandbox.wait()}
+    done = {row["clip_id"]: result for (row, _), result in sandbox.run(wanted)}
     return [done[row["clip_id"]] for row, _ in wanted]
 
 

@@ -8,19 +8,24 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.error
 import numpy as np
 from numpy.typing import NDArray
 
+from equiav.errors import MediaError
+
 
 def write_clip(path: Path, frames: NDArray[np.uint8], fps: int, sound: NDArray[np.float32], rate: int) -> None:
-    """Write `path` whole or not at all.
+    """Write an .mp4 file whole or not at all.
 
     Args:
-        path: the .mp4 file.
         frames: (F, H, W, 3) RGB, even H and W.
         fps: frames per second.
         sound: mono (S,) in [-1, 1].
         rate: samples per second, one of AAC's.
+
+    Raises:
+        MediaError: unreadable, it cannot be written.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -40,6 +45,8 @@ def write_clip(path: Path, frames: NDArray[np.uint8], fps: int, sound: NDArray[n
             container.mux(audio.encode(samples))
             container.mux(audio.encode(None))
         beside.replace(path)
+    except (OSError, av.error.FFmpegError) as error:
+        raise MediaError("unreadable", f"{path} cannot be written: {error.strerror or error}") from None
     finally:
         beside.unlink(missing_ok=True)
 

@@ -17,7 +17,7 @@ import tempfile
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection
@@ -87,6 +87,19 @@ class Sandbox(Generic[T, R]):
             _end(worker)
         self._workers = []
         self._tidy()
+
+    def run(self, tasks: Iterable[T]) -> Iterator[tuple[T, R | MediaError]]:
+        """What becomes of each of these tasks, in any order.
+
+        Raises:
+            WorkerError: workers cannot be started.
+        """
+        for task in tasks:
+            while not self.has_room():
+                yield from self.wait()
+            self.submit(task)
+        while self.busy:
+            yield from self.wait()
 
     @property
     def busy(self) -> bool:

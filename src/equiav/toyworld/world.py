@@ -5,20 +5,21 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equiav.errors import ConfigError
+from equiav.errors import ConfigError, MediaError
 from equiav.media.mux import write_clip
+from equiav.media.sandbox import Sandbox
 from equiav.toyworld.clip import draw_clip
 from equiav.toyworld.picture import FPS, SIDE, render_frames
 from equiav.toyworld.sound import RATE, render_sound
+
+CLIP_LIMIT_S = 600.0  # a clip takes a quarter of a second; this is for a machine that has stopped
 
 README_TEXT = """# A toy world
 
@@ -35,7 +36,7 @@ Shared by picture and sound (any single frame shows all of it):
 | the hue of its body, from red (soft) to blue (hard) | brightness of the spectrum, length of the decay |
 | how many there are (1-4) | density: strikes per second, or voices |
 
-Nuisance, drawn independently for the two senses: background texture and colours, its drift, camera shift,
+Nuisance, drawn independently for the two modalities: background texture and colours, its drift, camera shift,
 lighting, grain, positions, tilt and sway of the things | loudness, onset, noise floor and its colour, exact
 times of the strikes, small detuning.
 """
@@ -56,6 +57,7 @@ def make_world(
 
     Raises:
         ConfigError: fewer than two clips, or a test split that leaves nothing to train on.
+        MediaError: a clip cannot be written.
     """
     test = max(1, clips // 8) if test is None else test
     if clips < 2 or not 0 < test < clips:
@@ -64,14 +66,15 @@ def make_world(
         (out / split).mkdir(parents=True, exist_ok=True)
     _claim(out, seed, clips, test)
     names = [f"{'test' if i >= clips - test else 'train'}/{draw_clip(seed, i).kind}-{i:06d}.mp4" for i in range(clips)]
-    render = partial(_render_file, out, seed)
-    boxes: list[NDArray[np.int64]] = []
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for shown in pool.map(render, range(clips), names, chunksize=8):
-            boxes.append(shown)
+    boxes: dict[int, NDArray[np.int64]] = {}
+    with Sandbox(partial(_render_file, out, seed), workers, CLIP_LIMIT_S) as sandbox:
+        for (i, _), shown in sandbox.run(enumerate(names)):
+            if isinstance(shown, MediaError):
+                raise shown
+            boxes[i] = shown
             if on_clip:
                 on_clip()
-    _write_tables(out, seed, names, boxes)
+    _write_tables(out, seed, names, [boxes[i] for i in range(clips)])
 
 
 def _claim(out: Path, seed: int, clips: int, test: int) -> None:
@@ -85,7 +88,9 @@ def _claim(out: Path, seed: int, clips: int, test: int) -> None:
     (out / "README.md").write_text(README_TEXT, encoding="utf-8")
 
 
-def _render_file(out: Path, seed: int, index: int, name: str) -> NDArray[np.int64]:
+def _render_file(out: Path, seed: int, task: tuple[int, str]) -> NDArray[np.int64]:
+    """Write a clip that is not there yet; where its things are: boxes, as `render_frames` gives them."""
+    index, name = task
     clip = draw_clip(seed, index)
     frames, boxes = render_frames(clip, seed)
     if not (out / name).exists():
