@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from equiav.errors import ConfigError
+from equiav.media.mux import wav_file
 from equiav.metrics.retrieval import retrieval_metrics
-from equiav.model.encode import mean_direction, wav_file
+from equiav.model.encode import mean_direction
 from equiav.model.equiav import EquiAV
 from samples import TINY, pictures, tone, write_media
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from equiav.library.ingest import ingest
 from equiav.library.stats import library_stats
 from equiav.library.table import Library
+from equiav.media.mux import wav_file
 from equiav.media.probe import MediaInfo
 from equiav.media.windows import cut, dropped_tail_s, shortest_tail_s, span_of
-from equiav.model.encode import wav_file
 from samples import TINY, pictures, tone, write_media
 
 SECONDS = {"two windows.wav": 1.0, "a tail.wav": 0.9, "another tail.wav": 1.5, "short.wav": 0.2}

@@ -313,9 +313,9 @@ def contents(tmp_path_factory):
 
 
 def write_wav(path, sound):
-    from equiav.media.mux import wav_bytes
+    from equiav.media.mux import wav_file
 
-    path.write_bytes(wav_bytes(sound, 16_000))
+    path.write_bytes(wav_file(sound, 16_000))
     return path
 
 

@@ -22,7 +22,8 @@ import torch
 from typing_extensions import override
 
 from equiav.errors import ConfigError
-from equiav.model.encode import encode, mean_direction, wav_file
+from equiav.media.mux import wav_file
+from equiav.model.encode import encode, mean_direction
 
 try:
     import mteb

@@ -26,7 +26,7 @@ from equiav.library.pieces import as_one_file
 from equiav.library.table import Library
 from equiav.library.windows import stamp_of
 from equiav.media.decode import decode_audio
-from equiav.media.mux import wav_bytes
+from equiav.media.mux import wav_file
 from equiav.media.sandbox import Sandbox
 
 Kind = Literal["csv", "jsonl", "webdataset", "cav"]
@@ -171,7 +171,7 @@ def _read_sound(wanted: Wanted) -> bytes:
     if not row["source"].endswith("#frames") and stamp_of(item.path) != (row["file_size"], row["file_mtime_ns"]):
         raise MediaError("changed", f"{item.path} is another file than the one ingested; ingest again")
     with as_one_file(item) as (path, _):
-        return wav_bytes(decode_audio(path, row["start_s"], row["end_s"], rate), rate)
+        return wav_file(decode_audio(path, row["start_s"], row["end_s"], rate), rate)
 
 
 def _find(source: str) -> Item:

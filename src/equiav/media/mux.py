@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import os
+import struct
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from equiav.errors import MediaError
+from equiav.errors import ConfigError, MediaError
+
+LARGEST = 2**32 - 1  # what the sizes in a WAV can say
 
 
 def write_clip(path: Path, frames: NDArray[np.uint8], fps: int, sound: NDArray[np.float32], rate: int) -> None:
@@ -51,13 +54,27 @@ def write_clip(path: Path, frames: NDArray[np.uint8], fps: int, sound: NDArray[n
         beside.unlink(missing_ok=True)
 
 
-def wav_bytes(sound: NDArray[np.float32], rate: int) -> bytes:
-    """A mono sound (S,) as a WAV of 32-bit floats: read again it is the same, bit for bit."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="wav", options={"fflags": "+bitexact"}) as container:
-        track = container.add_stream("pcm_f32le", rate=rate, layout="mono")
-        samples = av.AudioFrame.from_ndarray(sound[None], format="flt", layout="mono")
-        samples.sample_rate, samples.pts, samples.time_base = rate, 0, Fraction(1, rate)
-        container.mux(track.encode(samples))
-        container.mux(track.encode(None))
-    return buffer.getvalue()
+def wav_file(samples: NDArray[Any], sample_rate: int | None) -> bytes:
+    """A mono sound (S,) as a WAV of 32-bit floats: read again it is the same, bit for bit.
+
+    Raises:
+        ConfigError: no sample rate, or samples of another shape or kind.
+    """
+    if sample_rate is None:
+        raise ConfigError("audio arrays need their sample_rate, in Hz")
+    if samples.ndim != 1 or not len(samples) or not np.issubdtype(samples.dtype, np.floating):
+        raise ConfigError(
+            f"an audio array is mono, float, shape (S,), in [-1, 1]; found {samples.dtype} of shape {samples.shape} "
+            "(16-bit samples: divide by 32768; several channels: take their mean)"
+        )
+    data = samples.astype("<f4", copy=False).tobytes()
+    return wav_header(len(data), sample_rate) + data
+
+
+def wav_header(size: int, sample_rate: int) -> bytes:
+    """As FFmpeg writes it before `size` bytes of samples; the largest sizes mean "up to the end"."""
+    # format 3 is IEEE float, 4 bytes a sample
+    fmt = struct.pack("<HHIIHHH", 3, 1, sample_rate, 4 * sample_rate, 4, 32, 0)
+    chunks = b"fmt " + struct.pack("<I", len(fmt)) + fmt + b"fact" + struct.pack("<II", 4, size // 4)
+    chunks += b"data" + struct.pack("<I", min(size, LARGEST))
+    return b"RIFF" + struct.pack("<I", min(4 + len(chunks) + size, LARGEST)) + b"WAVE" + chunks

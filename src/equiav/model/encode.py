@@ -7,7 +7,6 @@ length 1 again, stands for the whole. The same input gives the same vector, alwa
 
 from __future__ import annotations
 
-import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from equiav.config import Features, ModelConfig
 from equiav.errors import ConfigError, MediaError, ModelError
 from equiav.media.decode import load_image, read_audio, stream_windows, upright_rgb
 from equiav.media.fbank import fit_frames, log_mel
+from equiav.media.mux import wav_file
 from equiav.media.probe import MediaInfo, describe, open_media
 from equiav.media.stills import probe_picture
 from equiav.media.windows import Window, cut, middle_picture, span_of
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float32, Int64, UInt8
     from torch import Tensor
 
-
-LARGEST = 2**32 - 1  # what the sizes in a WAV can say
 
 BYTES = (bytes, bytearray, memoryview)
 
@@ -270,27 +268,6 @@ def _windows(path: Path, features: Features, length_s: float) -> list[Window]:
     """The windows that ingest would cut a file of this length into."""
     whole = MediaInfo(length_s, length_s, length_s, None, None, None, None, None)
     return cut(span_of(whole, features, path.name), whole, features)
-
-
-def wav_file(samples: np.ndarray, sample_rate: int | None) -> bytes:
-    """A mono float32 WAV file, so that arrays take the way of files, resampling included."""
-    if sample_rate is None:
-        raise ConfigError("audio arrays need their sample_rate, in Hz")
-    if samples.ndim != 1 or not len(samples) or not np.issubdtype(samples.dtype, np.floating):
-        raise ConfigError(
-            f"an audio array is mono, float, shape (S,), in [-1, 1]; found {samples.dtype} of shape {samples.shape} "
-            "(16-bit samples: divide by 32768; several channels: take their mean)"
-        )
-    data = samples.astype("<f4", copy=False).tobytes()
-    return wav_header(len(data), sample_rate) + data
-
-
-def wav_header(size: int, sample_rate: int) -> bytes:
-    """Of a mono float32 WAV file with so many bytes of samples; the largest sizes mean "up to the end"."""
-    # format 3 is IEEE float, 4 bytes a sample
-    fmt = struct.pack("<HHIIHH", 3, 1, sample_rate, 4 * sample_rate, 4, 32)
-    chunks = b"fmt " + struct.pack("<I", len(fmt)) + fmt + b"data" + struct.pack("<I", min(size, LARGEST))
-    return b"RIFF" + struct.pack("<I", min(4 + len(chunks) + size, LARGEST)) + b"WAVE" + chunks
 
 
 def _picture(item: Any, features: Features) -> UInt8[np.ndarray, "h w 3"]:
