@@ -3,7 +3,7 @@
 Prints one JSON object: clips per second on one core for both views of a full-size clip (1024×128 spectrogram, 224²
 picture from a 256² frame, default spaces, the same parameters on both sides), their ratio to per-sample code
 (PIL for pictures, NumPy, PIL and scipy for spectrograms, effects only where they are on); parameter vectors drawn
-and encoded for K=16 centroid sets of both senses; and the peak of extra memory as a multiple of the input batch.
+and encoded for K=16 centroid sets of both modalities; and the peak of extra memory as a multiple of the input batch.
 Where a CUDA device is present, its clips per second as well.
 
     python benchmarks/augment.py --batch 32 --repeats 7

@@ -322,7 +322,7 @@ CORPUS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "line\nbreak.mp4": ("ok", tape()),
     "-rf.mp4": ("ok", tape()),
     LONG_NAME: ("ok", tape()),
-    # both senses, of which one says nothing
+    # both modalities, of which one says nothing
     "silent.mp4": ("silent", silent),
     "silent and still.mp4": ("silent", silent_and_still),
     "a still picture.mp4": ("still", unmoving),
@@ -331,7 +331,7 @@ CORPUS: dict[str, tuple[str, Callable[[Path], object]]] = {
         "ok and still",
         lambda path: slides(path, [0.0, 0.3, 0.5], 4.0, sound_s=4.0),
     ),
-    # one sense
+    # one modality
     "no sound.mp4": ("no_audio", tape(audio=False)),
     "pictures of a camera.mov": ("no_audio", camera_pictures),
     "bare stream.h264": ("no_audio", lambda path: movie(path, "libx264", count=50)),

@@ -92,7 +92,7 @@ def test_settings_are_frozen():
     ("override", "message"),
     [
         ("task.label=single-label", r"task.label is not a key of Task \(did you mean labels\?\)"),
-        ("task.senses=both", "task.senses: .* found 'both'"),
+        ("task.modalities=sound", "task.modalities: .* found .sound."),
         ("optim.head_lr=50", r"optim.head_lr is not a key of FinetuneOptim \(did you mean head_lr_ratio\?\)"),
         ("data.validation=train", "validation and training split are both 'train'"),
         ("data.validation=val", "chooses among whole weights of single epochs"),

@@ -16,8 +16,8 @@ from equiav.cli import app as cli
 from equiav.cli.options import load_model
 from equiav.config import Augment
 from equiav.diagnose import cost, figures, unseen
+from equiav.diagnose.branch import Branch, Effort, read_clips
 from equiav.diagnose.diagnosis import diagnose
-from equiav.diagnose.sense import Effort, Sense, read_clips
 from equiav.evaluate import classify as classification
 from equiav.evaluate import gradient_probe
 from equiav.evaluate.localise import localise
@@ -168,8 +168,8 @@ def test_embeddings_made_elsewhere_are_those_of_the_processor(library, elsewhere
         assert moved.fingerprint() == model.fingerprint()
         made = embed_library(other, moved)
         found = [SearchIndex(other.path, moved).search(**query) for query in queries]
-    for sense in ("audio", "visual"):
-        np.testing.assert_allclose(made.vectors(sense), expected.vectors(sense), atol=1e-4)
+    for modality in ("audio", "visual"):
+        np.testing.assert_allclose(made.vectors(modality), expected.vectors(modality), atol=1e-4)
     for here, there in zip(hits, found, strict=True):
         assert [hit.score for hit in there] == pytest.approx([hit.score for hit in here], abs=1e-4)
 
@@ -242,26 +242,26 @@ def test_the_time_of_a_step_is_read_when_the_device_is_done(monkeypatch, device,
     assert told == [waits, "step", waits] if waits else told == ["step"]
 
 
-@pytest.mark.parametrize("sense", ["audio", "visual"])
-def test_every_transformation_elsewhere(library, elsewhere, sense):
-    known = (audio if sense == "audio" else visual).KNOWN
+@pytest.mark.parametrize("modality", ["audio", "visual"])
+def test_every_transformation_elsewhere(library, elsewhere, modality):
+    known = (audio if modality == "audio" else visual).KNOWN
     known = {name: {"p": 1.0} for name in sorted(known, key="crop".__ne__)}  # a crop comes first
-    config = make_model().config.model_copy(update={"augment": Augment(**{sense: known})})
+    config = make_model().config.model_copy(update={"augment": Augment(**{modality: known})})
     model = EquiAV(config).eval()
     clips = read_clips(library, model, None, 6)
     rows = torch.arange(len(clips))
-    params = Sense(model, sense, clips).space.sample(len(clips), torch.Generator().manual_seed(0))
-    expected = Sense(model, sense, clips).view(rows, params)
+    params = Branch(model, modality, clips).space.sample(len(clips), torch.Generator().manual_seed(0))
+    expected = Branch(model, modality, clips).view(rows, params)
     with elsewhere as device:
-        found = Sense(model.to(device), sense, clips).view(rows, params)
+        found = Branch(model.to(device), modality, clips).view(rows, params)
         assert found.device.type == device.type
         torch.testing.assert_close(found.cpu(), expected, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("senses", ["audio", "visual", "audio-visual"])
-def test_a_classifier_elsewhere(library, elsewhere, senses, monkeypatch):
+@pytest.mark.parametrize("modalities", ["audio", "visual", "both"])
+def test_a_classifier_elsewhere(library, elsewhere, modalities, monkeypatch):
     monkeypatch.setattr(classification, "pick_device", torch.device)
-    classifier = Classifier(make_model().config, ["class0", "class1", "class2"], senses, "single-label").eval()
+    classifier = Classifier(make_model().config, ["class0", "class1", "class2"], modalities, "single-label").eval()
     here = classification.classify(library, classifier, device="cpu").to_dict()
     with elsewhere as device:
         there = classification.classify(library, classifier, device=str(device)).to_dict()

@@ -238,9 +238,9 @@ def _figures(
     library: Library, model: EquiAV, report: RetrievalReport, train: str, split: str
 ) -> dict[str, float | None]:
     """What a trained variant is compared by; None where it does not have it."""
+    from equiav.diagnose.branch import MODALITIES, Branch, read_clips
     from equiav.diagnose.cost import costs
     from equiav.diagnose.equivariance import all_together
-    from equiav.diagnose.sense import SENSES, Sense, read_clips
     from equiav.evaluate.probe import probe
 
     directions = (report.audio_to_visual, report.visual_to_audio)
@@ -254,8 +254,8 @@ def _figures(
     with suppress(LibraryError):  # clips without labels
         found["probe"] = probe(library, model, train=train, test=split).value
     clips = read_clips(library, model, split, DIAGNOSED)
-    for name in SENSES:
-        row = all_together(Sense(model, name, clips), views=VIEWS)
+    for name in MODALITIES:
+        row = all_together(Branch(model, name, clips), views=VIEWS)
         for measure in ("cosine", "h1", "similarity"):
             known = row.predictor.get(measure)
             found[f"{name}_{measure}"] = known.value if known else None

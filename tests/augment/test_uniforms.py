@@ -102,7 +102,7 @@ def test_seed_epoch_stream_and_modality_change_the_view():
         assert not torch.equal(visual.sample_for(keys, **{**base, name: 9}).values, first.values)
     flips = first.column("flip.on")
     reversals = audio.sample_for(keys, **base).column("reverse.on")
-    assert 10 < int((flips != reversals).sum()) < 54, "the senses are drawn independently"
+    assert 10 < int((flips != reversals).sum()) < 54, "the modalities are drawn independently"
 
 
 def test_noise_follows_from_its_seed():

@@ -78,7 +78,7 @@ def test_some_failed_files_are_exit_code_3_and_named(equiav, tmp_path, good_vide
     (folder / "good.mp4").write_bytes(good_video.read_bytes())
     code, out, _ = equiav("ingest", folder, "--library", tmp_path / "L", *TINY)
     assert code == 3
-    bad = set(BAD) - {"folder", "no_audio", "no_video", "cover"}  # what has one sense is a clip
+    bad = set(BAD) - {"folder", "no_audio", "no_video", "cover"}  # what has one modality is a clip
     for kind in bad:
         assert f"{kind}.mp4" in out
     code, out, _ = equiav("ingest", folder, "--library", tmp_path / "L", "--json")  # the features are the library's

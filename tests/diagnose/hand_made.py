@@ -1,4 +1,4 @@
-"""Senses made by hand, whose answers are known: a random linear encoder of sound with a predictor of choice."""
+"""Modalities made by hand, whose answers are known: a random linear encoder of sound with a predictor of choice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from equiav.augment.audio import audio_space
 from equiav.config import Augment
-from equiav.diagnose.sense import Clips, Sense
+from equiav.diagnose.branch import Branch, Clips
 
 FRAMES, BINS, WIDTH = 96, 32, 24
 
@@ -20,7 +20,7 @@ def clips_for(n, seed=0):
     return Clips(audio, frames, torch.full((n, 2), 8), [f"{i:024x}" for i in range(n)], [["x"]] * n)
 
 
-class HandMade(Sense):
+class HandMade(Branch):
     """f(x) = Wx. The predictor is right (it does what it is told to the input), or wrong in a way that has a name."""
 
     def __init__(self, n=30, *, knows="all", encoder="linear", transforms=None, seed=0):

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from equiav.diagnose.attention import attention, chosen_sets, focuses, looks, maps, region
-from equiav.diagnose.sense import Clips, Effort, Sense, alone
+from equiav.diagnose.branch import Branch, Clips, Effort, alone
 from model.small_models import small_model
 
 
-def sense_of(modality, **architecture):
+def branch_of(modality, **architecture):
     model = small_model(**architecture).eval()
     generator = torch.Generator().manual_seed(0)
     features = model.config.features
@@ -19,24 +19,24 @@ def sense_of(modality, **architecture):
         [f"{i:024x}" for i in range(6)],
         [["x"]] * 6,
     )
-    return Sense(model, modality, clips)
+    return Branch(model, modality, clips)
 
 
 @pytest.mark.parametrize("modality", ["audio", "visual"])
 def test_attention_sums_to_1_over_the_grid(modality):
-    sense = sense_of(modality)
-    params, captions = chosen_sets(sense)
-    weights = attention(sense, torch.arange(3), params)
+    branch = branch_of(modality)
+    params, captions = chosen_sets(branch)
+    weights = attention(branch, torch.arange(3), params)
     assert weights.shape[:3] == (3, 2, len(captions))
-    assert weights.shape[3:] == sense.tower.encoder.grid
+    assert weights.shape[3:] == branch.tower.encoder.grid
     assert torch.allclose(weights.sum((-1, -2)), torch.ones(3, 2, len(captions)), atol=1e-5)
 
 
 @pytest.mark.parametrize("modality", ["audio", "visual"])
 def test_a_region_covers_its_share_of_the_area(modality):
-    sense = sense_of(modality)
-    params = alone(sense.space, "crop", 40, torch.Generator().manual_seed(1))
-    cover = region(sense, "crop", params, (4, 12))
+    branch = branch_of(modality)
+    params = alone(branch.space, "crop", 40, torch.Generator().manual_seed(1))
+    cover = region(branch, "crop", params, (4, 12))
     area = params.column("crop.height") * params.column("crop.width")
     assert torch.allclose(cover.mean((1, 2)), area, atol=1e-5)
     assert cover.min() >= 0
@@ -44,7 +44,7 @@ def test_a_region_covers_its_share_of_the_area(modality):
 
 
 def test_regions_lie_where_the_parameters_say():
-    audio, visual = sense_of("audio"), sense_of("visual")
+    audio, visual = branch_of("audio"), branch_of("visual")
     sets, captions = chosen_sets(audio)
     late = region(audio, "crop", sets, (4, 6))[captions.index("crop to the end half")]
     assert late[:, 3:].min() == pytest.approx(1), "the end of time lies to the right"
@@ -64,31 +64,31 @@ def test_regions_lie_where_the_parameters_say():
 
 
 def test_a_uniform_look_has_no_margin_and_one_at_the_box_has(monkeypatch):
-    sense = sense_of("visual")
-    rows, columns = sense.tower.encoder.grid
+    branch = branch_of("visual")
+    rows, columns = branch.tower.encoder.grid
 
-    def uniform(_sense, clips, params):
+    def uniform(_branch, clips, params):
         return torch.full((len(clips), 2, len(params), rows, columns), 1 / (rows * columns))
 
-    def looking(sense, clips, params):
-        cover = region(sense, "crop", params, (rows, columns))
+    def looking(branch, clips, params):
+        cover = region(branch, "crop", params, (rows, columns))
         share = cover / cover.sum((1, 2), keepdim=True)
         return share[None, None].expand(len(clips), 2, -1, -1, -1)
 
     monkeypatch.setattr("equiav.diagnose.attention.attention", uniform)
-    (focus,) = focuses(sense, Effort(focus_sets=8))
+    (focus,) = focuses(branch, Effort(focus_sets=8))
     assert focus.margin.value == pytest.approx(0, abs=1e-6)
     monkeypatch.setattr("equiav.diagnose.attention.attention", looking)
-    (focus,) = focuses(sense, Effort(focus_sets=8))
+    (focus,) = focuses(branch, Effort(focus_sets=8))
     assert focus.inside.value > focus.uniform
     assert focus.margin.low > 0
 
 
 def test_only_attention_has_maps():
-    assert looks(sense_of("audio"))
-    assert not looks(sense_of("audio", predictor="mlp"))
-    assert not looks(sense_of("audio", method="invariant"))
-    shown = maps(sense_of("visual"), 0)
+    assert looks(branch_of("audio"))
+    assert not looks(branch_of("audio", predictor="mlp"))
+    assert not looks(branch_of("audio", method="invariant"))
+    shown = maps(branch_of("visual"), 0)
     assert shown[0].caption == "nothing done"
     assert shown[-1].caption.endswith("head 2")
     assert all(one.weights.sum() == pytest.approx(1, abs=1e-4) for one in shown)

@@ -10,8 +10,8 @@ import torch
 from equiav.augment.waveform import waveform_space
 from equiav.cli.app import main
 from equiav.config import load_recipe
+from equiav.diagnose.branch import Branch, Effort, read_clips
 from equiav.diagnose.diagnosis import diagnose
-from equiav.diagnose.sense import Effort, Sense, read_clips
 from equiav.diagnose.unseen import unseen
 from equiav.errors import LibraryError
 from equiav.model.equiav import EquiAV
@@ -77,7 +77,7 @@ def test_the_same_seed_gives_the_same_report(library):
     model = model_for(library)
     one, two = (diagnose(library, model, split=None, clips=9, effort=LITTLE) for _ in range(2))
     assert one.figures() == two.figures()
-    assert one.senses == two.senses
+    assert one.branches == two.branches
 
 
 def test_too_few_clips_are_an_error(library, tmp_path):
@@ -133,15 +133,15 @@ def test_a_report_needs_no_gradient_and_leaves_the_model_as_it_was(library):
 def test_sounds_are_read_again_as_they_were_ingested_and_a_room_is_left_out_without_them(library):
     model = model_for(library)
     clips = read_clips(library, model, None, 9)
-    sense = Sense(model, "audio", clips)
+    branch = Branch(model, "audio", clips)
     space = waveform_space({"room": {}})
     rows = torch.arange(9)
-    plain = sense.transformed(rows, space, space.identity(9))
+    plain = branch.transformed(rows, space, space.identity(9))
     rounding = (plain - clips.audio).abs()
     assert rounding.max() < 0.01, "the table holds them as float16"
-    wet = sense.transformed(rows, space, space.sample(9, torch.Generator().manual_seed(1)).replace("room.on", 1.0))
+    wet = branch.transformed(rows, space, space.sample(9, torch.Generator().manual_seed(1)).replace("room.on", 1.0))
     assert (wet - plain).abs().mean() > 20 * rounding.mean(), "it depends on which clips meet which rooms"
-    partners = sense.embeddings()
-    assert "room" in unseen(sense, partners, LITTLE)
+    partners = branch.embeddings()
+    assert "room" in unseen(branch, partners, LITTLE)
     gone = dataclasses.replace(clips, sounds=None)
-    assert "room" not in unseen(Sense(model, "audio", gone), partners, LITTLE)
+    assert "room" not in unseen(Branch(model, "audio", gone), partners, LITTLE)

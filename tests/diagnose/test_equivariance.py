@@ -7,17 +7,17 @@ from diagnose.hand_made import BINS, FRAMES, HandMade
 from equiav.augment.audio import audio_space
 from equiav.augment.visual import visual_space
 from equiav.config import Augment
+from equiav.diagnose.branch import Effort, alone, rest, states
 from equiav.diagnose.centroid import ToReal, centroid_report, retrieval_by_count
 from equiav.diagnose.composition import composition
 from equiav.diagnose.equivariance import ALL, YARDSTICKS, all_together, displacement, gallery, slot_curves
 from equiav.diagnose.figures import Figure
-from equiav.diagnose.sense import Effort, alone, rest, states
 from equiav.diagnose.unseen import ITSELF, NEAREST, NOTHING, unseen
 from equiav.errors import ConfigError
 
 
-def rows_of(sense, **options):
-    tables, explained = displacement(sense, views=12, **options)
+def rows_of(branch, **options):
+    tables, explained = displacement(branch, views=12, **options)
     return {(t.question, t.space, row.transform): row for t in tables for row in t.rows}, explained
 
 
@@ -68,15 +68,15 @@ def test_a_collapsed_encoder_gives_no_figures_and_no_crash():
 
 
 def test_without_predictor_there_are_only_the_true_views():
-    sense = HandMade(knows=None)
-    rows, explained = rows_of(sense)
+    branch = HandMade(knows=None)
+    rows, explained = rows_of(branch)
     for row in rows.values():
         assert set(row.predictor) == {"invariance"}
         assert row.margins == {}
     assert explained["gain.amount"] > 0.5
     assert all(
         point.predicted_size is None
-        for points in slot_curves(sense, Effort(curve_clips=4)).values()
+        for points in slot_curves(branch, Effort(curve_clips=4)).values()
         for point in points
     )
 
@@ -145,18 +145,18 @@ def test_curves_follow_the_slot_and_say_what_was_done():
 
 
 def test_states_do_not_depend_on_the_other_clips():
-    sense = HandMade(n=70)  # more than a batch
-    sets = sense.space.sample(70 * 3, torch.Generator().manual_seed(0))
-    whole = states(sense, torch.arange(70), sets)
-    few = states(sense, torch.arange(60, 70), sets[180:])
+    branch = HandMade(n=70)  # more than a batch
+    sets = branch.space.sample(70 * 3, torch.Generator().manual_seed(0))
+    whole = states(branch, torch.arange(70), sets)
+    few = states(branch, torch.arange(60, 70), sets[180:])
     assert torch.allclose(whole.q[60:], few.q, atol=1e-6)
     assert torch.allclose(whole.p[60:], few.p, atol=1e-6)
     assert torch.allclose(whole.q, whole.r, atol=1e-3)
 
 
 def test_a_model_that_knows_all_composes_and_rests():
-    sense = HandMade(transforms=["shift", "gain", "contrast", "reverse"])
-    found = composition(sense, Effort(composed_clips=8, composed_draws=4))
+    branch = HandMade(transforms=["shift", "gain", "contrast", "reverse"])
+    found = composition(branch, Effort(composed_clips=8, composed_draws=4))
     assert found.rest_ratio.value == pytest.approx(0, abs=1e-4)
     assert found.cosine.value > 0.9, "only amounts past the trained range are clamped on decoding"
     assert found.margin.low > 0
@@ -164,8 +164,8 @@ def test_a_model_that_knows_all_composes_and_rests():
 
 
 def test_independent_predictions_come_closer_by_the_square_root_and_reach_the_real_mean():
-    sense = HandMade(n=12, transforms=["gain", "contrast", "reverse"])
-    found = centroid_report(sense, 4, Effort(real_clips=6, dense=2048, real=256))
+    branch = HandMade(n=12, transforms=["gain", "contrast", "reverse"])
+    found = centroid_report(branch, 4, Effort(real_clips=6, dense=2048, real=256))
     assert found.curves["iid"].rate == pytest.approx(-0.5, abs=0.15)
     assert found.curves["sobol"].rate < found.curves["iid"].rate
     assert found.sobol_against_iid < 1
@@ -184,19 +184,19 @@ def test_enough_is_the_first_k_within_5_percent_of_the_limit():
 
 
 def test_retrieval_by_count_compares_with_no_predictor():
-    senses = {name: HandMade(n=10, transforms=["gain", "contrast"]) for name in ("audio", "visual")}
-    for sense in senses.values():
-        sense.embed = sense.project
-    found = retrieval_by_count(senses)
+    branches = {name: HandMade(n=10, transforms=["gain", "contrast"]) for name in ("audio", "visual")}
+    for branch in branches.values():
+        branch.embed = branch.project
+    found = retrieval_by_count(branches)
     assert list(found) == ["plain", "1", "2", "4", "8", "16", "32", "64", "128", "256"]
     assert all(0 <= figure.value <= 1 for figure in found.values())
     assert found["256"].value == 1, "both sides are one model: at the same mean they find each other"
 
 
 def test_beyond_the_range_the_told_amount_is_worth_more_than_none(monkeypatch):
-    sense = HandMade(n=10, transforms=["gain", "reverse"])
+    branch = HandMade(n=10, transforms=["gain", "reverse"])
     monkeypatch.setattr("equiav.diagnose.unseen._EXTRA", {"audio": (), "visual": ()})
-    found = unseen(sense, sense.embed_inputs(sense.clips.audio), Effort(unseen_clips=6))
+    found = unseen(branch, branch.embed_inputs(branch.clips.audio), Effort(unseen_clips=6))
     assert set(found) == {"gain.amount"}
     points = found["gain.amount"]
     assert [point.trained for point in points] == [True, True, False, False, False]

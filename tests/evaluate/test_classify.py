@@ -29,8 +29,8 @@ def library(library_of):
     return library_of()
 
 
-def classifier(library, senses="audio-visual", labels="single-label", classes=CLASSES, seed=0):
-    return Classifier(resolve(tiny_recipe(), library)[1], classes, senses, labels, seed=seed).eval()
+def classifier(library, modalities="both", labels="single-label", classes=CLASSES, seed=0):
+    return Classifier(resolve(tiny_recipe(), library)[1], classes, modalities, labels, seed=seed).eval()
 
 
 def made(seed, n=40, classes=5, levels=None):
@@ -101,13 +101,13 @@ def test_scoring_leaves_the_classifier_in_training(library):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("senses", ["audio", "visual", "audio-visual"])
-def test_a_stored_result_has_every_clip_once_and_can_be_compared(library, tmp_path, senses):
+@pytest.mark.parametrize("modalities", ["audio", "visual", "both"])
+def test_a_stored_result_has_every_clip_once_and_can_be_compared(library, tmp_path, modalities):
     stored = []
     for seed in (0, 1):
-        model = classifier(library, senses, seed=seed)
+        model = classifier(library, modalities, seed=seed)
         found = classify(library, model)
-        assert found.frames == (1 if senses == "audio" else 3)
+        assert found.frames == (1 if modalities == "audio" else 3)
         classify_result(found, library, model).save(tmp_path / "r.json")
         stored.append(Result.load(tmp_path / "r.json"))
         assert stored[-1].items == library.all_ids()[8:]

@@ -37,16 +37,18 @@ def shelve(library, labels, split):
     library.update([{"clip_id": name, "labels": labels(i), "split": split(i)} for i, name in rows])
 
 
-@pytest.mark.parametrize("senses", ["audio", "visual", "both"])
+@pytest.mark.parametrize("modalities", ["audio", "visual", "both"])
 @pytest.mark.parametrize("kind", ["linear", "sgd", "knn", "attentive"])
-def test_every_kind_measures_the_clips_of_the_other_split(library, model, kind, senses):
-    found = probe(library, model, kind=kind, senses=senses, train="a", test="b")
+def test_every_kind_measures_the_clips_of_the_other_split(library, model, kind, modalities):
+    found = probe(library, model, kind=kind, modalities=modalities, train="a", test="b")
     assert found.measure == "accuracy"
     assert (found.classes, found.clips) == (3, 3)
     assert set(found.right) == set(library.all_ids()[6:])
     assert found.value == pytest.approx(np.mean(list(found.right.values())))
     if kind != "attentive":  # which has a test of its own
-        assert found == probe(library, model, kind=kind, senses=senses, train="a", test="b"), "nothing is random"
+        assert found == probe(library, model, kind=kind, modalities=modalities, train="a", test="b"), (
+            "nothing is random"
+        )
 
 
 def test_pooled_features_are_the_mean_of_the_patch_tokens(library, model):
@@ -85,7 +87,7 @@ def test_what_is_the_same_in_all_that_is_learned_from_decides_nothing(kind):
     label = np.arange(120) % 3
     targets = np.eye(3, dtype=bool)[label]
     told = np.concatenate([rng.normal(3 * targets, 0.5), np.ones((120, 4))], axis=1)
-    told[60:, 3:] += rng.normal(size=(60, 4))  # a sense that is new in the test split
+    told[60:, 3:] += rng.normal(size=(60, 4))  # a modality that is new in the test split
     if kind == "linear":
         scores = _linear(told[:60], targets[:60], told[60:], True)
     else:

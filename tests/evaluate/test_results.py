@@ -131,7 +131,7 @@ def test_a_split_may_be_called_as_it_likes(split):
         audio_to_visual=both, visual_to_audio=both, equal_sounds=0, equal_pictures=0, shared_sources=0, clip_ids=[],
     )  # fmt: skip
     probed = Probed(
-        kind="linear", feature="pooled", senses="both", described="linear probe", measured_on=split,
+        kind="linear", feature="pooled", modalities="both", described="linear probe", measured_on=split,
         measure="accuracy", classes=2, folds={split: 0.5}, low=0.4, high=0.6, right={}, clips=9,
     )  # fmt: skip
     tables = [

@@ -85,7 +85,7 @@ def test_every_bad_file_is_a_reject_with_its_reason_and_good_ones_are_kept(tmp_p
     for _ in range(2):  # the second time from the record
         report = ingest(folder, tmp_path / "L", TINY, workers=2)
         found = {Path(reject.path).name.removesuffix(".mp4"): reject.reason for reject in report.rejects}
-        whole = ("folder", "no_audio", "no_video", "cover")  # of one sense: clips all the same
+        whole = ("folder", "no_audio", "no_video", "cover")  # of one modality: clips all the same
         expected = {kind: reason for kind, reason in BAD.items() if kind not in whole}
         # the first windows of a file that is cut later are good
         assert found == expected

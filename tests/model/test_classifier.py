@@ -14,19 +14,19 @@ from equiav.model.classifier import Classifier
 from equiav.model.equiav import EquiAV
 
 CLASSES = ["bark", "rain", "horn"]
-SENSES = ("audio", "visual", "audio-visual")
+MODALITIES = ("audio", "visual", "both")
 
 
-def inputs(senses):
+def inputs(modalities):
     given = batch_for(small_model(), size=4)
-    return {name: given[name] for name in ("audio", "visual") if name in senses}
+    return {name: given[name] for name in ("audio", "visual") if modalities in (name, "both")}
 
 
-@pytest.mark.parametrize("senses", SENSES)
-def test_logits_are_the_released_formula_on_the_pretrained_encoders(senses):
+@pytest.mark.parametrize("modalities", MODALITIES)
+def test_logits_are_the_released_formula_on_the_pretrained_encoders(modalities):
     model = small_model().eval()
-    classifier = Classifier.on_top_of(model, CLASSES, senses).eval()
-    given = inputs(senses)
+    classifier = Classifier.on_top_of(model, CLASSES, modalities).eval()
+    given = inputs(modalities)
     parts = [classifier.projections[name](getattr(model, f"{name}_tokens")(x).mean(1)) for name, x in given.items()]
     assert classifier.head.in_features == 16 * len(given)
     torch.testing.assert_close(classifier(**given), classifier.head(torch.cat(parts, 1)))
@@ -35,14 +35,14 @@ def test_logits_are_the_released_formula_on_the_pretrained_encoders(senses):
 @pytest.mark.parametrize("settings", [{}, {"method": "plain"}], ids=str)
 def test_every_parameter_gets_a_gradient(settings):
     classifier = Classifier.on_top_of(small_model(**settings), CLASSES)
-    classifier(**inputs("audio-visual")).square().sum().backward()
+    classifier(**inputs("both")).square().sum().backward()
     for name, parameter in classifier.named_parameters():
         assert parameter.grad is not None, name
 
 
 def test_overfits_a_few_clips():
     classifier = Classifier(small_config(), CLASSES)
-    given, target = inputs("audio-visual"), torch.tensor([0, 1, 2, 1])
+    given, target = inputs("both"), torch.tensor([0, 1, 2, 1])
     optimizer = torch.optim.AdamW(classifier.parameters(), 3e-3)
     for _ in range(30):
         optimizer.zero_grad()
@@ -80,25 +80,25 @@ def test_drop_path_grows_from_nothing_at_the_first_block():
 
 
 def test_a_missing_modality_is_named():
-    with pytest.raises(ModelError, match="looks at audio-visual: visual was not given"):
+    with pytest.raises(ModelError, match="looks at both: visual was not given"):
         Classifier(small_config(), CLASSES)(**inputs("audio"))
 
 
-def test_unknown_senses_and_no_classes_are_errors():
+def test_unknown_modalities_and_no_classes_are_errors():
     with pytest.raises(ModelError, match="did you mean visual"):
         Classifier(small_config(), CLASSES, "visuals")
     with pytest.raises(ModelError, match="at least one class"):
         Classifier(small_config(), [])
 
 
-@pytest.mark.parametrize("senses", SENSES)
-def test_a_saved_classifier_comes_back_the_same(senses, tmp_path):
-    classifier = Classifier(small_config(), CLASSES, senses, "single-label", drop_path=0.1, seed=3)
+@pytest.mark.parametrize("modalities", MODALITIES)
+def test_a_saved_classifier_comes_back_the_same(modalities, tmp_path):
+    classifier = Classifier(small_config(), CLASSES, modalities, "single-label", drop_path=0.1, seed=3)
     classifier.save_pretrained(tmp_path)
     loaded = Classifier.from_pretrained(tmp_path)
-    assert (loaded.classes, loaded.senses, loaded.labels) == (CLASSES, senses, "single-label")
+    assert (loaded.classes, loaded.modalities, loaded.labels) == (CLASSES, modalities, "single-label")
     assert "bark, rain, horn" in (tmp_path / "README.md").read_text()
-    given = inputs(senses)
+    given = inputs(modalities)
     assert torch.equal(loaded(**given), classifier.eval()(**given))
 
 
@@ -115,3 +115,13 @@ def test_a_models_folder_is_no_classifiers(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"classes": []}))
     with pytest.raises(ModelError, match=r"not a classifier's config\.json"):
         Classifier.from_pretrained(tmp_path)
+
+
+def test_a_folder_of_the_earlier_names_is_read(tmp_path):
+    given = Classifier.on_top_of(small_model(), CLASSES, "both")
+    given.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config.pop("modalities") == "both"
+    (tmp_path / "config.json").write_text(json.dumps({**config, "senses": "audio-visual"}))
+    found = Classifier.from_pretrained(tmp_path)
+    assert (found.modalities, found.fingerprint()) == ("both", given.fingerprint())

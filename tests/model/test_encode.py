@@ -226,7 +226,9 @@ def test_a_query_has_the_picture_that_ingest_takes_of_each_window(tmp_path, mode
     middles = [row["frame_times_s"][len(row["frame_times_s"]) // 2] for row in rows]
     assert middles == pytest.approx({"exact": [0.2, 0.6, 1.0], "key": [1 / 6, 4 / 6, 1.0]}[pick], abs=1e-3)
     index = SearchIndex(library.path, asking)
-    stored = [{sense: index.clip_vector(row["clip_id"], sense) for sense in ("audio", "visual")} for row in rows]
+    stored = [
+        {modality: index.clip_vector(row["clip_id"], modality) for modality in ("audio", "visual")} for row in rows
+    ]
     # the library stores the log-mel in half precision
     found = encode(asking, video=path)
     assert found.audio[0] @ mean_direction(*(one["audio"] for one in stored)) > 0.9999
@@ -244,7 +246,7 @@ def test_search_finds_the_clip_a_file_became(videos, embedded, model):
             assert (Path(hit.source).name, hit.score) == (f"{i}.mp4", pytest.approx(1, abs=2e-2))
 
 
-def test_without_by_the_other_sense_is_searched(videos, embedded, model):
+def test_without_by_the_other_modality_is_searched(videos, embedded, model):
     sound, picture = videos / "0.mp4", videos / "1.mp4"
     index, n = SearchIndex(embedded.path, model), embedded.count()
     assert index.search(audio=sound, k=n) == index.search(audio=sound, by="visual", k=n)

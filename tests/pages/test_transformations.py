@@ -63,8 +63,8 @@ def test_every_slot_is_shown_low_neutral_and_high(page, spaces):
     for space in spaces:
         for slot in space.names:
             transform, _, name = slot.partition(".")
-            sense = "Sound" if space.modality == "audio" else "Picture"
-            shown = [alt for alt in alts if re.match(rf"{sense}, {transform}: {name} ", alt)]
+            modality = "Sound" if space.modality == "audio" else "Picture"
+            shown = [alt for alt in alts if re.match(rf"{modality}, {transform}: {name} ", alt)]
             words = ("off", "on") if name == "on" else ("low", "neutral", "high")
             assert all(any(word in alt for alt in shown) for word in words), slot
 

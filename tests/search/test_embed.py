@@ -143,14 +143,14 @@ def test_what_was_stored_twice_is_dropped_and_not_embedded_again(library, model,
     assert asked == []
 
 
-def test_a_clip_that_has_other_senses_now_is_embedded_again(library, model, monkeypatch):
+def test_a_clip_that_has_other_modalities_now_is_embedded_again(library, model, monkeypatch):
     embed_library(library, model)
     library.remove(["clip3"])
     library.append([make_clip(3, status="no_audio")])
     asked = watched(monkeypatch)
     table = embed_library(Library(library.path), model)
     assert asked == ["clip3"]
-    heard, seen = table.senses()
+    heard, seen = table.modalities()
     assert [table.clip_ids()[i] for i in np.flatnonzero(~heard)] == ["clip3"]
     assert seen.all()
 

@@ -51,7 +51,7 @@ change = st.one_of(
     st.tuples(st.just("add"), number, statuses),
     st.tuples(st.just("change"), number, number),  # of another content: another id
     st.tuples(st.just("again"), number, statuses),
-    st.tuples(st.just("again"), number, statuses),  # the same content, which gives other senses now
+    st.tuples(st.just("again"), number, statuses),  # the same content, which gives other modalities now
     st.tuples(st.just("rename"), number, st.sampled_from(("a.mp4", "sub/b.mp4"))),
     st.tuples(st.just("relabel"), number, st.sampled_from(("dog", "cat")), st.sampled_from(("train", "test"))),
     st.tuples(st.just("remove"), number),

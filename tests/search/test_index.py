@@ -218,7 +218,7 @@ def test_a_clip_that_was_stored_twice_is_found_once(tmp_path):
     np.testing.assert_array_equal(index.clip_vector("clip002"), mean_direction(vectors[2], vectors[2]))
 
 
-def test_a_clip_that_has_other_senses_now_is_not_found_by_the_old_ones(tmp_path):
+def test_a_clip_that_has_other_modalities_now_is_not_found_by_the_old_ones(tmp_path):
     vectors = np.eye(4, dtype=np.float32)
     index = filled(tmp_path, vectors, vectors)
     Library(tmp_path).remove(["clip001"])
@@ -294,7 +294,7 @@ def test_what_cannot_be_searched_is_a_clear_error(tmp_path):
             index.search(vector=bad, k=1)
 
 
-def test_a_sense_that_no_clip_has_is_a_clear_error(tmp_path):
+def test_a_modality_that_no_clip_has_is_a_clear_error(tmp_path):
     Library.create(tmp_path, FEATURES).append(
         [make_clip(i, clip_id=f"clip{i:03}", status="no_video") for i in range(3)]
     )

@@ -49,13 +49,13 @@ def test_appended_clips_survive_reopening_in_order(tmp_path):
     np.testing.assert_array_equal(opened.vectors("visual"), vectors)
 
 
-def test_a_sense_that_a_clip_lacks_is_no_vector(tmp_path):
+def test_a_modality_that_a_clip_lacks_is_no_vector(tmp_path):
     vectors = vectors_of(2)
     silent = EmbeddedClips(["clip000"], [b""], None, vectors[:1])
     table = written(tmp_path, silent, clips(vectors[1:], first=1))
     assert np.isnan(table.vectors("audio")[0]).all()
     np.testing.assert_array_equal(table.vectors("audio")[1], vectors[1])
-    heard, seen = table.senses()
+    heard, seen = table.modalities()
     assert (heard.tolist(), seen.tolist()) == ([False, True], [True, True])
     assert written(tmp_path / "empty").vectors("audio").shape == (0, 8)
 

@@ -37,7 +37,7 @@ def weights(run):
 
 def objective(library, *overrides):
     recipe, config = resolve(tiny_recipe(*overrides), library)
-    model = Classifier(config, recipe.task.classes, recipe.task.senses, recipe.task.labels)
+    model = Classifier(config, recipe.task.classes, recipe.task.modalities, recipe.task.labels)
     return Classification(model, recipe), next(iter(MixingLoader(library, recipe).epoch(0)))
 
 
@@ -168,11 +168,11 @@ def test_what_is_drawn_for_a_clip_does_not_depend_on_the_clips_beside_it(library
     assert not torch.allclose(goal.inputs(batch, 4)[0], whole[0])
 
 
-@pytest.mark.parametrize("senses", ["audio", "visual", "audio-visual"])
-def test_a_classifier_is_given_what_it_looks_at(library, senses):
-    goal, batch = objective(library, f"task.senses={senses}")
+@pytest.mark.parametrize("modalities", ["audio", "visual", "both"])
+def test_a_classifier_is_given_what_it_looks_at(library, modalities):
+    goal, batch = objective(library, f"task.modalities={modalities}")
     audio, visual = goal.inputs(batch, 0)
-    assert [audio is not None, visual is not None] == ["audio" in senses, "visual" in senses]
+    assert [audio is not None, visual is not None] == [modalities != "visual", modalities != "audio"]
     assert goal.model(audio, visual).shape == (4, 3)
 
 

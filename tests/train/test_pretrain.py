@@ -229,7 +229,9 @@ def test_a_run_writes_its_health_and_its_tensorboard_events_and_says_that_it_is_
     assert "train.epochs=200" in caplog.text
     lines = [json.loads(line) for line in (tmp_path / "run" / "health.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
-    wanted = {f"{sense}.{m}" for sense in ("audio", "visual") for m in ("deviation", "rank_share", "centroid_noise")}
+    wanted = {
+        f"{modality}.{m}" for modality in ("audio", "visual") for m in ("deviation", "rank_share", "centroid_noise")
+    }
     assert wanted <= lines[0].keys()
     assert all(math.isfinite(value) for line in lines for value in line.values() if isinstance(value, float))
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))

@@ -81,7 +81,7 @@ class AugmentationSpace:
     """An ordered list of transforms of one modality.
 
     Args:
-        modality: which sense it is for.
+        modality: which modality it is for.
         transforms: in order of application.
 
     Attributes:

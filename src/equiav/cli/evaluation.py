@@ -23,7 +23,7 @@ SeenFeature = Annotated[
 ResultFile = Annotated[
     Path | None, typer.Option("--out", dir_okay=False, help="File for the result, to compare later.")
 ]
-Senses = Annotated[Literal["audio", "visual", "both"], typer.Option(help="What is looked at.")]
+Modalities = Annotated[Literal["audio", "visual", "both"], typer.Option(help="What is looked at.")]
 TrainSplit = Annotated[str, typer.Option("--train", help="Split to learn from.")]
 Folds = Annotated[bool, typer.Option("--folds", help="The library's splits are folds: measure on each.")]
 Stratified = Annotated[
@@ -111,7 +111,7 @@ def evaluate_probe(
     run: RunPath,
     kind: Annotated[Literal["linear", "sgd", "knn", "attentive"], typer.Option(help="The classifier.")] = "linear",
     feature: SeenFeature = "pooled",
-    senses: Senses = "both",
+    modalities: Modalities = "both",
     train: TrainSplit = "train",
     split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
     folds: Folds = False,
@@ -124,11 +124,11 @@ def evaluate_probe(
     """Say how well a simple classifier tells the labels from frozen features.
 
     Examples: equiav evaluate probe --library L --run runs/toy
-              equiav evaluate probe -L L -R R --kind knn --senses audio --folds
+              equiav evaluate probe -L L -R R --kind knn --modalities audio --folds
               equiav evaluate probe --library L --run runs/toy --stratified 5
     """
     settings = {"train": train, "test": split, "folds": folds, "stratified": stratified, "seed": seed}
-    _probe(library, run, result, device, as_json, kind=kind, feature=feature, senses=senses, **settings)
+    _probe(library, run, result, device, as_json, kind=kind, feature=feature, modalities=modalities, **settings)
 
 
 @evaluate_app.command("knn")
@@ -137,7 +137,7 @@ def evaluate_knn(
     run: RunPath,
     neighbours: Annotated[int, typer.Option("-k", min=1, help="Training clips that vote.")] = 20,
     feature: SeenFeature = "pooled",
-    senses: Senses = "both",
+    modalities: Modalities = "both",
     train: TrainSplit = "train",
     split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
     folds: Folds = False,
@@ -150,7 +150,7 @@ def evaluate_knn(
     """Say how often the nearest training clips have a clip's label: nothing is learned.
 
     Examples: equiav evaluate knn --library L --run runs/toy -k 20
-              equiav evaluate knn -L L -R R --senses audio --features embedding
+              equiav evaluate knn -L L -R R --modalities audio --features embedding
     """
     settings = {"train": train, "test": split, "folds": folds, "stratified": stratified, "seed": seed}
     _probe(
@@ -161,7 +161,7 @@ def evaluate_knn(
         as_json,
         kind="knn",
         feature=feature,
-        senses=senses,
+        modalities=modalities,
         neighbours=neighbours,
         **settings,
     )

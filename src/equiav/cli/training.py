@@ -142,7 +142,7 @@ def finetune(
         typer.Option("--from", metavar="R0", help="Pretrained run, model or hf://owner/name; without it from scratch."),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. task.senses=audio.")
+        list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. task.modalities=audio.")
     ] = None,
     test: Annotated[str, typer.Option(help="Split to measure on in the end; nothing is chosen on it.")] = "test",
     frames: Frames = None,
@@ -173,7 +173,7 @@ def finetune(
             on_step=lambda step: bar.update(step.step, step.steps, step.describe()),
             should_stop=should_stop,
         )
-    measures = done.done and not done.stopped and shelf.count(test, USABLE[settings.task.senses]) > 0
+    measures = done.done and not done.stopped and shelf.count(test, USABLE[settings.task.modalities]) > 0
     found = measure_classes(library, run, test, frames, run / "result.json") if measures else None
     leave()
     if IS_MAIN:

@@ -46,7 +46,7 @@ def search(
     by: Annotated[
         Literal["audio", "visual", "both"] | None,
         typer.Option(
-            help="Compare with the clips' audio, visual, or both; default: the other sense, of --video and --clip both."
+            help="Compare with the clips' audio, visual, or both; default the other one, of --video and --clip both."
         ),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many hits.")] = 5,

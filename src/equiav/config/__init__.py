@@ -4,12 +4,13 @@
 """
 
 from equiav.config.architecture import Architecture, Augment, ModelConfig
-from equiav.config.features import Features, Senses, check_features
+from equiav.config.features import MODALITIES, Features, Modalities, Modality, check_features, covers, stored_modalities
 from equiav.config.finetuning import FinetuneRecipe, load_finetune_recipe
 from equiav.config.loading import nearest, parse_settings
 from equiav.config.training import Data, Init, Loss, Optim, Recipe, Train, load_recipe
 
 __all__ = [
+    "MODALITIES",
     "Architecture",
     "Augment",
     "Data",
@@ -17,14 +18,17 @@ __all__ = [
     "FinetuneRecipe",
     "Init",
     "Loss",
+    "Modalities",
+    "Modality",
     "ModelConfig",
     "Optim",
     "Recipe",
-    "Senses",
     "Train",
     "check_features",
+    "covers",
     "load_finetune_recipe",
     "load_recipe",
     "nearest",
     "parse_settings",
+    "stored_modalities",
 ]

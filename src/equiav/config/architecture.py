@@ -44,7 +44,7 @@ class Architecture(Settings):
     predictor_heads: int = Field(default=8, gt=0, description="Heads of the predictor's attention.")
     predictor_head_width: int = Field(default=64, gt=0, description="Width of one predictor head.")
     share: Literal["modalities", "none"] = Field(
-        default="modalities", description="One predictor for both senses, or one per modality (as released)."
+        default="modalities", description="One predictor for both modalities, or one per modality (as released)."
     )
     head_hidden: int = Field(default=2048, gt=0, description="Hidden width of the projection heads.")
     embedding: int = Field(default=512, gt=0, description="E, the width of an embedding.")

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
 from equiav.config.loading import Settings
 from equiav.errors import LibraryError
 
-# What is looked at: where it is one sense, clips that have no more than that one count too
-Senses = Literal["audio", "visual", "audio-visual"]
+Modality = Literal["audio", "visual"]
+MODALITIES: tuple[Modality, ...] = ("audio", "visual")
+# What is looked at: where it is one modality, clips that have no more than that one count too
+Modalities = Literal["audio", "visual", "both"]
+
+
+def covers(modalities: Modalities, modality: Modality) -> bool:
+    """Whether `modality` is looked at."""
+    return modalities in (modality, "both")
+
+
+def stored_modalities(about: Mapping[str, Any]) -> Modalities:
+    """What a stored file says is looked at; earlier files call it `senses`, and both of them `audio-visual`."""
+    found = about["senses"] if "senses" in about else about["modalities"]
+    return "both" if found == "audio-visual" else found
 
 
 class Features(Settings):

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from equiav.config.architecture import Architecture
-from equiav.config.features import Features, Senses
+from equiav.config.features import Features, Modalities, stored_modalities
 from equiav.config.loading import Settings, read_settings
 from equiav.config.training import Data, Init, Optim, Train
 
@@ -24,7 +24,7 @@ class Task(Settings):
         default="multi-label",
         description="Any number of classes per clip (binary cross-entropy), or exactly one (cross-entropy).",
     )
-    senses: Senses = Field(default="audio-visual", description="What the classifier looks at.")
+    modalities: Modalities = Field(default="both", description="What the classifier looks at.")
     classes: tuple[str, ...] | None = Field(
         default=None, description="Names of the classes; the labels of the training split when not given."
     )
@@ -34,6 +34,13 @@ class Task(Settings):
     drop_path: float = Field(
         default=0.1, ge=0, lt=1, description="Chance that a clip skips a branch of the last block; less before it."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier_names(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict) or "senses" not in tree:
+            return tree
+        return {"modalities": stored_modalities(tree), **{name: tree[name] for name in tree if name != "senses"}}
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,4 +1,4 @@
-"""Where does the predictor look when it is told what was done?  One sense, clips, parameter sets → attention maps.
+"""Where does the predictor look when it is told what was done?  One branch, clips, parameter sets → attention maps.
 
     attention (b, H, K, N) over the grid of tokens;  share of it inside the region that a transformation speaks of
 
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from equiav.augment.space import SpaceParams
+from equiav.diagnose.branch import FULL, Branch, Effort, alone, rest, trained_on
 from equiav.diagnose.figures import Figure, figure
-from equiav.diagnose.sense import FULL, Effort, Sense, alone, rest, trained_on
 from equiav.model.predictor import AttentionPredictor
 
 if TYPE_CHECKING:
@@ -45,64 +45,64 @@ class Map:
     weights: Float[Tensor, "rows columns"]
 
 
-def looks(sense: Sense) -> bool:
+def looks(branch: Branch) -> bool:
     """Whether the predictor is one that attends."""
-    return isinstance(sense.predictor, AttentionPredictor)
+    return isinstance(branch.predictor, AttentionPredictor)
 
 
 @torch.no_grad()
-def attention(sense: Sense, rows: Tensor, params: SpaceParams) -> Float[Tensor, "b H K rows columns"]:
+def attention(branch: Branch, rows: Tensor, params: SpaceParams) -> Float[Tensor, "b H K rows columns"]:
     """Attention of each clip's tokens under each of K sets."""
-    predictor = sense.predictor
+    predictor = branch.predictor
     if not isinstance(predictor, AttentionPredictor):
         raise TypeError("only an attention predictor has attention to show")
-    tokens = sense.tokens(rows)
-    codes = sense.space.encode(params).to(sense.device)
-    weights = predictor.attention(tokens, sense.tower.parameters_encoder(codes)[None].expand(len(rows), -1, -1))
-    return weights.cpu().unflatten(-1, sense.tower.encoder.grid)
+    tokens = branch.tokens(rows)
+    codes = branch.space.encode(params).to(branch.device)
+    weights = predictor.attention(tokens, branch.tower.parameters_encoder(codes)[None].expand(len(rows), -1, -1))
+    return weights.cpu().unflatten(-1, branch.tower.encoder.grid)
 
 
-def focuses(sense: Sense, effort: Effort = FULL, *, seed: int = 0) -> list[Focus]:
+def focuses(branch: Branch, effort: Effort = FULL, *, seed: int = 0) -> list[Focus]:
     """For each trained transform that names a region: how much of the attention lies in it."""
-    rows = torch.arange(min(effort.focus_clips, len(sense.clips)))
+    rows = torch.arange(min(effort.focus_clips, len(branch.clips)))
     generator = torch.Generator().manual_seed(seed)
-    grid = sense.tower.encoder.grid
+    grid = branch.tower.encoder.grid
     found = []
-    for name in trained_on(sense.space):
-        if f"{name}.top" not in sense.space.names and f"{name}.start" not in sense.space.names:
+    for name in trained_on(branch.space):
+        if f"{name}.top" not in branch.space.names and f"{name}.start" not in branch.space.names:
             continue
-        params = alone(sense.space, name, effort.focus_sets, generator)
-        if getattr(_options(sense, name), "of", None) == "frame" and not _square(sense):
+        params = alone(branch.space, name, effort.focus_sets, generator)
+        if getattr(_options(branch, name), "of", None) == "frame" and not _square(branch):
             continue  # the box is a share of the frame, the tokens lie on its centre square
-        cover = region(sense, name, params, grid)
-        weights = attention(sense, rows, params)
+        cover = region(branch, name, params, grid)
+        weights = attention(branch, rows, params)
         inside = (weights * cover).sum((-1, -2))  # (b, H, K)
         uniform = cover.mean((-1, -2))
-        share, margin = (figure(x.mean((1, 2)), sense.sources(rows)) for x in (inside, inside - uniform))
+        share, margin = (figure(x.mean((1, 2)), branch.sources(rows)) for x in (inside, inside - uniform))
         if share is not None and margin is not None:
-            kind = "the box that it keeps" if f"{name}.top" in sense.space.names else "the interval that it hides"
+            kind = "the box that it keeps" if f"{name}.top" in branch.space.names else "the interval that it hides"
             found.append(Focus(name, kind, share, float(uniform.mean()), margin, inside.mean((0, 2)).tolist()))
     return found
 
 
-def _options(sense: Sense, name: str) -> object:
-    return next(transform.options for transform in sense.space.transforms if transform.name == name)
+def _options(branch: Branch, name: str) -> object:
+    return next(transform.options for transform in branch.space.transforms if transform.name == name)
 
 
-def _square(sense: Sense) -> bool:
-    return bool((sense.clips.sizes[:, 0] == sense.clips.sizes[:, 1]).all())
+def _square(branch: Branch) -> bool:
+    return bool((branch.clips.sizes[:, 0] == branch.clips.sizes[:, 1]).all())
 
 
-def region(sense: Sense, name: str, params: SpaceParams, grid: tuple[int, int]) -> Float[Tensor, "K rows columns"]:
+def region(branch: Branch, name: str, params: SpaceParams, grid: tuple[int, int]) -> Float[Tensor, "K rows columns"]:
     """Share of each token that lies in the region that K sets of a transform name."""
-    if f"{name}.top" in sense.space.names:
+    if f"{name}.top" in branch.space.names:
         first, second, height, width = (params.column(f"{name}.{slot}") for slot in ("top", "left", "height", "width"))
         spans = [(first, first + height), (second, second + width)]
     else:
         span = (params.column(f"{name}.start"), params.column(f"{name}.end"))
         whole = (torch.zeros_like(span[0]), torch.ones_like(span[0]))
         spans = [span, whole] if name == "time_mask" else [whole, span]
-    if sense.name == "audio":  # parameters say time first, tokens lie mel first
+    if branch.name == "audio":  # parameters say time first, tokens lie mel first
         spans.reverse()
     down, across = (_overlap(*span, cells) for span, cells in zip(spans, grid, strict=True))
     return down[:, :, None] * across[:, None, :]
@@ -115,9 +115,9 @@ def _overlap(start: Tensor, end: Tensor, cells: int) -> Float[Tensor, "K cells"]
     return inside.clamp(min=0) * cells
 
 
-def chosen_sets(sense: Sense) -> tuple[SpaceParams, list[str]]:
+def chosen_sets(branch: Branch) -> tuple[SpaceParams, list[str]]:
     """Sets that a reader knows at sight: at rest; boxes at the four sides; flags; and one draw of each other."""
-    space = sense.space
+    space = branch.space
     sets, captions = [rest(space)], ["nothing done"]
     sides = {
         "start": (0.0, 0.0, 0.5, 1.0),
@@ -125,7 +125,7 @@ def chosen_sets(sense: Sense) -> tuple[SpaceParams, list[str]]:
         "low": (0, 0, 1, 0.5),
         "high": (0, 0.5, 1, 0.5),
     }
-    if sense.name == "visual":
+    if branch.name == "visual":
         sides = {
             "top": (0.0, 0.0, 0.5, 1.0),
             "bottom": (0.5, 0, 0.5, 1),
@@ -147,10 +147,10 @@ def chosen_sets(sense: Sense) -> tuple[SpaceParams, list[str]]:
     return SpaceParams(torch.cat([one.values for one in sets]), space.names), captions
 
 
-def maps(sense: Sense, row: int) -> list[Map]:
+def maps(branch: Branch, row: int) -> list[Map]:
     """Attention of one clip under the chosen sets, mean over heads; then of each head under the first crop."""
-    params, captions = chosen_sets(sense)
-    weights = attention(sense, torch.tensor([row]), params)[0]  # (H, K, rows, columns)
+    params, captions = chosen_sets(branch)
+    weights = attention(branch, torch.tensor([row]), params)[0]  # (H, K, rows, columns)
     found = [Map(caption, weights[:, i].mean(0)) for i, caption in enumerate(captions)]
     shown = next((i for i, caption in enumerate(captions) if " half" in caption), len(captions) - 1)
     return found + [Map(f"{captions[shown]}, head {h + 1}", weights[h, shown]) for h in range(len(weights))]

@@ -1,4 +1,4 @@
-"""How many predictions make a centroid?  One sense, n clips → distances to its limits over K, by way of sampling.
+"""How many predictions make a centroid?  One branch, n clips → distances to its limits over K, by way of sampling.
 
 The centroid of K predictions stands for the mean representation over all transformations (§3 of the paper:
 h^rep = E_t[h'] ≈ h̄ = 1/K Σ u(h, t_k)). It is held against two limits: the *dense* mean of very many predictions,
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from equiav.augment.uniforms import Method
+from equiav.diagnose.branch import BATCH, FULL, Branch, Effort, rest
 from equiav.diagnose.figures import Figure, figure
-from equiav.diagnose.sense import BATCH, FULL, Effort, Sense, rest
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -60,7 +60,7 @@ class ToReal:
 
 @dataclass(frozen=True)
 class CentroidReport:
-    """All about the centroid of one sense."""
+    """All about the centroid of one branch."""
 
     clips: int
     curves: dict[str, Curve]
@@ -78,48 +78,48 @@ class CentroidReport:
         return self.curves["sobol"].to_dense[16].value / self.curves["iid"].to_dense[32].value
 
 
-def centroid_report(sense: Sense, own_count: int, effort: Effort = FULL, *, seed: int = 0) -> CentroidReport:
-    """Measure one sense's centroid; the model must have a predictor, and `own_count` is its own K."""
-    rows = torch.arange(min(effort.centroid_clips, len(sense.clips)))
+def centroid_report(branch: Branch, own_count: int, effort: Effort = FULL, *, seed: int = 0) -> CentroidReport:
+    """Measure one branch's centroid; the model must have a predictor, and `own_count` is its own K."""
+    rows = torch.arange(min(effort.centroid_clips, len(branch.clips)))
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.cat([sense.tokens(part) for part in rows.split(BATCH)])
-    space = sense.space
+    tokens = torch.cat([branch.tokens(part) for part in rows.split(BATCH)])
+    space = branch.space
     dense_sets = space.encode(space.sample(effort.dense, generator, "sobol"))
-    dense = _mean_prediction(sense, tokens, dense_sets)
+    dense = _mean_prediction(branch, tokens, dense_sets)
     spread = float((dense - dense.mean(0)).square().sum(1).mean().sqrt().clamp(min=1e-12))
     curves = {}
     for method in METHODS:
         errors = {
-            k: _errors(sense, tokens, dense, (k, effort.draws, method), generator) / spread for k in effort.counts
+            k: _errors(branch, tokens, dense, (k, effort.draws, method), generator) / spread for k in effort.counts
         }
         known = {k: found for k, values in errors.items() if (found := figure(values)) is not None}
         curves[method] = Curve(known, _rate(known))
     single = curves["iid"].to_dense[1].value
-    real = _to_real(sense, tokens[: effort.real_clips], dense_sets, effort, generator)
+    real = _to_real(branch, tokens[: effort.real_clips], dense_sets, effort, generator)
     return CentroidReport(len(rows), curves, single**2 / own_count, real)
 
 
-def _spaces(sense: Sense) -> dict[str, Project]:
-    return {"latent": lambda latent: latent.float().cpu(), "intra": sense.project}
+def _spaces(branch: Branch) -> dict[str, Project]:
+    return {"latent": lambda latent: latent.float().cpu(), "intra": branch.project}
 
 
-def _mean_prediction(sense: Sense, tokens: Tensor, codes: Float[Tensor, "K P"]) -> Float[Tensor, "n D"]:
+def _mean_prediction(branch: Branch, tokens: Tensor, codes: Float[Tensor, "K P"]) -> Float[Tensor, "n D"]:
     """The centroid of K sets that all clips share."""
     step = max(AT_ONCE // len(tokens), 1)
     total = torch.zeros(1)
     for part in codes.split(step):
-        total = total + sense.predict(tokens, part[None]).cpu().double().sum(1)  # not every GPU knows float64
+        total = total + branch.predict(tokens, part[None]).cpu().double().sum(1)  # not every GPU knows float64
     return (total / len(codes)).float()
 
 
 def _errors(
-    sense: Sense, tokens: Tensor, dense: Tensor, way: tuple[int, int, Method], generator: torch.Generator
+    branch: Branch, tokens: Tensor, dense: Tensor, way: tuple[int, int, Method], generator: torch.Generator
 ) -> Float[np.ndarray, " R"]:
     """Root mean square distance to the dense mean over the clips, for each of R draws of K sets."""
     (k, draws, method), found = way, []
     for _ in range(draws):
-        codes = sense.space.encode(sense.space.sample(k, generator, method))
-        found.append(float((_mean_prediction(sense, tokens, codes) - dense).square().sum(1).mean().sqrt()))
+        codes = branch.space.encode(branch.space.sample(k, generator, method))
+        found.append(float((_mean_prediction(branch, tokens, codes) - dense).square().sum(1).mean().sqrt()))
     return np.array(found)
 
 
@@ -133,22 +133,22 @@ def _rate(curve: dict[int, Figure]) -> float:
 
 
 def _to_real(
-    sense: Sense, tokens: Tensor, dense_sets: Tensor, effort: Effort, generator: torch.Generator
+    branch: Branch, tokens: Tensor, dense_sets: Tensor, effort: Effort, generator: torch.Generator
 ) -> list[ToReal]:
     """Distances to the mean over many real transformations of each clip, in the latent and the intra-modal space."""
     real: dict[str, list[Tensor]] = {"latent": [], "intra": []}
     plain: dict[str, list[Tensor]] = {"latent": [], "intra": []}
     for row in torch.arange(len(tokens)):
         repeated = row.expand(effort.real)
-        params = sense.space.sample(effort.real, generator, "sobol")
+        params = branch.space.sample(effort.real, generator, "sobol")
         parts = zip(repeated.split(BATCH), range(0, effort.real, BATCH), strict=True)
-        latents = torch.cat([sense.latent(sense.view(part, params[i : i + BATCH])) for part, i in parts])
-        own = sense.latent(sense.view(row[None], rest(sense.space)))[0]
-        for name, project in _spaces(sense).items():
+        latents = torch.cat([branch.latent(branch.view(part, params[i : i + BATCH])) for part, i in parts])
+        own = branch.latent(branch.view(row[None], rest(branch.space)))[0]
+        for name, project in _spaces(branch).items():
             real[name].append(project(latents).mean(0))
             plain[name].append(project(own))
     found = []
-    for name, project in _spaces(sense).items():
+    for name, project in _spaces(branch).items():
         goal = torch.stack(real[name])
         spread = (goal - goal.mean(0)).square().sum(1).mean().sqrt().clamp(min=1e-12)
 
@@ -157,12 +157,12 @@ def _to_real(
 
         def of(codes: Tensor, project: Project = project) -> Tensor:
             step = max(AT_ONCE // len(tokens), 1)
-            parts = [project(sense.predict(tokens, part[None])).sum(1) for part in codes.split(step)]
+            parts = [project(branch.predict(tokens, part[None])).sum(1) for part in codes.split(step)]
             return torch.stack(parts).sum(0) / len(codes)
 
         curve = {}
         for k in effort.counts:
-            sets = [sense.space.encode(sense.space.sample(k, generator)) for _ in range(effort.draws)]
+            sets = [branch.space.encode(branch.space.sample(k, generator)) for _ in range(effort.draws)]
             curve[k] = figure(np.array([distance(of(codes)) for codes in sets]))
         known = {k: value for k, value in curve.items() if value is not None}
         found.append(
@@ -171,27 +171,27 @@ def _to_real(
     return found
 
 
-def retrieval_by_count(senses: dict[str, Sense], effort: Effort = FULL, *, seed: int = 0) -> dict[str, Figure]:
+def retrieval_by_count(branches: dict[str, Branch], effort: Effort = FULL, *, seed: int = 0) -> dict[str, Figure]:
     """R@1 among the clips, both directions averaged, of the same model with K predictions per centroid.
 
     Keys `1` … `256`: K independent sets, mean over draws, interval over the clips' sources; `plain`: the mean token, no
     predictor.
     """
     generator = torch.Generator().manual_seed(seed)
-    everyone = next(iter(senses.values())).clips
+    everyone = next(iter(branches.values())).clips
     rows = torch.arange(len(everyone))
-    sources = next(iter(senses.values())).sources(rows)
-    tokens = {name: torch.cat([s.tokens(part) for part in rows.split(BATCH)]) for name, s in senses.items()}
+    sources = next(iter(branches.values())).sources(rows)
+    tokens = {name: torch.cat([s.tokens(part) for part in rows.split(BATCH)]) for name, s in branches.items()}
     found = {}
     draws = max(effort.draws // 2, 1)
     for k in (0, *effort.counts):
         hits = torch.zeros(len(rows))
         for _ in range(draws if k else 1):
             vectors = []
-            for name, sense in senses.items():
-                codes = sense.space.encode(sense.space.sample(max(k, 1), generator))
-                latent = _mean_prediction(sense, tokens[name], codes) if k else tokens[name].mean(1)
-                vectors.append(sense.embed(latent))
+            for name, branch in branches.items():
+                codes = branch.space.encode(branch.space.sample(max(k, 1), generator))
+                latent = _mean_prediction(branch, tokens[name], codes) if k else tokens[name].mean(1)
+                vectors.append(branch.embed(latent))
             scores = vectors[0] @ vectors[1].T
             own = scores.diagonal()
             first = (scores > own[:, None]).sum(1) == 0, (scores > own).sum(0) == 0

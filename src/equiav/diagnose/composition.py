@@ -1,4 +1,4 @@
-"""Do predictions compose?  One sense, clips → what is predicted for nothing, and for one transformation after another.
+"""Do predictions compose?  One branch, clips → what is predicted for nothing, and for one transformation after another.
 
 A transformation group would have u(x, id) = f(x) and u(x, t₂∘t₁) = f(t₂(t₁(x))). The attention predictor starts from
 tokens and ends in one vector, so it can't be applied twice; what can be asked is whether it is right about the
@@ -16,8 +16,8 @@ import torch
 from equiav.augment.audio import AudioSpace
 from equiav.augment.space import SpaceParams
 from equiav.augment.visual import VisualSpace
+from equiav.diagnose.branch import FULL, Branch, Effort, join, states, trained_on
 from equiav.diagnose.figures import Figure, figure
-from equiav.diagnose.sense import FULL, Effort, Sense, join, states, trained_on
 from equiav.errors import ConfigError
 from equiav.metrics import displacement as measures
 
@@ -36,23 +36,23 @@ class Composition:
     reason: str = ""  # why there are no figures
 
 
-def composition(sense: Sense, effort: Effort = FULL, *, seed: int = 0) -> Composition:
+def composition(branch: Branch, effort: Effort = FULL, *, seed: int = 0) -> Composition:
     """Two draws of the transforms that compose to one parameter set, in turn."""
-    rows, draws = torch.arange(min(effort.composed_clips, len(sense.clips))), effort.composed_draws
-    names = [name for name in COMPOSABLE[sense.name] if name in trained_on(sense.space)]
+    rows, draws = torch.arange(min(effort.composed_clips, len(branch.clips))), effort.composed_draws
+    names = [name for name in COMPOSABLE[branch.name] if name in trained_on(branch.space)]
     if not names:
         return Composition([], None, None, None, None, "none of its transformations compose to one")
     generator = torch.Generator().manual_seed(seed)
-    part = sense.space.only(*names)
+    part = branch.space.only(*names)
     first, then = (part.sample(len(rows) * draws, generator) for _ in range(2))
-    space = cast("AudioSpace | VisualSpace", sense.space)
+    space = cast("AudioSpace | VisualSpace", branch.space)
     try:
         both = space.compose(first, then)
     except ConfigError as error:
         return Composition(names, None, None, None, None, str(error))
     sets = join(both, first)
     order = torch.arange(len(sets)).view(2, len(rows), draws).transpose(0, 1).reshape(-1)
-    seen = states(sense, rows, SpaceParams(sets.values[order], sets.names)).projected(sense)
+    seen = states(branch, rows, SpaceParams(sets.values[order], sets.names)).projected(branch)
     whole, half = seen.views(list(range(draws))), seen.views(list(range(draws, 2 * draws)))
     if whole.r is None or half.r is None or whole.r_before is None:
         return Composition(names, None, None, None, None, "no predictor")
@@ -60,5 +60,5 @@ def composition(sense: Sense, effort: Effort = FULL, *, seed: int = 0) -> Compos
     forgotten = measures.displacement_cosine(whole.p, whole.q, half.r)
     rests = (whole.r_before - whole.p).norm(dim=-1).mean(1) / (whole.q - whole.p).norm(dim=-1).mean(1)
     error = measures.relative_error(whole.p, whole.q, whole.r)
-    known = [figure(x, sense.sources(rows)) for x in (rests, told, error, told - forgotten)]
+    known = [figure(x, branch.sources(rows)) for x in (rests, told, error, told - forgotten)]
     return Composition(names, known[0], known[1], known[2], known[3])

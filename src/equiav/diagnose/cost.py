@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equiav.diagnose.sense import FULL, Effort
+from equiav.diagnose.branch import FULL, Effort
 from equiav.model.equiav import EquiAV
 from equiav.train.throughput import model_inputs, step_flops
 

@@ -16,12 +16,12 @@ import torch
 
 from equiav._version import __version__
 from equiav.diagnose.attention import Focus, focuses, looks
+from equiav.diagnose.branch import FULL, MODALITIES, Branch, Effort, read_clips
 from equiav.diagnose.centroid import CentroidReport, centroid_report, retrieval_by_count
 from equiav.diagnose.composition import Composition, composition
 from equiav.diagnose.cost import Cost, costs
 from equiav.diagnose.equivariance import ALL, CurvePoint, Table, displacement, slot_curves
 from equiav.diagnose.figures import Figure
-from equiav.diagnose.sense import FULL, SENSES, Effort, Sense, read_clips
 from equiav.diagnose.unseen import Point, unseen
 from equiav.errors import LibraryError
 from equiav.evaluate.leaks import seen_in_training
@@ -39,8 +39,8 @@ HEADLINES = ("cosine", "relative_error", "similarity", "gain", "mrr", "h1", "h5"
 
 
 @dataclass(frozen=True)
-class SenseReport:
-    """All that was asked of one sense."""
+class BranchReport:
+    """All that was asked of one branch."""
 
     tables: list[Table]
     explained: dict[str, float]  # R² of each slot, read off pairs of latents
@@ -61,16 +61,16 @@ class Diagnosis:
 
     Attributes:
         about: model, library, clips, versions.
-        senses: `audio` and `visual`.
+        branches: `audio` and `visual`.
         retrieval_by_count: R@1 with K predictions per centroid, the same model; empty without predictor.
         health: measures of the embeddings, as the training alarms take them.
-        spectra: singular values of the centred embeddings of each sense, as shares.
+        spectra: singular values of the centred embeddings of each branch, as shares.
         batch: clips in the steps of `costs`.
         costs: without predictor, and with it if there is one.
     """
 
     about: dict[str, Any]
-    senses: dict[str, SenseReport]
+    branches: dict[str, BranchReport]
     retrieval_by_count: dict[str, Figure]
     health: dict[str, float]
     spectra: dict[str, list[float]]
@@ -80,17 +80,17 @@ class Diagnosis:
     def figures(self) -> dict[str, Figure | float]:
         """What a gate can ask for, by dotted name, e.g. `visual.context.flip.mrr`, `audio.centroid.k16`."""
         found: dict[str, Figure | float | None] = {}
-        for name, sense in self.senses.items():
+        for name, branch in self.branches.items():
             for question, short in (("alone", "alone"), ("in context", "context"), ("all together", "")):
-                for row in sense.table(question).rows:
+                for row in branch.table(question).rows:
                     own = "all" if row.transform == ALL else f"{short}.{row.transform}"
                     found |= {f"{name}.{own}.{key}": row.predictor.get(key) for key in HEADLINES}
-            if sense.centroid:
-                found |= {f"{name}.centroid.k{k}": v for k, v in sense.centroid.curves["iid"].to_dense.items()}
-                found[f"{name}.centroid.sobol_against_iid"] = sense.centroid.sobol_against_iid
-                found[f"{name}.centroid.enough"] = sense.centroid.enough
-                found |= {f"{name}.centroid.{real.space}_limit": real.limit for real in sense.centroid.real}
-            found |= {f"{name}.attention.{focus.transform}": focus.margin for focus in sense.focuses}
+            if branch.centroid:
+                found |= {f"{name}.centroid.k{k}": v for k, v in branch.centroid.curves["iid"].to_dense.items()}
+                found[f"{name}.centroid.sobol_against_iid"] = branch.centroid.sobol_against_iid
+                found[f"{name}.centroid.enough"] = branch.centroid.enough
+                found |= {f"{name}.centroid.{real.space}_limit": real.limit for real in branch.centroid.real}
+            found |= {f"{name}.attention.{focus.transform}": focus.margin for focus in branch.focuses}
         found |= {f"health.{key}": value for key, value in self.health.items()}
         return {k: v for k, v in found.items() if isinstance(v, Figure) or (v is not None and math.isfinite(v))}
 
@@ -129,14 +129,14 @@ def diagnose(
         raise LibraryError(
             f"{library.path}: split {split!r} has {counted(len(chosen), 'clip')}, a report needs at least {FEWEST}"
         )
-    senses = {name: Sense(model, name, chosen) for name in SENSES}
-    plain = {name: sense.embeddings() for name, sense in senses.items()}
+    branches = {name: Branch(model, name, chosen) for name in MODALITIES}
+    plain = {name: branch.embeddings() for name, branch in branches.items()}
     partners = {"audio": plain["visual"], "visual": plain["audio"]}
-    tell = _Progress(on_progress, 6 * len(senses) + 2)
-    reports = {name: _sense_report(sense, partners[name], seed, effort, tell) for name, sense in senses.items()}
-    predicts = all(sense.predicts for sense in senses.values())
+    tell = _Progress(on_progress, 6 * len(branches) + 2)
+    reports = {name: _branch_report(branch, partners[name], seed, effort, tell) for name, branch in branches.items()}
+    predicts = all(branch.predicts for branch in branches.values())
     tell("retrieval by K")
-    by_count = retrieval_by_count(senses, effort, seed=seed) if predicts else {}
+    by_count = retrieval_by_count(branches, effort, seed=seed) if predicts else {}
     tell("cost")
     batch, known = costs(model, effort)
     tell("")
@@ -151,12 +151,12 @@ def diagnose(
             "library": library.fingerprint(),
             "split": split,
             "clips": len(chosen),
-            "sources": len(set(senses["audio"].sources(torch.arange(len(chosen))).tolist())),
+            "sources": len(set(branches["audio"].sources(torch.arange(len(chosen))).tolist())),
             "trained_on": seen_in_training(library, chosen.ids, learned),
             "seed": seed,
             "sources_readable": chosen.sounds is not None,  # without them no room can be put around a sound
         },
-        senses=reports,
+        branches=reports,
         retrieval_by_count=by_count,
         health=_health(plain, reports),
         spectra={name: health.spectrum(x).tolist() for name, x in plain.items()},
@@ -165,24 +165,24 @@ def diagnose(
     )
 
 
-def _sense_report(sense: Sense, partners: torch.Tensor, seed: int, effort: Effort, tell: _Progress) -> SenseReport:
-    tell(f"{sense.name}: displacement")
-    tables, explained = displacement(sense, views=effort.views, seed=seed)
-    tell(f"{sense.name}: slots")
-    curves = slot_curves(sense, effort)
-    tell(f"{sense.name}: unseen transformations")
-    beyond = unseen(sense, partners, effort, seed=seed)
-    tell(f"{sense.name}: composition")
-    composed = composition(sense, effort, seed=seed) if sense.predicts else None
-    tell(f"{sense.name}: centroid")
-    own_count = sense.model.config.architecture.centroid_samples
-    centroid = centroid_report(sense, own_count, effort, seed=seed) if sense.predicts else None
-    tell(f"{sense.name}: attention")
-    focused = focuses(sense, effort, seed=seed) if looks(sense) else []
-    return SenseReport(tables, explained, curves, beyond, composed, centroid, focused)
+def _branch_report(branch: Branch, partners: torch.Tensor, seed: int, effort: Effort, tell: _Progress) -> BranchReport:
+    tell(f"{branch.name}: displacement")
+    tables, explained = displacement(branch, views=effort.views, seed=seed)
+    tell(f"{branch.name}: slots")
+    curves = slot_curves(branch, effort)
+    tell(f"{branch.name}: unseen transformations")
+    beyond = unseen(branch, partners, effort, seed=seed)
+    tell(f"{branch.name}: composition")
+    composed = composition(branch, effort, seed=seed) if branch.predicts else None
+    tell(f"{branch.name}: centroid")
+    own_count = branch.model.config.architecture.centroid_samples
+    centroid = centroid_report(branch, own_count, effort, seed=seed) if branch.predicts else None
+    tell(f"{branch.name}: attention")
+    focused = focuses(branch, effort, seed=seed) if looks(branch) else []
+    return BranchReport(tables, explained, curves, beyond, composed, centroid, focused)
 
 
-def _health(plain: dict[str, torch.Tensor], reports: dict[str, SenseReport]) -> dict[str, float]:
+def _health(plain: dict[str, torch.Tensor], reports: dict[str, BranchReport]) -> dict[str, float]:
     """The training alarms' measures, on the model's own embeddings."""
     audio, visual = plain["audio"], plain["visual"]
     found = {

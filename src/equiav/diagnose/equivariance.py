@@ -1,4 +1,4 @@
-"""Does the predictor know what a transformation did?  One sense, n clips → figures per transform, and curves.
+"""Does the predictor know what a transformation did?  One branch, n clips → figures per transform, and curves.
 
 Three questions, each asked in the latent and in the intra-modal space:
 - *alone*: the plain input against one transform, the others at rest. Training never shows that: there, a view has
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from equiav.augment.space import AugmentationSpace, SpaceParams
+from equiav.diagnose.branch import FULL, Branch, Effort, States, alone, join, repeat, rest, states, trained_on
 from equiav.diagnose.figures import Figure, figure
-from equiav.diagnose.sense import FULL, Effort, Sense, States, alone, join, repeat, rest, states, trained_on
 from equiav.metrics import displacement as measures
 from equiav.metrics.sources import another, numbered
 
@@ -112,53 +112,53 @@ def gallery(
     return join(*sets), order
 
 
-def displacement(sense: Sense, *, views: int = FULL.views, seed: int = 0) -> tuple[list[Table], dict[str, float]]:
+def displacement(branch: Branch, *, views: int = FULL.views, seed: int = 0) -> tuple[list[Table], dict[str, float]]:
     """Tables of all questions; and R² of each slot read off pairs of plain and transformed latents."""
-    rows = torch.arange(len(sense.clips))
+    rows = torch.arange(len(branch.clips))
     generator = torch.Generator().manual_seed(seed)
-    groups, sources = rows.split(GROUP), sense.sources(rows)
+    groups, sources = rows.split(GROUP), branch.sources(rows)
     if len(groups) > 1 and len(groups[-1]) < 2:  # a clip alone has no others to be compared with
         groups = (*groups[:-2], torch.cat(groups[-2:]))
-    bases = [sense.space.sample(1, generator) for _ in groups]
-    alone_sets = [gallery(sense.space, views, generator) for _ in groups]
-    context_sets = [gallery(sense.space, views, generator, base) for base in bases]
+    bases = [branch.space.sample(1, generator) for _ in groups]
+    alone_sets = [gallery(branch.space, views, generator) for _ in groups]
+    context_sets = [gallery(branch.space, views, generator, base) for base in bases]
     order = alone_sets[0][1]
 
     def spread(sets: list[SpaceParams]) -> SpaceParams:
         return join(*(repeat(own, len(group)) for own, group in zip(sets, groups, strict=True)))
 
-    on_its_own = states(sense, rows, spread([sets for sets, _ in alone_sets]))
-    in_context = states(sense, rows, spread([sets for sets, _ in context_sets]), spread(bases))
-    params, together = _together(sense, views, generator)
+    on_its_own = states(branch, rows, spread([sets for sets, _ in alone_sets]))
+    in_context = states(branch, rows, spread([sets for sets, _ in context_sets]), spread(bases))
+    params, together = _together(branch, views, generator)
     swap = _swap(order, generator)
     any_other = _derangement(views, generator)
     tables: list[Table] = []
     for space in ("latent", "intra"):
         singles: tuple[tuple[Question, States], ...] = (("alone", on_its_own), ("in context", in_context))
         for question, latents in singles:
-            seen = latents if space == "latent" else latents.projected(sense)
+            seen = latents if space == "latent" else latents.projected(branch)
             from_prediction = question == "in context"
             tables.append(Table(question, space, _single_rows(seen, sources, order, groups, swap, from_prediction)))
-        seen = together if space == "latent" else together.projected(sense)
+        seen = together if space == "latent" else together.projected(branch)
         tables.append(Table("all together", space, [_whole_row(seen, sources, any_other)]))
-    codes = sense.space.encode(params).unflatten(0, (len(rows), views))
+    codes = branch.space.encode(params).unflatten(0, (len(rows), views))
     several = len(np.unique(sources)) > 1
     explained = measures.explained_parameters(together.p, together.q, codes, sources=sources) if several else []
-    known = zip(sense.space.names, explained, strict=False)
+    known = zip(branch.space.names, explained, strict=False)
     return tables, {name: float(value) for name, value in known if np.isfinite(value)}
 
 
-def all_together(sense: Sense, *, views: int = FULL.views, seed: int = 0) -> Row:
+def all_together(branch: Branch, *, views: int = FULL.views, seed: int = 0) -> Row:
     """The row of all transformations together alone, in the intra-modal space: a model's knowledge in one line."""
     generator = torch.Generator().manual_seed(seed)
-    seen = _together(sense, views, generator)[1].projected(sense)
-    return _whole_row(seen, sense.sources(torch.arange(len(sense.clips))), _derangement(views, generator))
+    seen = _together(branch, views, generator)[1].projected(branch)
+    return _whole_row(seen, branch.sources(torch.arange(len(branch.clips))), _derangement(views, generator))
 
 
-def _together(sense: Sense, views: int, generator: torch.Generator) -> tuple[SpaceParams, States]:
+def _together(branch: Branch, views: int, generator: torch.Generator) -> tuple[SpaceParams, States]:
     """The plain clips against views as training draws them."""
-    params = sense.space.sample(len(sense.clips) * views, generator)
-    return params, states(sense, torch.arange(len(sense.clips)), params)
+    params = branch.space.sample(len(branch.clips) * views, generator)
+    return params, states(branch, torch.arange(len(branch.clips)), params)
 
 
 def _single_rows(
@@ -282,26 +282,26 @@ def _derangement(n: int, generator: torch.Generator) -> list[int]:
     return found
 
 
-def slot_curves(sense: Sense, effort: Effort = FULL) -> dict[str, list[CurvePoint]]:
+def slot_curves(branch: Branch, effort: Effort = FULL) -> dict[str, list[CurvePoint]]:
     """For each slot of each trained transform: what the displacement does over the slot's range, intra-modal space.
 
     The transform's other slots hold a median draw, the other transforms rest. Slots that name an order are left out.
     """
-    rows = torch.arange(min(effort.curve_clips, len(sense.clips)))
+    rows = torch.arange(min(effort.curve_clips, len(branch.clips)))
     found: dict[str, list[CurvePoint]] = {}
-    for transform in sense.space.transforms:
-        if transform.name not in trained_on(sense.space):
+    for transform in branch.space.transforms:
+        if transform.name not in trained_on(branch.space):
             continue
         for slot in transform.slots[1:]:
             if slot.name in ("first", "second", "third", "fourth", "order", "seed"):
                 continue
             values = torch.linspace(slot.low, slot.high, effort.curve_points)
-            sets = _along(sense.space, transform.name, slot.name, values)
-            seen = states(sense, rows, repeat(sets, len(rows))).projected(sense)
+            sets = _along(branch.space, transform.name, slot.name, values)
+            seen = states(branch, rows, repeat(sets, len(rows))).projected(branch)
             # a low end may not go with the other slots: say what was really done
             actual = sets.column(f"{transform.name}.{slot.name}").tolist()
             found[f"{transform.name}.{slot.name}"] = [
-                _point(seen.views([i]), v, sense.sources(rows)) for i, v in enumerate(actual)
+                _point(seen.views([i]), v, branch.sources(rows)) for i, v in enumerate(actual)
             ]
     return found
 

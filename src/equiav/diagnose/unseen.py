@@ -1,10 +1,10 @@
-"""What happens beyond the training's transformations?  One sense, clips → error and retrieval over strength.
+"""What happens beyond the training's transformations?  One branch, clips → error and retrieval over strength.
 
 Two kinds of unseen: amounts past the range that training draws (told to the predictor as they are, codes beyond ±1),
 and transforms that training never had, told in one of two ways: as nothing done, or as the *nearest* known set, the
 one of a pool whose view of the clip lies closest to the unseen view in the input's own units.
 
-Retrieval asks with the transformed clip for its plain partner in the other sense: how gracefully search degrades.
+Retrieval asks with the transformed clip for its plain partner in the other branch: how gracefully search degrades.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from equiav.augment.space import AugmentationSpace, SpaceParams
 from equiav.augment.transform import Slot, build_transforms
 from equiav.augment.visual import VisualSpace
 from equiav.augment.waveform import waveform_space
+from equiav.diagnose.branch import BATCH, FULL, Branch, Effort, join, repeat, rest, trained_on
 from equiav.diagnose.equivariance import gallery
 from equiav.diagnose.figures import Figure, figure
-from equiav.diagnose.sense import BATCH, FULL, Effort, Sense, join, repeat, rest, trained_on
 from equiav.metrics import displacement as measures
 
 if TYPE_CHECKING:
@@ -52,36 +52,36 @@ class Point:
     true_size: float
     cosine: dict[str, Figure | None]  # how the predictor was told → displacement cosine, intra-modal space
     error: dict[str, Figure | None]  # likewise → relative error
-    mrr: Figure | None  # of the plain partner in the other sense, asked by the transformed clip
+    mrr: Figure | None  # of the plain partner in the other branch, asked by the transformed clip
     recall_at_1: Figure | None
 
 
 def unseen(
-    sense: Sense, partners: Float[Tensor, "n E"], effort: Effort = FULL, *, seed: int = 0
+    branch: Branch, partners: Float[Tensor, "n E"], effort: Effort = FULL, *, seed: int = 0
 ) -> dict[str, list[Point]]:
     """Curves of every unseen transformation, by `transform` or `transform.slot`.
 
     Args:
-        partners: inter-modal embeddings of the other sense of all clips: the gallery.
+        partners: inter-modal embeddings of the other branch of all clips: the gallery.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.arange(min(effort.unseen_clips, len(sense.clips)))
-    pool = join(rest(sense.space), gallery(sense.space, effort.pool, generator)[0])
+    rows = torch.arange(min(effort.unseen_clips, len(branch.clips)))
+    pool = join(rest(branch.space), gallery(branch.space, effort.pool, generator)[0])
     found: dict[str, list[Point]] = {}
-    for name, space, params, value, trained in _cases(sense):
-        told = {NOTHING: repeat(rest(sense.space), len(rows))}
-        if space is sense.space:
+    for name, space, params, value, trained in _cases(branch):
+        told = {NOTHING: repeat(rest(branch.space), len(rows))}
+        if space is branch.space:
             told[ITSELF] = repeat(params, len(rows))
-        elif sense.predicts:
-            told[NEAREST] = _nearest(sense, rows, space, params, pool)
+        elif branch.predicts:
+            told[NEAREST] = _nearest(branch, rows, space, params, pool)
         points = found.setdefault(name, [])
-        points.append(_point(sense, rows, space, params, told, partners, (name, value, trained)))
+        points.append(_point(branch, rows, space, params, told, partners, (name, value, trained)))
     return found
 
 
-def _cases(sense: Sense) -> Iterator[tuple[str, AugmentationSpace, SpaceParams, float, bool]]:
+def _cases(branch: Branch) -> Iterator[tuple[str, AugmentationSpace, SpaceParams, float, bool]]:
     """Name, the space that applies it, one parameter set, its strength, and whether training draws it."""
-    space = sense.space
+    space = branch.space
     by_name = {slot.name: slot for slot in space.slots}
     for name in STRETCHED:
         transform = name.split(".")[0]
@@ -91,12 +91,12 @@ def _cases(sense: Sense) -> Iterator[tuple[str, AugmentationSpace, SpaceParams, 
                 value = slot.neutral + reach * (slot.high - slot.neutral)
                 params = rest(space).replace(f"{transform}.on", 1.0).replace(name, value)
                 yield name, space, params, value, reach <= 1
-    for name in _EXTRA[sense.name]:
-        if name == "room" and sense.clips.sounds is None:
+    for name in _EXTRA[branch.name]:
+        if name == "room" and branch.clips.sounds is None:
             continue
         if any(name == transform.name for transform in space.transforms):
             continue
-        other = _space_of(sense, name)
+        other = _space_of(branch, name)
         main = _main_slot(other, name)
         for share in SHARES if main else (1.0,):
             params = other.identity(1).replace(f"{name}.on", 1.0)
@@ -116,12 +116,12 @@ _EXTRA = {
 }
 
 
-def _space_of(sense: Sense, name: str) -> AugmentationSpace:
+def _space_of(branch: Branch, name: str) -> AugmentationSpace:
     """A space of one transform with its default options."""
     if name == "room":
-        return waveform_space({name: {"sample_rate": sense.model.config.features.sample_rate}})
-    features, settings = sense.model.config.features, sense.model.config.architecture
-    if sense.name == "audio":
+        return waveform_space({name: {"sample_rate": branch.model.config.features.sample_rate}})
+    features, settings = branch.model.config.features, branch.model.config.architecture
+    if branch.name == "audio":
         transforms = build_transforms("audio", {name: {}}, audio.KNOWN, ())
         return AudioSpace(transforms, features.time_frames, features.mel_bins)
     return VisualSpace(build_transforms("visual", {name: {}}, visual.KNOWN, ()), settings.image_side)
@@ -140,19 +140,19 @@ def _places(name: str, value: float) -> dict[str, float]:
 
 
 def _nearest(
-    sense: Sense, rows: Tensor, space: AugmentationSpace, params: SpaceParams, pool: SpaceParams
+    branch: Branch, rows: Tensor, space: AugmentationSpace, params: SpaceParams, pool: SpaceParams
 ) -> SpaceParams:
     """For each clip the set of the pool whose view is closest to the unseen view."""
     chosen = []
     for row in rows:
-        known = sense.view(row.expand(len(pool)), pool)
-        goal = sense.transformed(row[None], space, params)
+        known = branch.view(row.expand(len(pool)), pool)
+        goal = branch.transformed(row[None], space, params)
         chosen.append(int((known - goal).flatten(1).square().sum(1).argmin()))
     return pool[chosen]
 
 
 def _point(
-    sense: Sense,
+    branch: Branch,
     rows: Tensor,
     space: AugmentationSpace,
     params: SpaceParams,
@@ -160,26 +160,26 @@ def _point(
     partners: Tensor,
     about: tuple[str, float, bool],
 ) -> Point:
-    everyone = torch.arange(len(sense.clips))
-    views = [sense.transformed(part, space, repeat(params, len(part))) for part in everyone.split(BATCH)]
-    q = torch.cat([sense.project(sense.latent(view)) for view in views])[rows]
-    p = sense.project(
-        torch.cat([sense.latent(sense.view(r, repeat(rest(sense.space), len(r)))) for r in rows.split(BATCH)])
+    everyone = torch.arange(len(branch.clips))
+    views = [branch.transformed(part, space, repeat(params, len(part))) for part in everyone.split(BATCH)]
+    q = torch.cat([branch.project(branch.latent(view)) for view in views])[rows]
+    p = branch.project(
+        torch.cat([branch.latent(branch.view(r, repeat(rest(branch.space), len(r)))) for r in rows.split(BATCH)])
     )
     cosine: dict[str, Figure | None] = {}
     error: dict[str, Figure | None] = {}
-    if sense.predicts:
-        tokens = torch.cat([sense.tokens(part) for part in rows.split(BATCH)])
+    if branch.predicts:
+        tokens = torch.cat([branch.tokens(part) for part in rows.split(BATCH)])
         for way, sets in told.items():
-            r = sense.project(sense.predict(tokens, sense.space.encode(sets)[:, None])[:, 0])
+            r = branch.project(branch.predict(tokens, branch.space.encode(sets)[:, None])[:, 0])
             parts = p[:, None], q[:, None], r[:, None]
-            cosine[way] = figure(measures.displacement_cosine(*parts), sense.sources(rows))
-            error[way] = figure(measures.relative_error(*parts), sense.sources(rows))
-    asked = torch.cat([sense.embed_inputs(view) for view in views])
+            cosine[way] = figure(measures.displacement_cosine(*parts), branch.sources(rows))
+            error[way] = figure(measures.relative_error(*parts), branch.sources(rows))
+    asked = torch.cat([branch.embed_inputs(view) for view in views])
     scores = asked @ partners.T
     own = scores.diagonal()[:, None]
     rank = 1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
     size = float((q - p).norm(dim=1).mean())
     return Point(
-        *about, size, cosine, error, *(figure(x, sense.sources(everyone)) for x in (1 / rank, (rank <= 1).double()))
+        *about, size, cosine, error, *(figure(x, branch.sources(everyone)) for x in (1 / rank, (rank <= 1).double()))
     )

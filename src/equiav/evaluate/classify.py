@@ -132,9 +132,9 @@ def classify(
     accelerator = make_accelerator()
     own = device == "auto" and accelerator.num_processes > 1
     classifier.to(accelerator.device if own else pick_device(device))
-    used = 1 if classifier.senses == "audio" else frames or library.features.frames_per_clip
+    used = 1 if classifier.modalities == "audio" else frames or library.features.frames_per_clip
     found = score_split(classifier, library, split, accelerator, frames=used, on_progress=on_progress)
-    sources = numbered(recordings_of(library, library.positions(split, USABLE[classifier.senses])))
+    sources = numbered(recordings_of(library, library.positions(split, USABLE[classifier.modalities])))
     measure, base = (_of_clips, _commonest) if classifier.labels == "single-label" else (_of_classes, _prevalence)
     figures, per_clip = measure(found, sources, seed)
     baselines = {name: value for name, value in base(found).items() if name in figures}
@@ -150,8 +150,8 @@ def classify_result(
     found: Classified, library: Library, classifier: Classifier, *, seed: int = 0, run: Path | None = None
 ) -> Result:
     """As a result that can be stored and compared."""
-    protocol = f"fine-tuned {classifier.labels} classifier, {classifier.senses}"
-    if classifier.senses != "audio":
+    protocol = f"fine-tuned {classifier.labels} classifier, {classifier.modalities}"
+    if classifier.modalities != "audio":
         protocol += f", mean probability of {counted(found.frames, 'frame')}"
     return Result(
         evaluation="classify",

@@ -1,7 +1,7 @@
-"""Probes that are fitted by gradient, on features held in memory:  features of each sense → class scores.
+"""Probes that are fitted by gradient, on features held in memory:  features of each modality → class scores.
 
-- attentive: tokens (n, N, D) of each sense, each pooled by a learned query, side by side, LayerNorm, linear; AdamW;
-- sgd: vectors (n, D) of each sense side by side, standardised, linear; SGD with momentum 0.9 and no weight decay, as
+- attentive: tokens (n, N, D) of each modality, each pooled by a learned query, side by side, LayerNorm, linear; AdamW;
+- sgd: vectors (n, D) of each modality side by side, standardised, linear; SGD with momentum 0.9 and no weight decay, as
   MAE and MoCo v3 probe.
 
 Both run a cosine over their epochs, of few clips over 1,000 steps: nothing is chosen.
@@ -24,14 +24,14 @@ EPOCHS = {"attentive": 30, "sgd": 90}
 
 
 class AttentiveProbe(nn.Module):
-    """One pooling query per sense."""
+    """One pooling query per modality."""
 
-    def __init__(self, senses: int, width: int, heads: int, classes: int) -> None:
+    def __init__(self, modalities: int, width: int, heads: int, classes: int) -> None:
         super().__init__()
-        self.queries = nn.Parameter(0.02 * torch.randn(senses, 1, width))
-        self.pools = nn.ModuleList(nn.MultiheadAttention(width, heads, batch_first=True) for _ in range(senses))
-        self.norm = nn.LayerNorm(senses * width)
-        self.head = nn.Linear(senses * width, classes)
+        self.queries = nn.Parameter(0.02 * torch.randn(modalities, 1, width))
+        self.pools = nn.ModuleList(nn.MultiheadAttention(width, heads, batch_first=True) for _ in range(modalities))
+        self.norm = nn.LayerNorm(modalities * width)
+        self.head = nn.Linear(modalities * width, classes)
 
     def forward(self, tokens: list[Float[Tensor, "B N D"]]) -> Float[Tensor, "B classes"]:
         """Scores before softmax or sigmoid."""
@@ -69,7 +69,7 @@ def fitted_scores(
 ) -> Float[Tensor, "m classes"]:
     """Fit on one set of clips, score another; the seed decides initialisation and order.
 
-    `train` and `test` hold one part per sense: (n, N, D) for attentive, (n, D) for sgd. `on_epoch` is called with
+    `train` and `test` hold one part per modality: (n, N, D) for attentive, (n, D) for sgd. `on_epoch` is called with
     (epochs begun, epochs).
     """
     with torch.random.fork_rng():

@@ -91,21 +91,21 @@ class MtebEncoder(AbsEncoder):
         columns = rows.column_names if isinstance(rows, Dataset) else list(rows[0])
         if "text" in columns:
             raise ConfigError(_no_text(task_metadata.name))
-        senses = [name for name in STORED if name in columns]
-        if not senses:
+        modalities = [name for name in STORED if name in columns]
+        if not modalities:
             raise ConfigError(f"{task_metadata.name}: found columns {columns}, expected some of {list(STORED)}")
-        for name in senses:
+        for name in modalities:
             if isinstance(rows, Dataset) and isinstance(rows.features[name], type(STORED[name])):
                 rows = rows.cast_column(name, STORED[name])
         parts = []
         for batch in _batches(rows, int(kwargs.get("batch_size", 32))):
-            parts.append(mean_direction(*(self._embed(name, [row[name] for row in batch]) for name in senses)))
+            parts.append(mean_direction(*(self._embed(name, [row[name] for row in batch]) for name in modalities)))
             if self.on_progress:
                 self.on_progress(sum(map(len, parts)), len(rows), task_metadata.name)
         return np.concatenate(parts)
 
-    def _embed(self, sense: str, items: list[Any]) -> Float32[np.ndarray, "n E"]:
-        if sense == "audio":
+    def _embed(self, modality: str, items: list[Any]) -> Float32[np.ndarray, "n E"]:
+        if modality == "audio":
             found = encode(self.model, audio=[_sound(item) for item in items], batch_size=len(items))
         else:
             found = encode(self.model, image=[_picture(item) for item in items], batch_size=len(items))

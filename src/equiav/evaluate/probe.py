@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from equiav.augment.visual import normalise
-from equiav.config import Senses, check_features
+from equiav.config import Modalities, check_features
 from equiav.errors import ConfigError, LibraryError, ModelError
 from equiav.evaluate.gallery import recordings_of
 from equiav.evaluate.gradient_probe import fitted_scores
@@ -43,7 +43,6 @@ from equiav.metrics.bootstrap import RESAMPLES, interval, resampled_classes, res
 from equiav.metrics.classification import mean_average_precision
 from equiav.metrics.sources import numbered
 from equiav.model.encode import embed_log_mels, embed_pictures
-from equiav.search.index import By
 from equiav.words import are, counted, have
 
 if TYPE_CHECKING:
@@ -56,12 +55,11 @@ if TYPE_CHECKING:
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 BATCH = 64
 __all__ = ["Feature", "Kind", "Probed", "probe", "probe_result"]
-SENSES: dict[By, Senses] = {"audio": "audio", "visual": "visual", "both": "audio-visual"}
 
 
 @dataclass(frozen=True)
 class Features:
-    """Frozen features of clips: unit embeddings (n, E) or patch tokens (n, N, D), one part per sense."""
+    """Frozen features of clips: unit embeddings (n, E) or patch tokens (n, N, D), one part per modality."""
 
     parts: list[Tensor]
     labels: list[list[str]]
@@ -84,7 +82,7 @@ def probe(
     *,
     kind: Kind = "linear",
     feature: Feature = "pooled",
-    senses: By = "both",
+    modalities: Modalities = "both",
     train: str = "train",
     test: str = "test",
     folds: bool = False,
@@ -97,8 +95,8 @@ def probe(
     """Fit a classifier on frozen features and measure it on clips it has not seen.
 
     Args:
-        feature: what the classifier sees of each sense; `attentive` always sees the patch tokens.
-        senses: clips that have this sense count, whether or not they have the other.
+        feature: what the classifier sees of each modality; `attentive` always sees the patch tokens.
+        modalities: clips that have this modality count, whether or not they have the other.
         folds: the library's splits are folds: each in turn is measured on, the others are learned from.
         stratified: cut the split `train` into that many folds, each with every label's share of the clips (of several
             labels, the rarest counts) and with all windows of a source, or none.
@@ -114,10 +112,10 @@ def probe(
         ModelError: the model gives NaN or infinite features.
     """
     check_features(library.features, model.config.features, library.path)
-    usable = USABLE[SENSES[senses]]
+    usable = USABLE[modalities]
     splits = _splits(library, usable, train, test, folds, stratified)
     counts = [library.count(split, usable) for split in splits]
-    seen = _read(library, model, splits, counts, senses, "tokens" if kind == "attentive" else feature, on_progress)
+    seen = _read(library, model, splits, counts, modalities, "tokens" if kind == "attentive" else feature, on_progress)
     classes = _classes(library, seen.labels)
     goal, one_label = _targets(seen.labels, classes), all(len(own) == 1 for own in seen.labels)
     described = kind if kind != "knn" else f"{kind} ({counted(neighbours, 'neighbour')})"
@@ -147,7 +145,7 @@ def probe(
     return Probed(
         kind=kind,
         feature=feature,
-        senses=senses,
+        modalities=modalities,
         described=described,
         measured_on=measured_on,
         measure="accuracy" if one_label else "mAP",
@@ -243,7 +241,7 @@ def _read(
     model: EquiAV,
     splits: list[str],
     counts: list[int],
-    senses: By,
+    modalities: Modalities,
     what: Feature | Literal["tokens"],
     on_progress: Callable[[int, int, str], None] | None,
 ) -> Features:
@@ -251,7 +249,7 @@ def _read(
     known: list[Features] = []
     for i, split in enumerate(splits):
         tell = (lambda n, i=i: on_progress(sum(counts[:i]) + n, sum(counts), "")) if on_progress else None
-        known.append(_features(library, model, split, senses, what, tell))
+        known.append(_features(library, model, split, modalities, what, tell))
     return Features(
         [torch.cat(parts) for parts in zip(*(found.parts for found in known), strict=True)],
         [own for found in known for own in found.labels],
@@ -264,18 +262,18 @@ def _features(
     library: Library,
     model: EquiAV,
     split: str,
-    senses: By,
+    modalities: Modalities,
     what: Feature | Literal["tokens"],
     on_progress: Callable[[int], None] | None,
 ) -> Features:
-    loader = ClipLoader(library, split, BATCH, frame="middle", shuffle=False, drop_last=False, senses=SENSES[senses])
-    chosen = ("audio", "visual") if senses == "both" else (senses,)
+    loader = ClipLoader(library, split, BATCH, frame="middle", shuffle=False, drop_last=False, modalities=modalities)
+    chosen = ("audio", "visual") if modalities == "both" else (modalities,)
     parts: list[list[Tensor]] = [[] for _ in chosen]
     labels: list[list[str]] = []
     ids: list[str] = []
     for batch in loader.epoch(0):
-        for part, sense in zip(parts, chosen, strict=True):
-            part.append(_part(model, batch, sense, what))
+        for part, modality in zip(parts, chosen, strict=True):
+            part.append(_part(model, batch, modality, what))
         labels += batch.labels
         ids += batch.clip_ids
         if on_progress:
@@ -283,14 +281,14 @@ def _features(
     return Features([torch.cat(part) for part in parts], labels, ids)
 
 
-def _part(model: EquiAV, batch: Batch, sense: str, what: Feature | Literal["tokens"]) -> Tensor:
-    """Of a batch, what is to be seen of one sense."""
+def _part(model: EquiAV, batch: Batch, modality: str, what: Feature | Literal["tokens"]) -> Tensor:
+    """Of a batch, what is to be seen of one modality."""
     if what == "embedding":
-        heard = sense == "audio"
+        heard = modality == "audio"
         made = embed_log_mels(model, batch.audio) if heard else embed_pictures(model, batch.frames, batch.sizes)
         return torch.from_numpy(made)
     device = next(model.parameters()).device
-    if sense == "audio":
+    if modality == "audio":
         tokens = model.audio_tokens(model.standardise(batch.audio.to(device)))
     else:
         plain = model.visual_space.plain(batch.frames.to(device), batch.sizes.to(device))

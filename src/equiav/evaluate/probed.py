@@ -6,10 +6,10 @@ import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from equiav.config import Modalities
 from equiav.evaluate.results import Measured, Result, about
 from equiav.metrics.bootstrap import FEW, few_sources
 from equiav.metrics.retrieval import counted_clips, seen_warning
-from equiav.search.index import By
 from equiav.words import counted
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Probed:
 
     kind: Kind
     feature: Feature
-    senses: By
+    modalities: Modalities
     described: str
     measured_on: str
     measure: Literal["accuracy", "mAP"]
@@ -92,7 +92,7 @@ class Probed:
         from rich.table import Table
 
         clips, classes = counted_clips(self.clips, self.sources), counted(self.classes, "class", "classes")
-        title = f"{self.described}, {self.senses}: {classes}, {clips}"
+        title = f"{self.described}, {self.modalities}: {classes}, {clips}"
         table = Table(
             *("measured on", f"{self.measure} %"),
             title=title,
@@ -114,7 +114,7 @@ class Probed:
 
 def probe_result(found: Probed, library: Library, model: EquiAV, *, seed: int = 0, run: Path | None = None) -> Result:
     """The probe as a result that can be stored and compared."""
-    name = f"{found.kind}.{found.senses}.{found.measure}"
+    name = f"{found.kind}.{found.modalities}.{found.measure}"
     return Result(
         evaluation="probe",
         about=about(model, library, found.measured_on, protocol=found.described, seed=seed, run=run),

@@ -3,7 +3,7 @@
 A library and a model -> `RetrievalReport`, both directions: cosine, the whole gallery, the own partner as the only
 right answer. Two scoring modes of the field, which are not comparable with each other:
 
-- `middle` (CAV-MAE, EquiAV): one vector per clip and sense, from the whole sound and the middle frame;
+- `middle` (CAV-MAE, EquiAV): one vector per clip and modality, from the whole sound and the middle frame;
 - `diagonal` (CAV-MAE Sync, TG-DP): every stored frame with the sound around it, 13/32 of the clip as their 416 of 1,024
   spectrogram frames; the score of two clips is the mean of the cosines of frame k and sound k. (They take 16 frames;
   here it is the library's `frames_per_clip`.)
@@ -65,7 +65,7 @@ def evaluate_retrieval(
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RetrievalReport:
-    """Embed every clip of a split, and rank each sense by the other.
+    """Embed every clip of a split, and rank each modality by the other.
 
     The model embeds each clip by itself: no padding or statistic of a batch reaches an embedding, so `batch_size`
     changes speed alone.
@@ -153,7 +153,7 @@ def retrieval_result(
 
 @dataclass(frozen=True)
 class _Embedded:
-    """Some clips: unit vectors of both senses, and the hashes of what they were made from."""
+    """Some clips: unit vectors of both modalities, and the hashes of what they were made from."""
 
     audio: Float32[np.ndarray, "B E"]
     visual: Float32[np.ndarray, "B E"]

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from equiav.augment.view import stack_pictures
-from equiav.config import Senses
+from equiav.config import Modalities, covers
 from equiav.errors import LibraryError
 from equiav.library.records import USABLE
 from equiav.library.table import Library
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int64, UInt8
     from numpy.typing import NDArray
 
-NAMED: dict[Senses, str] = {"audio": "sound", "visual": "a picture", "audio-visual": "sound and picture"}
+NAMED: dict[Modalities, str] = {"audio": "sound", "visual": "a picture", "both": "sound and picture"}
 AHEAD = 2  # batches read, each in its own thread, while the current one trains
 
 
@@ -39,7 +39,7 @@ class Batch:
     """B clips. Frames of unlike sizes are padded with zeros at the right and the bottom; `sizes`: the true H, W."""
 
     audio: Float[Tensor, "B T M"]  # raw log-mel, float32
-    frames: UInt8[Tensor, "B 3 H W"]  # a sense that the loader does not read has no T, or no H and W
+    frames: UInt8[Tensor, "B 3 H W"]  # a modality that the loader does not read has no T, or no H and W
     sizes: Int64[Tensor, "B 2"]
     clip_ids: list[str]
     labels: list[list[str]]
@@ -62,8 +62,8 @@ class ClipLoader:
         frame: a random one of the clip's frames, or the middle one.
         shuffle: a new order each epoch, which depends on the clips' ids and not on the table's order; or the table's.
         drop_last: leave out a last batch smaller than B.
-        senses: which clips of the split, and what is read of them.
-        rows: row numbers of the clips to take instead of a split's; they must have these senses.
+        modalities: which clips of the split, and what is read of them.
+        rows: row numbers of the clips to take instead of a split's; they must have these modalities.
         shard: (number, of how many): this process gets its part of every batch, in order; parts differ by one clip at
             most, the first ones are the larger.
 
@@ -81,23 +81,24 @@ class ClipLoader:
         frame: Literal["random", "middle"] = "random",
         shuffle: bool = True,
         drop_last: bool = True,
-        senses: Senses = "audio-visual",
+        modalities: Modalities = "both",
         rows: NDArray[np.int64] | None = None,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
         self.library, self.batch_size, self.seed = library, batch_size, seed
-        self.frame, self.shuffle, self.drop_last, self.senses = frame, shuffle, drop_last, senses
+        self.frame, self.shuffle, self.drop_last = frame, shuffle, drop_last
+        self.modalities: Modalities = modalities
         self.number, self.processes = shard
         if batch_size < self.processes:
             raise LibraryError(f"a batch of {counted(batch_size, 'clip')} is too small for {self.processes} processes")
-        self.rows = library.positions(split, USABLE[senses]) if rows is None else rows
+        self.rows = library.positions(split, USABLE[modalities]) if rows is None else rows
         # ids are hashes of content: the same clips are shuffled alike, in whatever order workers wrote them
         self._rank = np.argsort(np.argsort(np.array(library.all_ids(), dtype=object), kind="stable"), kind="stable")
         if not len(self):
             raise LibraryError(
-                f"{library.path}: split {split!r} has {counted(len(self.rows), 'clip')} with {NAMED[senses]}, "
+                f"{library.path}: split {split!r} has {counted(len(self.rows), 'clip')} with {NAMED[modalities]}, "
                 f"not enough for a batch of {batch_size if drop_last else 1}; it has the splits "
-                f"{', '.join(library.splits(USABLE[senses])) or 'none'}"
+                f"{', '.join(library.splits(USABLE[modalities])) or 'none'}"
             )
 
     def __len__(self) -> int:
@@ -126,7 +127,7 @@ class ClipLoader:
 
     def _read(self, part: NDArray[np.int64], draws: NDArray[np.float64]) -> Batch:
         rows = self.rows[part]
-        heard, seen = "audio" in self.senses, "visual" in self.senses
+        heard, seen = covers(self.modalities, "audio"), covers(self.modalities, "visual")
         columns = ["clip_id", "labels", *["fbank"] * heard, *["frames"] * seen]
         table = self.library.take(rows.tolist(), columns)
         nothing = np.zeros((len(rows), 0, self.library.features.mel_bins), np.float32)

@@ -1,25 +1,25 @@
-"""What a library records:  a clip, a reject, and what is known of an item; which clips are of use for which senses."""
+"""What a library records:  a clip, a reject, what is known of an item; which clips are of use for which modalities."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from equiav.config import Senses
+from equiav.config import Modalities
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# What a clip may be: whole; or both senses, of which one says nothing; or one sense, the other empty in its row
+# What a clip may be: whole; or both modalities, of which one says nothing; or one modality, the other empty in its row
 STATUSES = ("ok", "silent", "still", "no_audio", "no_video")
-# Those in which the senses that one looks at say something
-USABLE: dict[Senses, tuple[str, ...]] = {
-    "audio-visual": ("ok",),
+# Those in which the modalities that one looks at say something
+USABLE: dict[Modalities, tuple[str, ...]] = {
+    "both": ("ok",),
     "audio": ("ok", "still", "no_video"),
     "visual": ("ok", "silent", "no_audio"),
 }
-WHOLE = USABLE["audio-visual"]
+WHOLE = USABLE["both"]
 # Why an item gave no clip, if it may be different at the next try although the file is the same
 TRANSIENT = frozenset({"missing", "unreadable", "changed", "crashed", "timeout"})
 

@@ -144,7 +144,7 @@ class Library:
     def clips(
         self, split: str | None = None, columns: list[str] | None = None, statuses: Collection[str] = WHOLE
     ) -> pa.Table:
-        """The rows in the table's order, of one split or all; without `statuses` those with both senses (ok)."""
+        """The rows in the table's order, of one split or all; without `statuses` those with both modalities (ok)."""
         return self._rows(columns, _where(split, statuses))
 
     def count(self, split: str | None = None, statuses: Collection[str] = WHOLE) -> int:

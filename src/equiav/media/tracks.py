@@ -120,7 +120,7 @@ def packets(container: InputContainer, *tracks: Stream) -> Iterator[av.Packet]:
 
 @dataclass
 class Damage:
-    """What a decoder could not make sense of, or only by guessing; times in seconds from the container's start."""
+    """What a decoder could not make modality of, or only by guessing; times in seconds from the container's start."""
 
     packets: int = 0
     at_s: list[float] = field(default_factory=list)  # of damaged packets and frames

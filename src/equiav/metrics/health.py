@@ -57,7 +57,7 @@ def rank_share(x: Float[Tensor, "B E"]) -> Float[Tensor, ""]:
 
 
 def modality_gap(audio: Float[Tensor, "B E"], visual: Float[Tensor, "B E"]) -> Float[Tensor, ""]:
-    """Distance between the two senses' mean unit vectors: 0 they share one region, 2 opposite poles (Liang 2022)."""
+    """Distance between the modalities' mean unit vectors: 0 they share one region, 2 opposite poles (Liang 2022)."""
     return (_unit(audio).mean(0) - _unit(visual).mean(0)).norm()
 
 
@@ -91,7 +91,7 @@ class Alarm:
     """A measure beyond its threshold: what it means and what to do."""
 
     name: str
-    measure: str  # rings for this measure, of either sense
+    measure: str  # rings for this measure, of either modality
     below: float | None
     above: float | None
     advice: str

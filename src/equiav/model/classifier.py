@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from equiav.config import ModelConfig, Senses, nearest, parse_settings
+from equiav.config import Modalities, ModelConfig, covers, nearest, parse_settings, stored_modalities
 from equiav.errors import ModelError
 from equiav.machine import pick_device
 from equiav.model.equiav import EquiAV, as_image, make_encoder, stored_config
@@ -49,33 +49,33 @@ class Classifier(nn.Module):
     Args:
         config: of the model whose encoders are fine-tuned.
         classes: names of the labels, in the order of the logits.
-        senses: which modalities it looks at.
+        modalities: which modalities it looks at.
         labels: how many of the classes a clip may have.
         drop_path: chance that a sequence skips a block's branch in training, growing linearly from 0 at the first
             block to this at the last; drawn from torch's global generator.
         seed: of the fresh weights; None leaves them NaN for a loader to fill.
 
     Raises:
-        ModelError: no classes, or unknown senses.
+        ModelError: no classes, or unknown modalities.
     """
 
     def __init__(
         self,
         config: ModelConfig,
         classes: Sequence[str],
-        senses: Senses = "audio-visual",
+        modalities: Modalities = "both",
         labels: Labels = "multi-label",
         *,
         drop_path: float = 0.0,
         seed: int | None = 0,
     ) -> None:
         super().__init__()
-        if senses not in get_args(Senses):
-            raise ModelError(f"no senses {senses!r}{nearest(senses, get_args(Senses))}")
+        if modalities not in get_args(Modalities):
+            raise ModelError(f"no modalities {modalities!r}{nearest(modalities, get_args(Modalities))}")
         if not classes:
             raise ModelError("a classifier needs at least one class: none were given")
         self.config, self.classes = config, list(classes)
-        self.senses: Senses = senses
+        self.modalities: Modalities = modalities
         self.labels: Labels = labels
         settings = config.architecture
         device = torch.get_default_device()
@@ -83,7 +83,7 @@ class Classifier(nn.Module):
             self.encoders = nn.ModuleDict()
             self.projections = nn.ModuleDict()
             for modality in ("audio", "visual"):
-                if modality in senses:
+                if covers(modalities, modality):
                     self.encoders[modality] = make_encoder(config, modality, view_norm=False)
                     self.projections[modality] = nn.Linear(settings.width, settings.embedding)
             self.head = nn.Linear(settings.embedding * len(self.projections), len(self.classes))
@@ -97,14 +97,14 @@ class Classifier(nn.Module):
         cls,
         model: EquiAV,
         classes: Sequence[str],
-        senses: Senses = "audio-visual",
+        modalities: Modalities = "both",
         labels: Labels = "multi-label",
         *,
         drop_path: float = 0.0,
         seed: int = 0,
     ) -> Classifier:
         """A classifier that starts from a pretrained model's encoders."""
-        classifier = cls(model.config, classes, senses, labels, drop_path=drop_path, seed=seed)
+        classifier = cls(model.config, classes, modalities, labels, drop_path=drop_path, seed=seed)
         classifier.start_from(model)
         return classifier
 
@@ -131,7 +131,7 @@ class Classifier(nn.Module):
         """
         given = {"audio": audio, "visual": visual}
         if missing := [name for name in self.encoders if given[name] is None]:
-            raise ModelError(f"this classifier looks at {self.senses}: {missing[0]} was not given")
+            raise ModelError(f"this classifier looks at {self.modalities}: {missing[0]} was not given")
         parts = [self.project(name, given[name]) for name in self.encoders]  # type: ignore[arg-type]
         return self.head(torch.cat(parts, dim=1))
 
@@ -159,16 +159,16 @@ class Classifier(nn.Module):
         return fingerprint(self, self._stored_config())
 
     def _stored_config(self) -> dict[str, Any]:
-        about = {"classes": self.classes, "senses": self.senses, "labels": self.labels}
+        about = {"classes": self.classes, "modalities": self.modalities, "labels": self.labels}
         return about | {"model": stored_config(self.config)}
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json (with classes, senses and labels), model.safetensors and README.md."""
+        """Write config.json (with classes, modalities and labels), model.safetensors and README.md."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(json.dumps(self._stored_config(), indent=2), encoding="utf-8")
         write_weights({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / WEIGHTS)
-        classifier_card(self.config, self.classes, self.labels, self.senses).save(folder / "README.md")
+        classifier_card(self.config, self.classes, self.labels, self.modalities).save(folder / "README.md")
 
     @classmethod
     def from_pretrained(
@@ -195,10 +195,12 @@ class Classifier(nn.Module):
                 f"{paths[0]}: not a classifier's config.json but that of a model that embeds: make a classifier of it "
                 "with `equiav finetune … --from` it"
             )
-        if not tree.keys() >= {"classes", "senses", "labels", "model"}:
-            raise ModelError(f"{paths[0]}: not a classifier's config.json: it needs classes, senses, labels and model")
+        if not tree.keys() >= {"classes", "labels", "model"} or tree.keys().isdisjoint({"modalities", "senses"}):
+            raise ModelError(
+                f"{paths[0]}: not a classifier's config.json: it needs classes, modalities, labels and model"
+            )
         config = parse_settings(ModelConfig, tree["model"], where=str(paths[0]))
-        classifier = cls(config, tree["classes"], tree["senses"], tree["labels"], seed=None)
+        classifier = cls(config, tree["classes"], stored_modalities(tree), tree["labels"], seed=None)
         load_strictly(classifier, read_weights(paths[1]), where=str(paths[1]))
         return (classifier.to(place) if place else classifier).eval()
 

@@ -68,7 +68,7 @@ class Embedder(Protocol):
 
 
 class Embeddings(NamedTuple):
-    """Unit vectors of both senses of n clips."""
+    """Unit vectors of both modalities of n clips."""
 
     audio: Float32[np.ndarray, "n E"]
     visual: Float32[np.ndarray, "n E"]
@@ -172,7 +172,7 @@ def _mean_vectors(
     windows: Callable[[Any], Iterable[Any]],
     embed: Callable[[list[Any]], np.ndarray],
     batch_size: int,
-) -> Float32[np.ndarray, "n *senses E"]:
+) -> Float32[np.ndarray, "n *modalities E"]:
     """Embed the windows of all items batch by batch; the mean direction of each item's windows."""
     totals: dict[int, np.ndarray] = {}
     stream = ((i, window) for i, item in enumerate(items) for window in windows(item))

@@ -210,7 +210,7 @@ class EquiAV(
     def _build(self, settings: Architecture) -> None:
         """Modules without values."""
         view_norm = settings.method != "plain"
-        audio, visual = (make_encoder(self.config, sense, view_norm=view_norm) for sense in ("audio", "visual"))
+        audio, visual = (make_encoder(self.config, modality, view_norm=view_norm) for modality in ("audio", "visual"))
         self.audio_tower = Tower(settings, audio, self.audio_space.size)
         self.visual_tower = Tower(settings, visual, self.visual_space.size)
         if settings.method != "equiav":

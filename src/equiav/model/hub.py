@@ -224,12 +224,12 @@ image = model.encode(image=["dog.jpg"])  # cosine = audio @ image.T
 """)
 
 
-def classifier_card(config: ModelConfig, classes: list[str], labels: str, senses: str) -> ModelCard:
+def classifier_card(config: ModelConfig, classes: list[str], labels: str, modalities: str) -> ModelCard:
     """README.md of a fine-tuned classifier.
 
     Args:
         labels: `single-label` or `multi-label`.
-        senses: what it looks at.
+        modalities: what it looks at.
     """
     front = ModelCardData(library_name="equiav", license="apache-2.0", tags=["audio-visual", "classification"])
     shown = ", ".join(classes[:20]) + (" …" if len(classes) > 20 else "")
@@ -239,8 +239,8 @@ def classifier_card(config: ModelConfig, classes: list[str], labels: str, senses
 
 # A classifier of {config.features.clip_s:g}-second clips
 
-{labels.capitalize()}, {senses}, {len(classes)} classes: {shown}. The encoders are those of an EquiAV model (Kim et al.,
-ICML 2024, arXiv 2403.09502), fine-tuned with labels.
+{labels.capitalize()}, {modalities}, {len(classes)} classes: {shown}. The encoders are those of an EquiAV model (Kim et
+al., ICML 2024, arXiv 2403.09502), fine-tuned with labels.
 
 ```python
 from equiav import Classifier

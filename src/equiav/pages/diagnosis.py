@@ -13,11 +13,11 @@ import torch
 from markupsafe import Markup
 
 from equiav.diagnose.attention import looks, maps
+from equiav.diagnose.branch import FULL, MODALITIES, Branch, Clips, Effort, read_clips
 from equiav.diagnose.centroid import WITHIN, CentroidReport
-from equiav.diagnose.diagnosis import CLIPS, Diagnosis, SenseReport, diagnose
+from equiav.diagnose.diagnosis import CLIPS, BranchReport, Diagnosis, diagnose
 from equiav.diagnose.equivariance import MEASURES, REFERENCE, YARDSTICKS, Row, Table
 from equiav.diagnose.figures import Figure
-from equiav.diagnose.sense import FULL, SENSES, Clips, Effort, Sense, read_clips
 from equiav.diagnose.unseen import Point
 from equiav.metrics.bootstrap import FEW, few_sources
 from equiav.metrics.health import ALARMS
@@ -69,14 +69,14 @@ def write_report(
 
 
 def attention_maps(model: EquiAV, clips: Clips, row: int = 0) -> dict[str, list[ShownMap]]:
-    """Where the predictor looks on one clip, as pictures, by sense; nothing for a predictor that does not attend."""
+    """Where the predictor looks on one clip, as pictures, by branch; nothing for a predictor that does not attend."""
     shown: dict[str, list[ShownMap]] = {}
-    for name in SENSES:
-        sense = Sense(model, name, clips)
-        if looks(sense):
-            plain = sense.plain(torch.tensor([row]))[0].cpu()
+    for name in MODALITIES:
+        branch = Branch(model, name, clips)
+        if looks(branch):
+            plain = branch.plain(torch.tensor([row]))[0].cpu()
             picture = mel_uri if name == "audio" else picture_uri
-            shown[name] = [ShownMap(one.caption, picture(plain, one.weights)) for one in maps(sense, row)]
+            shown[name] = [ShownMap(one.caption, picture(plain, one.weights)) for one in maps(branch, row)]
     return shown
 
 
@@ -85,7 +85,7 @@ def diagnosis_page(found: Diagnosis, shown: dict[str, list[ShownMap]], title: st
 
     Args:
         found: what was measured.
-        shown: by sense, pictures of the predictor's attention.
+        shown: by branch, pictures of the predictor's attention.
         title: its heading.
     """
     return render(
@@ -95,7 +95,7 @@ def diagnosis_page(found: Diagnosis, shown: dict[str, list[ShownMap]], title: st
         found=found,
         about=found.about,
         verdicts=verdicts(found),
-        sections=[_section(name, sense, shown.get(name, [])) for name, sense in found.senses.items()],
+        sections=[_section(name, branch, shown.get(name, [])) for name, branch in found.branches.items()],
         retrieval=_retrieval_chart(found),
         spectra=_spectra(found),
         health=_health_rows(found),
@@ -122,32 +122,32 @@ def interval_text(found: Figure | None) -> str:
 def verdicts(found: Diagnosis) -> list[str]:
     """The findings in sentences, the unwelcome ones too."""
     said = []
-    for name, sense in found.senses.items():
-        sense_name = TITLES[name].lower()
+    for name, branch in found.branches.items():
+        modality_name = TITLES[name].lower()
         for question in ("alone", "in context"):
-            rows = [row for row in sense.table(question).rows if row.beats_all is not None]
+            rows = [row for row in branch.table(question).rows if row.beats_all is not None]
             if not rows:
                 continue
             good = [row.transform for row in rows if row.beats_all]
             bad = [row.transform for row in rows if not row.beats_all]
             text = f"{TITLES[name]}, {question}: the prediction beats every yardstick for {_list(good)}"
             said.append(f"{text}; not for {_list(bad)}." if bad else f"{text}.")
-        whole = sense.table("all together").rows[0]
+        whole = branch.table("all together").rows[0]
         if whole.predictor.get("h1"):
             said.append(
                 f"{TITLES[name]}, all transformations together: displacement cosine "
                 f"{figure_text(whole.predictor['cosine'])}; the right one of 16 views is found first in "
                 f"{figure_text(whole.predictor['h1'])} of cases, by chance 0.06."
             )
-        if sense.centroid:
-            enough = sense.centroid.enough
+        if branch.centroid:
+            enough = branch.centroid.enough
             said.append(
                 f"{TITLES[name]}: {enough or 'more than 256'} independent predictions bring the centroid within "
                 f"{WITHIN:.0%} of the clips' spread of its limit; 16 Sobol ones err "
-                f"{sense.centroid.sobol_against_iid:.2f} times as much as 32 independent ones."
+                f"{branch.centroid.sobol_against_iid:.2f} times as much as 32 independent ones."
             )
-        if not sense.centroid:
-            said.append(f"This model has no predictor: of {sense_name} only what the encoder does is measured.")
+        if not branch.centroid:
+            said.append(f"This model has no predictor: of {modality_name} only what the encoder does is measured.")
     careful = [few_sources(found.about["sources"])] if found.about["sources"] < FEW else []
     careful += seen_warning(found.about["trained_on"], found.about["clips"])
     return said + [f"Take care: {text}." for text in careful]
@@ -157,26 +157,26 @@ def _list(names: Sequence[str]) -> str:
     return ", ".join(names) if names else "none"
 
 
-def _section(name: str, sense: SenseReport, shown: list[ShownMap]) -> dict[str, Any]:
-    """Everything of one sense, charts drawn."""
+def _section(name: str, branch: BranchReport, shown: list[ShownMap]) -> dict[str, Any]:
+    """Everything of one branch, charts drawn."""
     return {
         "name": name,
         "title": TITLES[name],
-        "alone": _dots(sense.table("alone")),
-        "context": _dots(sense.table("in context"), sense.table("all together")),
+        "alone": _dots(branch.table("alone")),
+        "context": _dots(branch.table("in context"), branch.table("all together")),
         "tables": [
-            {"question": t.question, "space": t.space, "rows": t.rows} for t in sense.tables if t.space == "intra"
+            {"question": t.question, "space": t.space, "rows": t.rows} for t in branch.tables if t.space == "intra"
         ],
-        "latent": [{"question": t.question, "rows": t.rows} for t in sense.tables if t.space == "latent"],
-        "curves": _slot_chart(sense),
-        "explained": bars(sense.explained, "R² on clips not fitted on") if sense.explained else "",
-        "composition": sense.composition,
-        "centroid": sense.centroid,
-        "centroid_chart": _centroid_chart(sense.centroid) if sense.centroid else "",
-        "focuses": sense.focuses,
+        "latent": [{"question": t.question, "rows": t.rows} for t in branch.tables if t.space == "latent"],
+        "curves": _slot_chart(branch),
+        "explained": bars(branch.explained, "R² on clips not fitted on") if branch.explained else "",
+        "composition": branch.composition,
+        "centroid": branch.centroid,
+        "centroid_chart": _centroid_chart(branch.centroid) if branch.centroid else "",
+        "focuses": branch.focuses,
         "maps": shown,
-        "unseen_error": _unseen_chart(sense, trained=False),
-        "stretched": _unseen_chart(sense, trained=True),
+        "unseen_error": _unseen_chart(branch, trained=False),
+        "stretched": _unseen_chart(branch, trained=True),
     }
 
 
@@ -191,10 +191,10 @@ def _dots(*tables: Table) -> Markup:
     return dots(rows, "displacement cosine (right direction 1, no prediction 0)")
 
 
-def _slot_chart(sense: SenseReport) -> Markup:
+def _slot_chart(branch: BranchReport) -> Markup:
     """Sizes of true and predicted displacement over every slot's range."""
     shown = []
-    for name, points in sense.curves.items():
+    for name, points in branch.curves.items():
         x = [point.value for point in points]
         series = [Series("true size", x, [point.true_size for point in points])]
         if all(point.predicted_size is not None for point in points):
@@ -244,10 +244,10 @@ def _retrieval_chart(found: Diagnosis) -> Markup:
     return panels([Panel("", "log2 K", "R@1", [axis, *series[1:]])])
 
 
-def _unseen_chart(sense: SenseReport, *, trained: bool) -> Markup:
+def _unseen_chart(branch: BranchReport, *, trained: bool) -> Markup:
     """Error and retrieval over strength: of transforms trained on, past their range, or of those never trained on."""
     shown = []
-    for name, points in sense.unseen.items():
+    for name, points in branch.unseen.items():
         if any(point.trained for point in points) != trained:
             continue
         x = [point.value for point in points]

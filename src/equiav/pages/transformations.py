@@ -54,7 +54,7 @@ class _TransformCard:
 
 
 @dataclass(frozen=True)
-class _Sense:
+class _Modality:
     title: str
     size: int
     plain: str
@@ -86,26 +86,26 @@ def augment_gallery(
     sound, picture = torch.as_tensor(audio).float(), torch.as_tensor(frame)
     if picture.ndim != 3 or picture.dtype != torch.uint8:
         raise ConfigError(f"expected a frame (3, H, W) of bytes, found {picture.dtype} {tuple(picture.shape)}")
-    senses = [
-        _sense(
+    modalities = [
+        _modality(
             "Sound", audio_space, lambda params: audio_space.apply(sound.expand(len(params), -1, -1), params), mel_uri
         ),
-        _sense(
+        _modality(
             "Picture",
             visual_space,
             lambda params: visual_space.apply(picture.expand(len(params), -1, -1, -1), params),
             picture_uri,
         ),
     ]
-    return render("gallery.html.jinja", title=title, senses=senses, version=__version__)
+    return render("gallery.html.jinja", title=title, modalities=modalities, version=__version__)
 
 
-def _sense(
+def _modality(
     title: str, space: AugmentationSpace, apply: Callable[[SpaceParams], Tensor], picture: Callable[[Tensor], str]
-) -> _Sense:
+) -> _Modality:
     plain = picture(apply(space.identity(1))[0])
     cards = [_card(space, transform, apply, picture, plain) for transform in space.transforms]
-    return _Sense(title, space.size, plain, cards)
+    return _Modality(title, space.size, plain, cards)
 
 
 def _card(

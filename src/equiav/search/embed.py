@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from equiav.config import Senses, check_features
+from equiav.config import MODALITIES, Modalities, Modality, check_features, covers
 from equiav.errors import LibraryError
 from equiav.library.loader import ClipLoader
 from equiav.library.records import STATUSES
@@ -33,16 +33,14 @@ if TYPE_CHECKING:
 # A killed run does at most these again
 COMMIT_CLIPS = 512
 # What is embedded of clips of each status: all that was stored of them
-STORED: dict[Senses, tuple[str, ...]] = {
-    "audio-visual": ("ok", "silent", "still"),
+STORED: dict[Modalities, tuple[str, ...]] = {
+    "both": ("ok", "silent", "still"),
     "audio": ("no_video",),
     "visual": ("no_audio",),
 }
-Sense = Literal["audio", "visual"]
-SENSES: tuple[Sense, ...] = ("audio", "visual")
-HAS: dict[Sense, tuple[str, ...]] = {
-    "audio": STORED["audio-visual"] + STORED["audio"],
-    "visual": STORED["audio-visual"] + STORED["visual"],
+HAS: dict[Modality, tuple[str, ...]] = {
+    "audio": STORED["both"] + STORED["audio"],
+    "visual": STORED["both"] + STORED["visual"],
 }
 THUMBNAIL_SIDE = 128
 THUMBNAIL_QUALITY = 85
@@ -55,7 +53,7 @@ def embed_library(
     batch_size: int = 32,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EmbeddingsTable:
-    """Embed the sound and the middle frame of every clip that the model has not embedded yet; of one sense, that one.
+    """Embed the sound and the middle frame of every clip that the model has not embedded yet, or the one that it has.
 
     Args:
         library: its clips, of whatever status.
@@ -90,42 +88,44 @@ def embed_library(
     return table
 
 
-def _reconcile(table: EmbeddingsTable, ids: pa.StringArray, has: dict[Sense, NDArray[np.bool_]]) -> NDArray[np.bool_]:
+def _reconcile(
+    table: EmbeddingsTable, ids: pa.StringArray, has: dict[Modality, NDArray[np.bool_]]
+) -> NDArray[np.bool_]:
     """Which of the clips `ids` are not embedded, when what is of no use is dropped.
 
-    That is rows of clips that are gone, that are there already, or that `has` other senses now.
+    That is rows of clips that are gone, that are there already, or that `has` other modalities now.
     """
     known = table.ids()
     place = places(known, ids)
     keep = first_rows(known) & (place >= 0)
-    for there, senses in zip(table.senses(), has.values(), strict=True):
-        keep[keep] = senses[place[keep]] == there[keep]
+    for there, modalities in zip(table.modalities(), has.values(), strict=True):
+        keep[keep] = modalities[place[keep]] == there[keep]
     table.remove(np.flatnonzero(~keep))
     missing = np.ones(len(ids), dtype=bool)
     missing[place[keep]] = False
     return missing
 
 
-def listed(library: Library) -> tuple[pa.StringArray, dict[Sense, NDArray[np.bool_]]]:
-    """Ids of all clips of a library, in the table's order, and which of them have which sense."""
+def listed(library: Library) -> tuple[pa.StringArray, dict[Modality, NDArray[np.bool_]]]:
+    """Ids of all clips of a library, in the table's order, and which of them have which modality."""
     rows = library.clips(columns=["clip_id", "status"], statuses=STATUSES)
     statuses = rows["status"].to_pylist()
-    has: dict[Sense, NDArray[np.bool_]] = {}
-    for sense in SENSES:
-        has[sense] = np.array([status in HAS[sense] for status in statuses], dtype=bool)
+    has: dict[Modality, NDArray[np.bool_]] = {}
+    for modality in MODALITIES:
+        has[modality] = np.array([status in HAS[modality] for status in statuses], dtype=bool)
     return rows["clip_id"].combine_chunks(), has
 
 
 def _embedded(library: Library, model: EquiAV, missing: NDArray[np.bool_], batch_size: int) -> Iterator[EmbeddedClips]:
-    """The clips that are missing, batch by batch: those with both senses, then those with one."""
-    for senses, statuses in STORED.items():
+    """The clips that are missing, batch by batch: those with both modalities, then those with one."""
+    for modalities, statuses in STORED.items():
         rows = library.positions(statuses=statuses)
         rows = rows[missing[rows]]
         if not len(rows):
             continue
-        heard, seen = "audio" in senses, "visual" in senses
+        heard, seen = covers(modalities, "audio"), covers(modalities, "visual")
         loader = ClipLoader(
-            library, None, batch_size, frame="middle", shuffle=False, drop_last=False, senses=senses, rows=rows
+            library, None, batch_size, frame="middle", shuffle=False, drop_last=False, modalities=modalities, rows=rows
         )
         for batch in loader.epoch(0):
             sizes = batch.sizes.tolist() if seen else []

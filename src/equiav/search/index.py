@@ -17,17 +17,17 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from equiav.config import check_features
+from equiav.config import MODALITIES, Modalities, Modality, check_features
 from equiav.errors import ConfigError, LibraryError, ModelError
 from equiav.library.table import Library
 from equiav.model.encode import encode, mean_direction
-from equiav.search.embed import SENSES, listed
+from equiav.search.embed import listed
 from equiav.search.table import EmbeddingsTable, first_rows, places
 from equiav.words import are, counted
 
@@ -35,11 +35,9 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float32, Float64, Int64
 
     from equiav.model.equiav import EquiAV
-    from equiav.search.embed import Sense
 
-__all__ = ["By", "EmbeddingsTable", "Hit", "SearchIndex"]
+__all__ = ["EmbeddingsTable", "Hit", "SearchIndex"]
 
-By = Literal["audio", "visual", "both"]
 _LACKS = {"audio": "sound", "visual": "picture", "both": "sound and picture"}
 
 log = logging.getLogger(__name__)
@@ -66,8 +64,8 @@ class Hit:
 class SearchIndex:
     """Search in one library with one model, kept open for many queries, also from several threads.
 
-    Each query is answered from the library and the embeddings as they are then. The vectors of a sense are read on its
-    first search, and again when the table was written to: n·E·4 bytes each (a million clips of width 512: 2 GB).
+    Each query is answered from the library and the embeddings as they are then. The vectors of a modality are read on
+    its first search, and again when the table was written to: n·E·4 bytes each (a million clips of width 512: 2 GB).
 
     Args:
         library: its folder.
@@ -90,15 +88,15 @@ class SearchIndex:
         video: Any = None,
         clip: str | None = None,
         vector: Float[np.ndarray, " E"] | None = None,
-        by: By | None = None,
+        by: Modalities | None = None,
         k: int = 5,
         exclude: Collection[str] = (),
     ) -> list[Hit]:
         """The k clips nearest to one query, best first.
 
-        Without `by` the other sense is searched: pictures for a sound, sounds for a picture. A video's query is the
-        unit mean of its sound and its picture, and is compared with both senses; so are a vector, and a clip, which is
-        itself left out.
+        Without `by` the other modality is searched: pictures for a sound, sounds for a picture. A video's query is the
+        unit mean of its sound and its picture, and is compared with both modalities; so are a vector, and a clip, which
+        is itself left out.
 
         Args:
             audio: a sound, as `EquiAV.encode` takes it.
@@ -107,7 +105,7 @@ class SearchIndex:
             clip: id of a clip of the library.
             vector: an embedding; its length does not matter.
             by: compare with the clips' sounds, their pictures, or both: the mean of the two cosines, or, of a clip
-                that has one sense, that one's.
+                that has one modality, that one's.
             k: how many hits; all clips where there are fewer.
             exclude: ids of clips that are not to be found.
 
@@ -121,8 +119,8 @@ class SearchIndex:
         given = [name for name, query in queries.items() if query is not None]
         if len(given) != 1:
             raise ConfigError(f"give exactly one query (audio, image, video, clip or vector), found {given or 'none'}")
-        if by is not None and by not in get_args(By):
-            raise ConfigError(f"by={by!r} is none of {', '.join(get_args(By))}")
+        if by is not None and by not in get_args(Modalities):
+            raise ConfigError(f"by={by!r} is none of {', '.join(get_args(Modalities))}")
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise ConfigError(f"k={k}: expected at least 1 hit")
         now = self._newest()
@@ -138,11 +136,11 @@ class SearchIndex:
             return now.nearest(mean_direction(found[0], other[0]), by or "both", k, exclude)
         return now.nearest(found[0], by or ("visual" if image is None else "audio"), k, exclude)
 
-    def clip_vector(self, clip_id: str, by: By = "both") -> Float32[np.ndarray, " E"]:
+    def clip_vector(self, clip_id: str, by: Modalities = "both") -> Float32[np.ndarray, " E"]:
         """The stored embedding of a clip: its sound, its picture, or the unit mean of what it has of them.
 
         Raises:
-            LibraryError: no such clip, or it has no such sense, or it is not embedded.
+            LibraryError: no such clip, or it has no such modality, or it is not embedded.
         """
         return self._newest().clip_vector(clip_id, by)
 
@@ -185,7 +183,7 @@ class _Vectors:
     def visual(self) -> Float32[np.ndarray, "n E"]:
         return self.table.vectors("visual")
 
-    def of(self, by: By) -> list[Float32[np.ndarray, "n E"]]:
+    def of(self, by: Modalities) -> list[Float32[np.ndarray, "n E"]]:
         """The matrices that are compared."""
         return [self.audio, self.visual] if by == "both" else [self.audio if by == "audio" else self.visual]
 
@@ -201,13 +199,15 @@ class _Snapshot:
         same = self.table.is_made_from(library.features)  # else these are other sounds and pictures of the same ids
         self.known: Bool[np.ndarray, " n"] = vectors.first & (self.row >= 0) & same
         self.missing = len(self.ids) - int(self.known.sum())
-        self.has: dict[Sense, Bool[np.ndarray, " n"]] = {sense: np.append(has[sense], False)[self.row] for sense in has}
+        self.has: dict[Modality, Bool[np.ndarray, " n"]] = {
+            modality: np.append(has[modality], False)[self.row] for modality in has
+        }
 
-    def nearest(self, query: Float[np.ndarray, " E"], by: By, k: int, exclude: Collection[str]) -> list[Hit]:
+    def nearest(self, query: Float[np.ndarray, " E"], by: Modalities, k: int, exclude: Collection[str]) -> list[Hit]:
         """The ranking of all clips that can be compared, up to the k-th."""
         unit = self._unit_query(query)
         matrices = self.vectors.of(by)
-        # NaN where a clip does not have the sense
+        # NaN where a clip does not have the modality
         cosines = np.stack([matrix @ unit.astype(np.float32) for matrix in matrices])
         allowed = self._allowed(np.isfinite(cosines), by, exclude)
         k = min(k, len(allowed))
@@ -232,13 +232,13 @@ class _Snapshot:
         ]
 
     def _allowed(
-        self, found: Bool[np.ndarray, "senses n"], by: By, exclude: Collection[str]
+        self, found: Bool[np.ndarray, "modalities n"], by: Modalities, exclude: Collection[str]
     ) -> Int64[np.ndarray, " m"]:
         """Positions of the clips to rank; `found`: which embeddings there are of each."""
         if not self.known.any():
             raise LibraryError(self.not_embedded())
-        has = np.stack([self.has[sense] for sense in SENSES if by in (sense, "both")])
-        # one that was embedded when it had other senses is not embedded
+        has = np.stack([self.has[modality] for modality in MODALITIES if by in (modality, "both")])
+        # one that was embedded when it had other modalities is not embedded
         keep = self.known & (found == has).all(axis=0) & has.any(axis=0)
         if not keep.any():
             raise LibraryError(f"{self.library.path}: all its embedded clips were ingested without {_LACKS[by]}")
@@ -246,14 +246,14 @@ class _Snapshot:
             keep &= places(self.vectors.ids, pa.array(list(exclude), pa.string())) < 0
         return np.flatnonzero(keep)
 
-    def clip_vector(self, clip_id: str, by: By) -> Float32[np.ndarray, " E"]:
+    def clip_vector(self, clip_id: str, by: Modalities) -> Float32[np.ndarray, " E"]:
         """The stored embedding of a clip."""
         if self.ids.index(clip_id).as_py() < 0:
             raise LibraryError(f"{self.library.path} holds no clip {clip_id!r}, or not any more")
         position = self.vectors.ids.index(clip_id).as_py()  # its first row
-        senses: tuple[Sense, ...] = SENSES if by == "both" else (by,)
-        has: list[Sense] = [sense for sense in senses if position >= 0 and self.has[sense][position]]
-        found = [self.vectors.of(sense)[0][position] for sense in has]
+        modalities: tuple[Modality, ...] = MODALITIES if by == "both" else (by,)
+        has: list[Modality] = [modality for modality in modalities if position >= 0 and self.has[modality][position]]
+        found = [self.vectors.of(modality)[0][position] for modality in has]
         if position < 0 or not self.known[position] or not np.isfinite(found).all():
             raise LibraryError(f"clip {clip_id} is not embedded yet: run {self._embed}")
         if not found:

@@ -1,6 +1,6 @@
 """The embeddings of a library's clips on disk:  L/embeddings/<model fingerprint>.lance, one row per clip.
 
-`clip_id, thumbnail, audio_embedding, visual_embedding`; a clip of one sense has no embedding of the other. What else
+`clip_id, thumbnail, audio_embedding, visual_embedding`; a clip of one modality has no embedding of the other. What else
 there is to say of a clip stands in the library alone, so that nothing here is ever out of date. One process writes at
 a time; each append, and each removal, is one atomic Lance commit. The table's metadata says which model made it:
 vectors of two models never meet in one ranking.
@@ -180,9 +180,9 @@ class EmbeddingsTable:
         """As `clip_ids`, as an Arrow array."""
         return _column(self._dataset.to_table(columns=["clip_id"]), "clip_id")
 
-    def vectors(self, sense: Literal["audio", "visual"]) -> Float32[np.ndarray, "n E"]:
-        """All embeddings of one sense, in the table's order; NaN for clips without."""
-        column = _column(self._dataset.to_table(columns=[f"{sense}_embedding"]), f"{sense}_embedding")
+    def vectors(self, modality: Literal["audio", "visual"]) -> Float32[np.ndarray, "n E"]:
+        """All embeddings of one modality, in the table's order; NaN for clips without."""
+        column = _column(self._dataset.to_table(columns=[f"{modality}_embedding"]), f"{modality}_embedding")
         # an empty column has no chunk to flatten; flattening leaves out what is null
         found = column.flatten().to_numpy().reshape(-1, self.width)
         if not column.null_count:
@@ -191,10 +191,10 @@ class EmbeddingsTable:
         vectors[column.is_valid().to_numpy(zero_copy_only=False)] = found
         return vectors
 
-    def senses(self) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    def modalities(self) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
         """Which rows have an embedding of the sound, and which one of the picture."""
         rows = self._row_ids()
-        without = (self._row_ids(f"{sense}_embedding IS NULL") for sense in ("audio", "visual"))
+        without = (self._row_ids(f"{modality}_embedding IS NULL") for modality in ("audio", "visual"))
         heard, seen = (~np.isin(rows, found) for found in without)
         return heard, seen
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from equiav.augment.audio import audio_space
 from equiav.augment.uniforms import from_keys
 from equiav.augment.visual import normalise, visual_space
-from equiav.config import Augment
+from equiav.config import Augment, covers
 from equiav.errors import LibraryError
 from equiav.train.loss import weight_of_share
 from equiav.train.mixing import Mixture, mix_sounds
@@ -84,8 +84,8 @@ class Classification:
 
     def inputs(self, batch: Mixture, epoch: int) -> tuple[Tensor | None, Tensor | None]:
         """Sound and picture, each None where the classifier does not look at it."""
-        audio = self._sound(batch, epoch) if "audio" in self.model.senses else None
-        return audio, self._picture(batch, epoch) if "visual" in self.model.senses else None
+        audio = self._sound(batch, epoch) if covers(self.model.modalities, "audio") else None
+        return audio, self._picture(batch, epoch) if covers(self.model.modalities, "visual") else None
 
     def losses(self, output: Float[Tensor, "B classes"], batch: Mixture) -> dict[str, Tensor]:
         """Binary cross-entropy over all classes (multi-label) or cross-entropy, against mixed, smoothed targets.

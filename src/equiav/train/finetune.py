@@ -82,7 +82,7 @@ def finetune(
     joined = make_accelerator()
     recipe, config = from_main(joined, lambda: resolve(recipe, library, joined.num_processes, test, run))
     accelerator = make_accelerator(recipe.train.precision, recipe.train.trackers, run)
-    rows = rows_of_run(library, _splits(recipe), recipe.task.senses, begun_run(run))
+    rows = rows_of_run(library, _splits(recipe), recipe.task.modalities, begun_run(run))
     from_main(accelerator, lambda: claim_run(run, recipe, lambda: _clips_of(recipe, library), config))
     loader = MixingLoader(library, recipe, (accelerator.process_index, accelerator.num_processes), rows=rows["train"])
     begins = not from_main(accelerator, lambda: has_state(run))
@@ -105,7 +105,7 @@ def finetune(
     if accelerator.is_main_process:
         if recipe.data.validation and progress.best_step:
             weights = best_weights(run, progress)
-        kept = Classifier(config, model.classes, model.senses, model.labels, seed=None)
+        kept = Classifier(config, model.classes, model.modalities, model.labels, seed=None)
         kept.load_state_dict(weights)
         kept.save_pretrained(run / "model")
     stopped = agreed(accelerator, should_stop())
@@ -125,10 +125,10 @@ def resolve(
         TrainingError: features that the pretrained model does not know, or more processes than clips in a batch.
         LibraryError: no clips, or labels that the task cannot use.
     """
-    begun, senses = begun_run(run), recipe.task.senses
+    begun, modalities = begun_run(run), recipe.task.modalities
     if begun:
-        check_library(begun, library, _splits(recipe), senses)
-    rows = rows_of_run(library, _splits(recipe), senses, begun)
+        check_library(begun, library, _splits(recipe), modalities)
+    rows = rows_of_run(library, _splits(recipe), modalities, begun)
     classes = _classes(recipe, library, rows, test)
     if begun and has_state(begun.run) and begun.encoders:
         config = begun.encoders  # what it started from may be gone
@@ -153,22 +153,22 @@ def resolve(
 
 
 def _measured(recipe: FinetuneRecipe, library: Library) -> tuple[float, float]:
-    if recipe.task.senses == "visual":
+    if recipe.task.modalities == "visual":
         return 0.0, 1.0
-    return library.log_mel_stats(recipe.data.split, USABLE[recipe.task.senses])
+    return library.log_mel_stats(recipe.data.split, USABLE[recipe.task.modalities])
 
 
 def _classes(
     recipe: FinetuneRecipe, library: Library, rows: dict[str, NDArray[np.int64]], test: str | None
 ) -> tuple[str, ...]:
     """The classes, once the labels of all clips that are looked at are known to be among them."""
-    splits, usable = _splits(recipe), USABLE[recipe.task.senses]
+    splits, usable = _splits(recipe), USABLE[recipe.task.modalities]
     labels = {splits[role]: library.take(own.tolist(), ["labels"])["labels"].to_pylist() for role, own in rows.items()}
     for split, own in labels.items():
         if len(own) < 2:
             raise TrainingError(
                 f"{library.path}: split {split!r} has {counted(len(own), 'clip')} "
-                f"with {NAMED[recipe.task.senses]}; it has the "
+                f"with {NAMED[recipe.task.modalities]}; it has the "
                 f"splits {', '.join(library.splits(usable)) or 'none'}"
             )
     classes = list(recipe.task.classes or sorted({name for own in labels[recipe.data.split] for name in own}))
@@ -187,14 +187,14 @@ def _splits(recipe: FinetuneRecipe) -> dict[str, str]:
 
 
 def _clips_of(recipe: FinetuneRecipe, library: Library) -> TrainedOn:
-    return about_to_train(library, _splits(recipe), recipe.task.senses, labelled=True, start=recipe.init.model)
+    return about_to_train(library, _splits(recipe), recipe.task.modalities, labelled=True, start=recipe.init.model)
 
 
 def _first_classifier(recipe: FinetuneRecipe, config: ModelConfig, begins: bool) -> Classifier:
     """What the run starts from; one that goes on from a state needs nothing of it."""
     task, seed = recipe.task, recipe.train.seed
     classes = task.classes or ()
-    classifier = Classifier(config, classes, task.senses, task.labels, drop_path=task.drop_path, seed=seed)
+    classifier = Classifier(config, classes, task.modalities, task.labels, drop_path=task.drop_path, seed=seed)
     if not begins:
         return classifier
     if recipe.init.model:

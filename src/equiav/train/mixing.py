@@ -71,9 +71,9 @@ class MixingLoader:
     ) -> None:
         self.recipe, self.shard = recipe, shard
         split, batch_size = recipe.data.split, recipe.train.global_batch
-        senses = recipe.task.senses
+        modalities = recipe.task.modalities
         self._clips = ClipLoader(
-            library, split, batch_size, recipe.train.seed, shuffle=False, senses=senses, rows=rows, shard=shard
+            library, split, batch_size, recipe.train.seed, shuffle=False, modalities=modalities, rows=rows, shard=shard
         )
         table = library.take(self._clips.rows.tolist(), ["clip_id", "labels"])
         # the same clips are drawn alike, in whatever order they were ingested

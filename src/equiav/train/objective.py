@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from equiav.library.loader import Batch
 
 HEALTH_CLIPS = 128  # looked at after each epoch
-VIEW, CENTROID, ROLL = 0, 1, 9  # streams of randomness; a space takes two per number, one for each sense
+VIEW, CENTROID, ROLL = 0, 1, 9  # streams of randomness; a space takes two per number, one for each modality
 
 
 class Pretraining:
@@ -82,21 +82,21 @@ class Pretraining:
         tokens = {"audio": model.audio_tokens(audio), "visual": model.visual_tokens(visual)}
         embedded = model.embed_audio(audio), model.embed_visual(visual)
         found = {"logit_spread": logit_spread(*embedded, self.recipe.loss.temperature)}
-        for sense, x in zip(tokens, embedded, strict=True):
-            found |= {f"{sense}.deviation": deviation(x), f"{sense}.rank_share": rank_share(x)}
+        for modality, x in zip(tokens, embedded, strict=True):
+            found |= {f"{modality}.deviation": deviation(x), f"{modality}.rank_share": rank_share(x)}
         if self.recipe.model.method == "equiav":
             # before and after through the same LayerNorm: nothing but the transformation lies between them
             plain = model.audio_tokens(audio, view=True), model.visual_tokens(visual, view=True)
             changed = model.audio_tokens(views[0], view=True), model.visual_tokens(views[1], view=True)
             predict = model.predict_audio, model.predict_visual
-            for i, (sense, x) in enumerate(tokens.items()):
+            for i, (modality, x) in enumerate(tokens.items()):
                 head = (model.audio_tower, model.visual_tower)[i].intra_head
                 moved = predict[i](x, torch.cat([views[2 + i][:, None], views[4 + i]], dim=1))
-                found[f"{sense}.displacement_ratio"] = displacement_ratio(
+                found[f"{modality}.displacement_ratio"] = displacement_ratio(
                     head(plain[i].mean(1)), head(moved[:, 0]), head(changed[i].mean(1))
                 )
                 if moved.shape[1] > 2:
-                    found[f"{sense}.centroid_noise"] = centroid_noise(moved[:, 1:])
+                    found[f"{modality}.centroid_noise"] = centroid_noise(moved[:, 1:])
         model.train()
         return {name: float(value) for name, value in found.items()}
 

@@ -129,7 +129,7 @@ def make_plan(recipe: Recipe, library: Library, run: Path) -> Plan:
         recipe.data.split,
         recipe.train.global_batch,
         recipe.train.seed,
-        rows=rows_of_run(library, _splits(recipe), "audio-visual", begun_run(run))["train"],
+        rows=rows_of_run(library, _splits(recipe), "both", begun_run(run))["train"],
         shard=(accelerator.process_index, accelerator.num_processes),
     )
     return Plan(recipe, model_config(recipe), accelerator, loader)
@@ -146,8 +146,8 @@ def resolve(recipe: Recipe, library: Library, processes: int = 1, run: Path | No
     """
     begun, split = begun_run(run), recipe.data.split
     if begun:
-        check_library(begun, library, _splits(recipe), "audio-visual")
-    clips = len(rows_of_run(library, _splits(recipe), "audio-visual", begun)["train"])
+        check_library(begun, library, _splits(recipe), "both")
+    clips = len(rows_of_run(library, _splits(recipe), "both", begun)["train"])
     if clips < 2:
         raise TrainingError(
             f"{library.path}: split {split!r} has {counted(clips, 'clip')} with both sound and picture; "

@@ -17,7 +17,7 @@ import yaml
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from equiav.config import Data, ModelConfig, Senses, Train, parse_settings
+from equiav.config import Data, Modalities, ModelConfig, Train, parse_settings
 from equiav.config.loading import Settings
 from equiav.errors import ConfigError, TrainingError
 from equiav.library.table import Library
@@ -205,27 +205,27 @@ def begun_run(run: Path | None) -> Begun | None:
     return Begun(run, recipe, trained_on, config, start["weights"])
 
 
-def check_library(begun: Begun, library: Library, splits: dict[str, str], senses: Senses) -> None:
+def check_library(begun: Begun, library: Library, splits: dict[str, str], modalities: Modalities) -> None:
     """A run goes on with the clips that it began with: they must be there; what was added is left out.
 
     Args:
         begun: the run.
         library: that it is to go on with.
         splits: role → split, as the recipe asks now.
-        senses: likewise.
+        modalities: likewise.
 
     Raises:
         TrainingError: it is another library, or has lost clips, or labels that are learned have changed.
     """
     then, features = begun.trained_on, library.features.model_dump(mode="json")
-    if (then.splits, then.senses) != (splits, senses):
+    if (then.splits, then.modalities) != (splits, modalities):
         return  # it is another recipe, too: `claim_run` tells how it differs
     if differing := sorted(_differences(begun.recipe.get("features"), features, "features")):
         raise TrainingError(
             f"{begun.run} was begun on another library, {then.library}: {'; '.join(differing)} in {library.path}. "
             "Give that library, or begin another run: another --run folder"
         )
-    check_clips(begun.run, then, about_to_train(library, splits, senses, labelled=then.labelled))
+    check_clips(begun.run, then, about_to_train(library, splits, modalities, labelled=then.labelled))
 
 
 def normalisation(data: Data, begun: Begun | None, measure: Callable[[], tuple[float, float]]) -> tuple[float, float]:
@@ -238,11 +238,11 @@ def normalisation(data: Data, begun: Begun | None, measure: Callable[[], tuple[f
 
 
 def rows_of_run(
-    library: Library, splits: dict[str, str], senses: Senses, begun: Begun | None
+    library: Library, splits: dict[str, str], modalities: Modalities, begun: Begun | None
 ) -> dict[str, NDArray[np.int64]]:
     """Row numbers of a run's clips, by role: of one that has begun, of those that it began with."""
-    same = begun is not None and (begun.trained_on.splits, begun.trained_on.senses) == (splits, senses)
-    return rows_by_role(library, splits, senses, begun.trained_on if begun and same else None)
+    same = begun is not None and (begun.trained_on.splits, begun.trained_on.modalities) == (splits, modalities)
+    return rows_by_role(library, splits, modalities, begun.trained_on if begun and same else None)
 
 
 def claim_run(run: Path, recipe: Settings, begin: Callable[[], TrainedOn], encoders: ModelConfig | None = None) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from equiav.augment.view import stack_pictures
 from equiav.augment.visual import normalise, visual_space
+from equiav.config import covers
 from equiav.errors import LibraryError, ModelError
 from equiav.library.loader import pictures_of
 from equiav.library.records import USABLE
@@ -67,7 +68,7 @@ def score_split(
         LibraryError: the split is empty, or a clip's labels are none of the classifier's.
         ModelError: probabilities that are not finite.
     """
-    usable = USABLE[classifier.senses]
+    usable = USABLE[classifier.modalities]
     rows = library.positions(split, usable) if rows is None else rows
     labels = library.take(rows.tolist(), ["labels"])["labels"].to_pylist()
     where = f"{library.path}, split {split!r}"
@@ -78,7 +79,7 @@ def score_split(
     check_labels(labels, classifier.labels, classifier.classes, where)
     mine = rows[accelerator.process_index :: accelerator.num_processes]
     found: list[tuple[int, str, np.ndarray]] = []
-    heard, seen = "audio" in classifier.senses, "visual" in classifier.senses
+    heard, seen = covers(classifier.modalities, "audio"), covers(classifier.modalities, "visual")
     columns = ["clip_id", *["fbank"] * heard, *["frames"] * seen]
     with _judging(classifier):
         for start in range(0, len(mine), BATCH):
@@ -113,10 +114,10 @@ def _probabilities(
 ) -> Float[Tensor, "B classes"]:
     device = classifier.head.weight.device
     heard: list[Tensor] = []
-    if "audio" in classifier.senses:
+    if covers(classifier.modalities, "audio"):
         audio = torch.from_numpy(library.fbanks(table)).to(device)
         heard.append(classifier.project("audio", classifier.standardise(audio)))
-    if "visual" not in classifier.senses:
+    if not covers(classifier.modalities, "visual"):
         return classifier.probabilities(classifier.head(heard[0]))
     settings = classifier.config
     plain = visual_space(settings.augment, settings.architecture.image_side).plain

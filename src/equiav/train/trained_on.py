@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from equiav.config import Senses
+from equiav.config import Modalities, stored_modalities
 from equiav.errors import TrainingError
 from equiav.library.records import USABLE
 from equiav.library.table import Library
@@ -55,20 +55,21 @@ class TrainedOn:
         library: absolute path of the library, as it was when the run began.
         library_fingerprint: `Library.fingerprint` at that time.
         splits: role → split of that library.
-        senses: what of a clip was looked at.
+        modalities: what of a clip was looked at.
         clips: the table above, sorted by role, source and clip id.
     """
 
     library: str
     library_fingerprint: str
     splits: dict[str, str]
-    senses: Senses
+    modalities: Modalities
     clips: pa.Table
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of what the run itself reads: ids and roles of its clips, and their labels if it learns them."""
-        digest = hashlib.sha256(self.senses.encode())
+        # of both, the word of the first runs
+        digest = hashlib.sha256(b"audio-visual" if self.modalities == "both" else self.modalities.encode())
         own = self.of(*OWN)
         for row in zip(*(own[name].to_pylist() for name in ("role", "clip_id", "labels")), strict=True):
             digest.update("|".join(map(str, row)).encode())
@@ -102,7 +103,7 @@ class TrainedOn:
             "library": self.library,
             "library_fingerprint": self.library_fingerprint,
             "splits": self.splits,
-            "senses": self.senses,
+            "modalities": self.modalities,
             "fingerprint": self.fingerprint,
             "clips": {row["values"]: row["counts"] for row in roles},
             "sources": len(self.sources),
@@ -121,7 +122,7 @@ class TrainedOn:
 def about_to_train(
     library: Library,
     splits: Mapping[str, str],
-    senses: Senses = "audio-visual",
+    modalities: Modalities = "both",
     *,
     labelled: bool = False,
     start: str | None = None,
@@ -131,18 +132,18 @@ def about_to_train(
     Args:
         library: where from.
         splits: role ("train", "validation") → split.
-        senses: which clips of a split.
+        modalities: which clips of a split.
         labelled: whether their labels are learned.
         start: model folder or Hub id whose weights the run starts from: what its run was trained on counts too.
     """
-    tables = [_read(library, split, senses, role, labelled) for role, split in splits.items()]
+    tables = [_read(library, split, modalities, role, labelled) for role, split in splits.items()]
     earlier = load_trained_on(Path(start)) if start else None
     if earlier:
         role = pa.array(["earlier"] * len(earlier.clips), pa.string())
         tables.append(earlier.clips.set_column(SCHEMA.get_field_index("role"), "role", role).cast(SCHEMA))
     clips = pa.concat_tables(tables).sort_by([(name, "ascending") for name in ("role", "source", "clip_id")])
     path, fingerprint = str(library.path.absolute()), library.fingerprint()
-    return TrainedOn(path, fingerprint, dict(splits), senses, clips)
+    return TrainedOn(path, fingerprint, dict(splits), modalities, clips)
 
 
 @dataclass(frozen=True)
@@ -211,10 +212,10 @@ def _named(begun: TrainedOn, clip_id: str) -> str:
 
 
 def rows_by_role(
-    library: Library, splits: Mapping[str, str], senses: Senses, begun: TrainedOn | None = None
+    library: Library, splits: Mapping[str, str], modalities: Modalities, begun: TrainedOn | None = None
 ) -> dict[str, NDArray[np.int64]]:
     """Row numbers of a run's clips: those of its splits, or of them those that it began with."""
-    found = {role: library.positions(split, USABLE[senses]) for role, split in splits.items()}
+    found = {role: library.positions(split, USABLE[modalities]) for role, split in splits.items()}
     if begun is None:
         return found
     ids = np.array(library.all_ids(), dtype=object)
@@ -242,7 +243,9 @@ def load_trained_on(folder: Path) -> TrainedOn | None:
                 "that the run was made with"
             )
         clips = pq.read_table(run / CLIPS, schema=SCHEMA)
-        found = TrainedOn(about["library"], about["library_fingerprint"], about["splits"], about["senses"], clips)
+        found = TrainedOn(
+            about["library"], about["library_fingerprint"], about["splits"], stored_modalities(about), clips
+        )
         kept = about["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise TrainingError(f"{run}: what it was trained on cannot be read ({ABOUT}, {CLIPS}): {error}") from None
@@ -253,9 +256,9 @@ def load_trained_on(folder: Path) -> TrainedOn | None:
     return found
 
 
-def _read(library: Library, split: str, senses: Senses, role: str, labelled: bool) -> pa.Table:
+def _read(library: Library, split: str, modalities: Modalities, role: str, labelled: bool) -> pa.Table:
     columns = ["clip_id", "source", "file_size", *["labels"] * labelled]
-    table = library.clips(split, columns, USABLE[senses])
+    table = library.clips(split, columns, USABLE[modalities])
     labels = [hash_of(own) for own in table["labels"].to_pylist()] if labelled else [None] * len(table)
     found = {name: table[name] for name in ("clip_id", "source", "file_size")}
     return pa.table({**found, "role": [role] * len(table), "labels": pa.array(labels, pa.string())}, schema=SCHEMA)

@@ -1,4 +1,4 @@
-"""One sense of a model, asked about clips: plain, really transformed and predicted representations.
+"""One branch of a model, asked about clips: plain, really transformed and predicted representations.
 
     clips, parameter sets t → views t(x) → latents;   ψ(t), tokens of x → predicted latents;   latent → unit embedding
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from equiav.model.equiav import EquiAV
 
 BATCH = 64  # inputs that pass an encoder at once
-SENSES: tuple[Literal["audio", "visual"], ...] = ("audio", "visual")
+MODALITIES: tuple[Literal["audio", "visual"], ...] = ("audio", "visual")
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,12 @@ def _sounds(library: Library, rows: Int64[Tensor, " n"]) -> list[Float[Tensor, "
         return None
 
 
-class Sense:
+class Branch:
     """A model's sound or picture side, and the clips that it is asked about.
 
     Args:
         model: in evaluation mode, on any device.
-        name: which sense.
+        name: which branch.
         clips: the clips; rows of them are asked by number.
     """
 
@@ -156,7 +156,7 @@ class Sense:
         return self.transformed(rows, self.space, params)
 
     def transformed(self, rows: Int64[Tensor, " b"], space: AugmentationSpace, params: SpaceParams) -> Tensor:
-        """The same by any space of this sense: transformations that the model was never told of."""
+        """The same by any space of this branch: transformations that the model was never told of."""
         if isinstance(space, WaveformSpace):
             return self._from_sounds(rows, space, params).to(self.device)
         if self.name == "audio":
@@ -233,20 +233,20 @@ class States:
     r: Float[Tensor, "n M D"] | None
     r_before: Float[Tensor, "n M D"] | None
 
-    def projected(self, sense: Sense) -> States:
+    def projected(self, branch: Branch) -> States:
         """The same states as unit embeddings of the intra-modal space."""
-        p = sense.project(self.p[:, 0])[:, None].expand(*self.q.shape[:2], -1)
+        p = branch.project(self.p[:, 0])[:, None].expand(*self.q.shape[:2], -1)
         if self.r is None or self.r_before is None:
-            return States(p, sense.project(self.q), None, None)
-        before = sense.project(self.r_before[:, 0])[:, None].expand(*self.q.shape[:2], -1)
-        return States(p, sense.project(self.q), sense.project(self.r), before)
+            return States(p, branch.project(self.q), None, None)
+        before = branch.project(self.r_before[:, 0])[:, None].expand(*self.q.shape[:2], -1)
+        return States(p, branch.project(self.q), branch.project(self.r), before)
 
     def views(self, chosen: list[int]) -> States:
         """Some of the M."""
         return States(*(None if x is None else x[:, chosen] for x in (self.p, self.q, self.r, self.r_before)))  # type: ignore[arg-type]
 
 
-def states(sense: Sense, rows: Int64[Tensor, " n"], params: SpaceParams, base: SpaceParams | None = None) -> States:
+def states(branch: Branch, rows: Int64[Tensor, " n"], params: SpaceParams, base: SpaceParams | None = None) -> States:
     """Embed clips before and after transformations, and as predicted.
 
     Args:
@@ -255,21 +255,21 @@ def states(sense: Sense, rows: Int64[Tensor, " n"], params: SpaceParams, base: S
         base: one set for each clip to start from; by default all rest.
     """
     n, views = len(rows), len(params) // len(rows)
-    base = base or repeat(rest(sense.space), n)
-    p, q = _latents(sense, rows, base), _latents(sense, rows.repeat_interleave(views), params)
+    base = base or repeat(rest(branch.space), n)
+    p, q = _latents(branch, rows, base), _latents(branch, rows.repeat_interleave(views), params)
     p, q = p[:, None].expand(-1, views, -1), q.unflatten(0, (n, views))
-    if not sense.predicts:
+    if not branch.predicts:
         return States(p, q, None, None)
-    codes = torch.cat([sense.space.encode(base)[:, None], sense.space.encode(params).unflatten(0, (n, views))], dim=1)
+    codes = torch.cat([branch.space.encode(base)[:, None], branch.space.encode(params).unflatten(0, (n, views))], dim=1)
     parts = zip(rows.split(BATCH), codes.split(BATCH), strict=True)
-    told = torch.cat([sense.predict(sense.tokens(part), code).cpu().float() for part, code in parts])
+    told = torch.cat([branch.predict(branch.tokens(part), code).cpu().float() for part, code in parts])
     return States(p, q, told[:, 1:], told[:, :1].expand(-1, views, -1))
 
 
-def _latents(sense: Sense, rows: Int64[Tensor, " b"], params: SpaceParams) -> Float[Tensor, "b D"]:
+def _latents(branch: Branch, rows: Int64[Tensor, " b"], params: SpaceParams) -> Float[Tensor, "b D"]:
     starts = range(0, len(rows), BATCH)
     parts = zip(rows.split(BATCH), (params[i : i + BATCH] for i in starts), strict=True)
-    return torch.cat([sense.latent(sense.view(part, sets)).cpu().float() for part, sets in parts])
+    return torch.cat([branch.latent(branch.view(part, sets)).cpu().float() for part, sets in parts])
 
 
 def repeat(params: SpaceParams, times: int) -> SpaceParams:
