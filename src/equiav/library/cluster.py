@@ -90,9 +90,11 @@ class RayPool(Generic[T, R]):
         """True when another task would start soon."""
         return len(self._held) < QUEUE * len(self._actors)
 
-    def submit(self, task: T) -> None:
+    def submit(self, task: T, tries: int = 1) -> None:
         """Hand in a task; ask `has_room` first."""
-        self._give(task, 1)
+        actor = min(self._actors, key=lambda actor: self._load[actor])
+        self._load[actor] += 1
+        self._held[actor.perform.remote(task)] = task, actor, tries
 
     def wait(self) -> list[tuple[T, R | MediaError]]:
         """Block until at least one task is done, or none is left.
@@ -108,11 +110,6 @@ class RayPool(Generic[T, R]):
                 done.extend(self._receive(reference))
         return done
 
-    def _give(self, task: T, tries: int) -> None:
-        actor = min(self._actors, key=lambda actor: self._load[actor])
-        self._load[actor] += 1
-        self._held[actor.perform.remote(task)] = task, actor, tries
-
     def _receive(self, reference: Any) -> list[tuple[T, R | MediaError]]:
         task, actor, tries = self._held.pop(reference)
         self._load[actor] -= 1
@@ -123,7 +120,7 @@ class RayPool(Generic[T, R]):
         except self._ray.exceptions.RayError as error:
             # the machine or the actor is gone, or with it the result; Ray starts it again elsewhere
             if tries < TRIES:
-                self._give(task, tries + 1)
+                self.submit(task, tries + 1)
                 return []
             if not self._begun:
                 raise WorkerError(f"actors cannot begin on the cluster: {error}") from None

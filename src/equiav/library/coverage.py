@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -50,10 +49,10 @@ class Tails:
         """In words."""
         were, least_s = "was" if self.count == 1 else "were", self.shorter_than_s
         least = f"{least_s:.1f}" if least_s == round(least_s, 1) else f"{least_s:g}"
-        said = f"{counted(self.count, 'tail')} shorter than {least} s {were} dropped "
-        said += f"({self.seconds:.{1 if self.seconds >= 0.1 or not self.count else 3}f} s in all)"
+        text = f"{counted(self.count, 'tail')} shorter than {least} s {were} dropped "
+        text += f"({self.seconds:.{1 if self.seconds >= 0.1 or not self.count else 3}f} s in all)"
         items = counted(self.unknown, "item")
-        return said + (f"; it is not known of {items} that an older equiav ingested" if self.unknown else "")
+        return text + (f"; it is not known of {items} that an older equiav ingested" if self.unknown else "")
 
 
 @dataclass
@@ -84,10 +83,9 @@ def tails_of(found: Iterable[float | None], features: Features) -> Tails:
 def cover(items: Iterable[Item], rejects: Iterable[Reject]) -> list[Coverage]:
     """Coverage of each split, by name."""
     reasons = {reject.item: reject.reason for reject in rejects}
-    splits: defaultdict[str, Coverage] = defaultdict(lambda: Coverage(""))
+    splits: dict[str, Coverage] = {}
     for item in items:
-        one, reason = splits[item.split], reasons.get(item.key)
-        one.split = item.split
+        one, reason = splits.setdefault(item.split, Coverage(item.split)), reasons.get(item.key)
         one.listed += 1
         one.missing += reason == "missing"
         one.unreadable += reason not in (None, "missing")

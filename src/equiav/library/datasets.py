@@ -107,8 +107,8 @@ def _segments(source: Path, names: Mapping[str, str], split: str) -> Iterator[_S
                 raise ConfigError(f"{where}: {row[1]!r}, {row[2]!r} are no seconds") from None
             if not 0 <= start_s < end_s < float("inf"):
                 raise ConfigError(f"{where}: window {start_s}–{end_s} s is empty or negative")
-            labels, said = (row[3].split(","), split) if audioset else ([row[2]], composed(row[3].strip()) or split)
-            yield _Segment(row[0], start_s, end_s, _named(labels, names, where), said)
+            labels, part = (row[3].split(","), split) if audioset else ([row[2]], composed(row[3].strip()) or split)
+            yield _Segment(row[0], start_s, end_s, _named(labels, names, where), part)
     except csv.Error as error:
         raise ConfigError(f"{source}, line {rows.line_num}: {error}") from None
 

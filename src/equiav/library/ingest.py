@@ -139,7 +139,9 @@ class _Run:
     def __init__(self, library: Library, report: IngestReport, listing: Listing, on_progress: Progress | None) -> None:
         self.library, self.report, self.on_progress = library, report, on_progress
         self.state = IngestState(library, report, listing)
+        # an item is in one of these, or its windows are being read, or it is done for now
         self.todo: OrderedDict[str, Item] = OrderedDict()
+        self.examining: OrderedDict[str, tuple[Task, Examined | MediaError] | None] = OrderedDict()
         self.total, self.done, self.bad = len(listing.items), 0, 0
         self.committed_at = time.monotonic()
 
@@ -211,22 +213,23 @@ class _Run:
                 self._unusable(item, MediaError(*item.fault))
             else:
                 self.todo[item.key] = item
-        order, early = deque[str](), dict[str, tuple[Task, Examined | MediaError]]()
         while self.todo or tasks or pool.busy:
             while (self.todo or tasks) and pool.has_room():
                 if tasks:
                     pool.submit(tasks.popleft())
                     continue
                 key, item = self.todo.popitem(last=False)
-                order.append(key)
+                self.examining[key] = None
                 pool.submit(Task(item, features, origin=self.state.origin))
             for task, result in pool.wait():
                 if task.examined is None:
-                    early[task.item.key] = task, cast("Examined | MediaError", result)
+                    self.examining[task.item.key] = task, cast("Examined | MediaError", result)
                 else:
                     tasks.extend(self._windows_read(task, cast("Read | MediaError", result)))
-            while order and order[0] in early:
-                tasks.extend(self._examined(*early.pop(order.popleft())))
+            # in the order of the source, whoever is done first: the clip that copies share is the first one's
+            while self.examining and (first := next(iter(self.examining.values()))):
+                self.examining.popitem(last=False)
+                tasks.extend(self._examined(*first))
             waiting = len(self.state.uncommitted.clips)
             if waiting >= COMMIT_CLIPS or time.monotonic() - self.committed_at > COMMIT_S:
                 self.commit()
@@ -237,16 +240,12 @@ class _Run:
         if isinstance(found, MediaError):
             self._unusable(item, found)
             return []
-        state = self.state.items[item.key]
-        if state.reading:  # it was handed in twice
-            state.reading.again, self.done = True, self.done + 1
-            return []
         wanted = self.state.examined(item, found)
         if not wanted:
             self._finish(item, None)
             return []
         parts = [tuple(wanted[i : i + TASK_WINDOWS]) for i in range(0, len(wanted), TASK_WINDOWS)]
-        state.reading = Reading(item, [window.clip_id for window in wanted], len(parts))
+        self.state.items[item.key].reading = Reading(item, [window.clip_id for window in wanted], len(parts))
         return [replace(task, examined=replace(found, windows=part)) for part in parts]
 
     def _windows_read(self, task: Task, result: Read | MediaError) -> list[Task]:
@@ -273,7 +272,7 @@ class _Run:
         for item in self.state.not_read(reading):
             if (copy := self.state.items[item.key].reading) is not None:
                 copy.again = True
-            elif item.key not in self.todo:
+            elif item.key not in self.todo and item.key not in self.examining:
                 self._read_again(item)
         if reading.again:
             self._read_again(reading.item)

@@ -109,7 +109,7 @@ class Listing:
     source: Path
     items: list[Item]
     ignored: int = 0  # files of a folder that no suffix tells to be media
-    labelled: bool = False  # a list: labels and splits are said, not left open, and what is missing is known
+    labelled: bool = False  # a list: it names labels and splits, and what is missing is known
     system_folders: dict[str, int] = field(default_factory=dict)  # name → how many were left out
 
 

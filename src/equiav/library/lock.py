@@ -11,12 +11,12 @@ from equiav.errors import LibraryError
 
 
 @contextmanager
-def only_writer(path: Path, said: str) -> Iterator[None]:
+def only_writer(path: Path, message: str) -> Iterator[None]:
     """Keep other writers out; the lock goes with the process, whatever ends it. Not on Windows.
 
     Args:
         path: the lock's file, made when missing; it stays.
-        said: how the error begins when another one holds it.
+        message: how the error begins when another one holds it.
 
     Raises:
         LibraryError: another process, or another part of this one, holds it; or its folder cannot be written.
@@ -33,5 +33,5 @@ def only_writer(path: Path, said: str) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise LibraryError(f"{said}; wait for it to end, then run this again") from None
+                raise LibraryError(f"{message}; wait for it to end, then run this again") from None
         yield

@@ -172,20 +172,21 @@ def _item(source: Path, number: int, row: Row, split: str, finder: Finder) -> It
         start_s is not None and end_s is not None and end_s <= start_s
     ):
         raise ConfigError(f"{where}: window {start_s}–{end_s} s is empty or negative")
-    said, fold, name = (_text(row.get(column), f"{where}: {column}") for column in ("split", "fold", "id"))
-    if said and fold:
-        raise ConfigError(f"{where}: split is {said!r} and fold is {fold!r}; a clip is in one split: drop a column")
+    named_split, fold, name = (_text(row.get(column), f"{where}: {column}") for column in ("split", "fold", "id"))
+    if named_split and fold:
+        raise ConfigError(
+            f"{where}: split is {named_split!r} and fold is {fold!r}; a clip is in one split: drop a column"
+        )
     path, listed = finder.find(source.parent / row["path"], where)
-    spelled = f"{source.absolute()}#{name}"
-    named = f"{source.absolute()}#{composed(name)}"
+    as_written, named = (f"{source.absolute()}#{form}" for form in (name, composed(name)))
     return Item(
         path,
         labels_of(row, where),
-        composed(said or (f"fold{fold}" if fold else split)),
+        composed(named_split or (f"fold{fold}" if fold else split)),
         start_s,
         end_s,
         name=named if name else listed,
-        former_keys=(key_of(spelled, start_s, end_s),) if spelled != named else (),
+        former_keys=(key_of(as_written, start_s, end_s),) if as_written != named else (),
     )
 
 

@@ -52,13 +52,13 @@ def _read_tar(tar: Path, split: str, left_out: Counter[str]) -> list[Item]:
     items = []
     for key, members in _joined(samples).items():
         fault = next((faults[one] for one in (sample_key(member.name) for member in members) if one in faults), None)
-        media, labels, said = (), (), split
+        media, labels, part = (), (), split
         if fault is None:
             media, fault = _media(members)
         if fault is None:
-            labels, said, fault = _described(tar, members, split)
+            labels, part, fault = _described(tar, members, split)
         name = f"{tar.absolute()}#{key}"
-        items.append(Item(tar, labels, said, name=name, members=media or tuple(members[:1]), fault=fault))
+        items.append(Item(tar, labels, part, name=name, members=media or tuple(members[:1]), fault=fault))
     left_out.update(sorted(folder.name for folder in systems))
     return items
 

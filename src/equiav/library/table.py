@@ -345,41 +345,20 @@ def writing(path: Path) -> Iterator[None]:
         raise LibraryError(f"{path} cannot be written: {error}") from None
 
 
-_SOUND = ("fbank", "fbank_mean", "fbank_square")
-_LATER = ("item_tail_s",)  # columns that tables of an older equiav lack until they are written to
+def _schema(record: type[Clip | Reject], fbank: pa.DataType | None = None) -> pa.Schema:
+    """The columns of a table are the fields of its records; those that may be None may be empty."""
+    text, real = pa.string(), pa.float64()
+    types = {"str": text, "int": pa.int64(), "float": real, "NDArray[np.float16]": fbank}
+    types |= {"list[str]": pa.list_(text), "list[bytes]": pa.list_(pa.binary()), "list[float]": pa.list_(pa.float32())}
+    columns = ((f.name, *str(f.type).partition(" | None")) for f in fields(record))
+    return pa.schema([pa.field(name, types[kind], nullable=bool(none)) for name, kind, none, _ in columns])
 
 
 def _clips_schema(features: Features) -> pa.Schema:
-    text, number, whole = pa.string(), pa.float64(), pa.int64()
-    types = {
-        "clip_id": text,
-        "item": text,
-        "source": text,
-        "start_s": number,
-        "end_s": number,
-        "labels": pa.list_(text),
-        "split": text,
-        "status": text,
-        "fbank": pa.list_(pa.float16(), features.time_frames * features.mel_bins),
-        "fbank_frames": whole,
-        "fbank_mean": number,
-        "fbank_square": number,
-        "frames": pa.list_(pa.binary()),
-        "frame_times_s": pa.list_(pa.float32()),
-        "file_size": whole,
-        "file_mtime_ns": whole,
-        "item_windows": whole,
-        "item_tail_s": number,
-        "origin": text,
-    }
     metadata = {VERSION_KEY: str(SCHEMA_VERSION).encode(), FEATURES_KEY: json.dumps(features.model_dump()).encode()}
-    empty = _SOUND + _LATER
-    return pa.schema([pa.field(name, kind, nullable=name in empty) for name, kind in types.items()], metadata=metadata)
+    fbank = pa.list_(pa.float16(), features.time_frames * features.mel_bins)
+    return _schema(Clip, fbank).with_metadata(metadata)
 
 
-_REJECTS_SCHEMA = pa.schema(
-    [
-        pa.field(f.name, pa.int64() if f.name.startswith("file_") else pa.string(), nullable=False)
-        for f in fields(Reject)
-    ]
-)
+_LATER = ("item_tail_s",)  # columns that tables of an older equiav lack until they are written to
+_REJECTS_SCHEMA = _schema(Reject)
