@@ -9,7 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
-from equiav.augment.boxes import BoxParams, draw_box, settle_box
+from equiav.augment.audio_effects import AudioCrop, AudioCropOptions
+from equiav.augment.boxes import draw_box
+from equiav.augment.space import SpaceParams
 
 
 def ten_tries(rng: np.random.Generator, scale: tuple[float, float], ratio: tuple[float, float]) -> tuple[float, ...]:
@@ -66,8 +68,11 @@ def test_one_ratio_and_extreme_uniforms_are_fine():
 
 
 def test_settling_moves_a_box_inside_the_whole():
-    whole = torch.ones(1)
-    settled = settle_box(BoxParams(whole, whole * 0.9, whole * 0.2, whole * 0.5, whole * 0.0))
-    assert settled.top == 0.5
-    assert settled.left == pytest.approx(0.2)
-    assert settled.width == pytest.approx(0.01)
+    crop = AudioCrop(AudioCropOptions())
+    names = tuple(slot.name for slot in crop.slots)
+    settled = crop.settle(SpaceParams(torch.tensor([[1.0, 0.9, 0.2, 0.5, 0.0]]), names))
+    assert settled.column("on") == 1
+    assert settled.column("top") == 0.5
+    assert settled.column("left") == pytest.approx(0.2)
+    assert settled.column("height") == 0.5
+    assert settled.column("width") == pytest.approx(0.01)

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from equiav.augment.waveform import waveform_space
+from equiav.augment.room import RoomOptions, RoomSpace
 from equiav.cli.app import main
 from equiav.config import load_recipe
 from equiav.diagnose.branch import Branch, Effort, read_clips
@@ -134,7 +134,7 @@ def test_sounds_are_read_again_as_they_were_ingested_and_a_room_is_left_out_with
     model = model_for(library)
     clips = read_clips(library, model, None, 9)
     branch = Branch(model, "audio", clips)
-    space = waveform_space({"room": {}})
+    space = RoomSpace(RoomOptions())
     rows = torch.arange(9)
     plain = branch.transformed(rows, space, space.identity(9))
     rounding = (plain - clips.audio).abs()

@@ -10,7 +10,7 @@ B batch · T time frames (10 ms) · M mel bins · P parameter slots.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class AudioSpace(AugmentationSpace):
     """The audio transforms of a recipe, for spectrograms of T frames and M bins."""
 
-    def __init__(self, transforms: list[Transform[Any]], time_frames: int, mel_bins: int) -> None:
+    def __init__(self, transforms: list[Transform], time_frames: int, mel_bins: int) -> None:
         super().__init__("audio", transforms)
         self.time_frames = time_frames
         self.mel_bins = mel_bins

@@ -2,7 +2,7 @@
 
     audio (B, T, M), mean 0 and deviation 1 over the data -> (B, T, M)
 
-EquiAV §3; DESIGN §4: masks of time and frequency, time shift, random resized crop, jitter, blur, flip. Deliberate
+EquiAV §3: masks of time and frequency, time shift, random resized crop, jitter, blur, flip. Deliberate
 differences from the released code (`datasets/AudioVisual.py`):
     time shift moves time (:538 rolls identical channels, so nothing moves while the vector says so);
     jitter is gain and contrast, unclipped (:562-571 clips the standardised map to [0, 1]);
@@ -15,72 +15,45 @@ B batch · T time frames (10 ms) · M mel bins.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from equiav.augment.boxes import BoxParams, box_slots, draw_box, settle_box
+from equiav.augment.boxes import Crop
 from equiav.augment.filters import Blur, resample_rows, resampling_taps
-from equiav.augment.transform import (
-    FLAG,
-    FlagOptions,
-    Params,
-    Probability,
-    Range,
-    Slot,
-    Transform,
-)
+from equiav.augment.transform import FlagOptions, Probability, Range, Slot, SpaceParams, Transform
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
-class MaskOptions(FlagOptions):
-    """Options of a mask."""
-
-    p: Probability = Field(default=0.8, description="Probability that the mask is on.")
-    widest: float = Field(gt=0, le=1, description="Widest mask, as a share of the axis.")
-
-
-class TimeMaskOptions(MaskOptions):
+class TimeMaskOptions(FlagOptions):
     """Options of `time_mask`."""
 
+    p: Probability = Field(default=0.8, description="Probability that the mask is on.")
     widest: float = Field(default=192 / 1024, gt=0, le=1, description="Longest mask, as a share of the clip.")
 
 
-class FrequencyMaskOptions(MaskOptions):
+class FrequencyMaskOptions(FlagOptions):
     """Options of `frequency_mask`."""
 
+    p: Probability = Field(default=0.8, description="Probability that the mask is on.")
     widest: float = Field(default=48 / 128, gt=0, le=1, description="Widest mask, as a share of the mel axis.")
 
 
-@dataclass(frozen=True)
-class MaskParams(Params):
-    """A masked interval, in shares of the axis."""
-
-    start: Float[Tensor, " n"]
-    end: Float[Tensor, " n"]
-
-
-class _Mask(Transform[MaskParams]):
+class _Mask(Transform):
     """Sets an interval of one axis to 0, the mean (SpecAugment, Park et al. 2019)."""
 
-    kind = MaskParams
     everywhere = True
-    axis: int
-    of: str
+    axis: ClassVar[int]
+    of: ClassVar[str]
 
-    def __init__(self, options: MaskOptions) -> None:
-        super().__init__(options)
-        self.slots = (
-            FLAG,
-            Slot.centred("start", f"share of {self.of}", 0.0, 1.0, 0.0),
-            Slot.centred("end", f"share of {self.of}", 0.0, 1.0, 0.0),
-        )
+    @override
+    def amount_slots(self) -> list[Slot]:
+        return [Slot.centred(name, f"share of {self.of}", 0.0, 1.0, 0.0) for name in ("start", "end")]
 
     @override
     def amounts(self, u: Float[Tensor, "n 2"]) -> tuple[Tensor, Tensor]:
@@ -89,13 +62,13 @@ class _Mask(Transform[MaskParams]):
         return start, start + width
 
     @override
-    def settle(self, params: MaskParams) -> MaskParams:
-        return MaskParams(params.on, params.start, torch.maximum(params.start, params.end))
+    def settle(self, params: SpaceParams) -> SpaceParams:
+        return params.replace("end", torch.maximum(params.column("start"), params.column("end")))
 
     @override
-    def effect(self, x: Float[Tensor, "B T M"], params: MaskParams) -> Float[Tensor, "B T M"]:
-        params = params.to(x.device)
-        return x.mul_(kept(x.shape[self.axis], params.start, params.end, self.axis))
+    def effect(self, x: Float[Tensor, "B T M"], params: SpaceParams) -> Float[Tensor, "B T M"]:
+        _, start, end = params.to(x.device).values.unbind(1)
+        return x.mul_(kept(x.shape[self.axis], start, end, self.axis))
 
 
 def kept(size: int, start: Tensor, end: Tensor, axis: int) -> Tensor:
@@ -138,31 +111,28 @@ class ShiftOptions(FlagOptions):
     )
 
 
-@dataclass(frozen=True)
-class AmountParams(Params):
-    """One amount, in the unit of its slot."""
-
-    amount: Float[Tensor, " n"]
-
-
-class Shift(Transform[AmountParams]):
+class Shift(Transform):
     """Moves the sound later in time by whole frames; what leaves at the end comes back at the start."""
 
     name = "shift"
-    kind = AmountParams
     everywhere = True
     Options = ShiftOptions
 
-    def __init__(self, options: ShiftOptions) -> None:
-        super().__init__(options)
-        largest = options.largest
-        self.slots = (FLAG, Slot.centred("amount", "share of the clip, later is positive", -largest, largest, 0.0))
+    @override
+    def amount_slots(self) -> list[Slot]:
+        largest = self.options.largest
+        return [Slot.centred("amount", "share of the clip, later is positive", -largest, largest, 0.0)]
 
     @override
-    def effect(self, x: Float[Tensor, "B T M"], params: AmountParams) -> Float[Tensor, "B T M"]:
-        T = x.shape[1]
-        frames = (params.to(x.device).amount * T).round().long()
-        return take_frames(x, (torch.arange(T, device=x.device) - frames[:, None]) % T)
+    def effect(self, x: Float[Tensor, "B T M"], params: SpaceParams) -> Float[Tensor, "B T M"]:
+        return shift_frames(x, params.to(x.device).column("amount"))
+
+
+def shift_frames(x: Float[Tensor, "B T M"], amount: Float[Tensor, " B"]) -> Float[Tensor, "B T M"]:
+    """Frames moved later by `amount`, a share of the clip."""
+    T = x.shape[1]
+    frames = (amount * T).round().long()
+    return take_frames(x, (torch.arange(T, device=x.device) - frames[:, None]) % T)
 
 
 def take_frames(x: Float[Tensor, "B T M"], index: Tensor) -> Float[Tensor, "B T M"]:
@@ -183,37 +153,24 @@ class AudioCropOptions(FlagOptions):
     )
 
 
-class AudioCrop(Transform[BoxParams]):
+class AudioCrop(Crop):
     """Cuts a box of time × frequency and stretches it over the whole map, linearly between cell centres.
 
     `p` is 0.9, not 1 as released: with the crop always on, a view without it (identity, or one transform alone)
-    lies outside of what the predictor was trained on and can't be asked about (DESIGN §4).
+    lies outside of what the predictor was trained on and can't be asked about.
     """
 
-    name = "crop"
-    kind = BoxParams
+    axes = ("the clip", "the mel axis")
     everywhere = True
     Options = AudioCropOptions
 
-    def __init__(self, options: AudioCropOptions) -> None:
-        super().__init__(options)
-        self.slots = box_slots(("the clip", "the mel axis"), options.scale, options.ratio)
-
     @override
-    def amounts(self, u: Float[Tensor, "n 4"]) -> tuple[Tensor, ...]:
-        return draw_box(u, self.options.scale, self.options.ratio)
-
-    @override
-    def settle(self, params: BoxParams) -> BoxParams:
-        return settle_box(params)
-
-    @override
-    def effect(self, x: Float[Tensor, "B T M"], params: BoxParams) -> Float[Tensor, "B T M"]:
+    def effect(self, x: Float[Tensor, "B T M"], params: SpaceParams) -> Float[Tensor, "B T M"]:
         B, T, M = x.shape
-        params = params.to(x.device)
-        first, last = params.left * M, (params.left + params.width) * M
+        _, top, left, height, width = params.to(x.device).values.unbind(1)
+        first, last = left * M, (left + width) * M
         bins = resampling_taps(first, last, M, M, clip_low=first, clip_high=last, interpolation="bilinear")
-        first, last = params.top * T, (params.top + params.height) * T
+        first, last = top * T, (top + height) * T
         frames = resampling_taps(first, last, T, T, clip_low=first, clip_high=last, interpolation="bilinear")
         # a product is faster than two transpositions: the mel axis is short
         matrix = x.new_zeros(B, M, M).scatter_add_(1, bins.index.transpose(1, 2), bins.weight.transpose(1, 2))
@@ -229,22 +186,21 @@ class GainOptions(FlagOptions):
     )
 
 
-class Gain(Transform[AmountParams]):
+class Gain(Transform):
     """Makes the sound louder or softer: adds a constant to the log-mel."""
 
     name = "gain"
-    kind = AmountParams
     everywhere = True
     Options = GainOptions
 
-    def __init__(self, options: GainOptions) -> None:
-        super().__init__(options)
-        unit = "standard deviations of the log-mel"
-        self.slots = (FLAG, Slot.centred("amount", unit, -options.largest, options.largest, 0.0))
+    @override
+    def amount_slots(self) -> list[Slot]:
+        largest = self.options.largest
+        return [Slot.centred("amount", "standard deviations of the log-mel", -largest, largest, 0.0)]
 
     @override
-    def effect(self, x: Float[Tensor, "B T M"], params: AmountParams) -> Float[Tensor, "B T M"]:
-        return x.add_(params.to(x.device).amount[:, None, None])
+    def effect(self, x: Float[Tensor, "B T M"], params: SpaceParams) -> Float[Tensor, "B T M"]:
+        return x.add_(params.to(x.device).column("amount")[:, None, None])
 
 
 class ContrastOptions(FlagOptions):
@@ -254,46 +210,35 @@ class ContrastOptions(FlagOptions):
     largest: float = Field(default=0.4, gt=0, lt=1, description="Largest change of the factor from 1.")
 
 
-@dataclass(frozen=True)
-class FactorParams(Params):
-    """One factor."""
-
-    factor: Float[Tensor, " n"]
-
-
-class Contrast(Transform[FactorParams]):
+class Contrast(Transform):
     """Widens or narrows the dynamic range about the clip's own mean level."""
 
     name = "contrast"
-    kind = FactorParams
     everywhere = True
     Options = ContrastOptions
 
-    def __init__(self, options: ContrastOptions) -> None:
-        super().__init__(options)
-        self.slots = (FLAG, Slot.centred("factor", "factor", 1 - options.largest, 1 + options.largest, 1.0))
+    @override
+    def amount_slots(self) -> list[Slot]:
+        return [Slot.centred("factor", "factor", 1 - self.options.largest, 1 + self.options.largest, 1.0)]
 
     @override
-    def effect(self, x: Float[Tensor, "B T M"], params: FactorParams) -> Float[Tensor, "B T M"]:
-        factor = params.to(x.device).factor[:, None, None]
+    def effect(self, x: Float[Tensor, "B T M"], params: SpaceParams) -> Float[Tensor, "B T M"]:
+        factor = params.to(x.device).column("factor")[:, None, None]
         offset = x.mean((1, 2), keepdim=True) * (1 - factor)
         return x.mul_(factor).add_(offset)
 
 
-class Reverse(Transform[Params]):
-    """Plays the clip backwards: a spectrogram (B, T, M) or a waveform (B, S)."""
+class Reverse(Transform):
+    """Plays the clip backwards."""
 
     name = "reverse"
-    kind = Params
-    Options = FlagOptions
-    slots = (FLAG,)
 
     @override
-    def effect(self, x: Float[Tensor, "B T M"], params: Params) -> Float[Tensor, "B T M"]:
+    def effect(self, x: Float[Tensor, "B T M"], params: SpaceParams) -> Float[Tensor, "B T M"]:
         return x.flip(1)
 
 
 PAPER = ("time_mask", "frequency_mask", "shift", "crop", "gain", "contrast", "blur", "reverse")
-ALL: dict[str, type[Transform[Any]]] = {
+ALL: dict[str, type[Transform]] = {
     kind.name: kind for kind in (TimeMask, FrequencyMask, Shift, AudioCrop, Gain, Contrast, Blur, Reverse)
 }

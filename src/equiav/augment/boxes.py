@@ -1,4 +1,4 @@
-"""Boxes of a random resized crop, drawn without trying again, and the parameters both modalities' crops share.
+"""Boxes of a random resized crop, drawn without trying again, and what both modalities' crops share.
 
 A box of area s and ratio r = width/height, in shares of the whole, fits inside it if |log r| <= -log s.
 torchvision (`RandomResizedCrop.get_params`) draws s and log r uniformly until the box fits, ten times at most.
@@ -12,14 +12,14 @@ the paper's ranges, ten in less than 2e-8.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from equiav.augment.transform import FLAG, Params, Slot
+from equiav.augment.transform import Slot, SpaceParams, Transform
 from equiav.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,28 +29,41 @@ _KNOTS = 1024
 _THINNEST = 0.01
 
 
-@dataclass(frozen=True)
-class BoxParams(Params):
-    """A box in shares of the whole; the first axis is height (time), the second width (mel)."""
+class Crop(Transform):
+    """A random resized crop; its options have `scale` (area of the box) and `ratio` (width over height)."""
 
-    top: Float[Tensor, " n"]
-    left: Float[Tensor, " n"]
-    height: Float[Tensor, " n"]
-    width: Float[Tensor, " n"]
+    name = "crop"
+    axes: ClassVar[tuple[str, str]]
+    """What top and height, and left and width, are shares of."""
+
+    @override
+    def amount_slots(self) -> list[Slot]:
+        return box_slots(self.axes, self.options.scale, self.options.ratio)
+
+    @override
+    def amounts(self, u: Float[Tensor, "n 4"]) -> tuple[Tensor, ...]:
+        return draw_box(u, self.options.scale, self.options.ratio)
+
+    @override
+    def settle(self, params: SpaceParams) -> SpaceParams:
+        """The nearest box inside the whole, at least 1 % long and wide."""
+        on, top, left, height, width = params.values.unbind(1)
+        height, width = height.clamp(_THINNEST, 1), width.clamp(_THINNEST, 1)
+        top, left = torch.minimum(top, 1 - height), torch.minimum(left, 1 - width)
+        return SpaceParams(torch.stack([on, top, left, height, width], dim=1), params.names)
 
 
 def box_slots(
     axes: tuple[str, str], scale: tuple[float, float] = (0.0, 1.0), ratio: tuple[float, float] = (1.0, 1.0)
-) -> tuple[Slot, ...]:
-    """Slots of a crop with the ranges that `draw_box` fills; neutral at the whole."""
+) -> list[Slot]:
+    """Slots of a box with the ranges that `draw_box` fills; neutral at the whole."""
     height, width = math.sqrt(scale[0] / ratio[1]), math.sqrt(scale[0] * ratio[0])
-    return (
-        FLAG,
+    return [
         Slot.centred("top", f"share of {axes[0]}", 0.0, 1.0 - height, 0.0),
         Slot.centred("left", f"share of {axes[1]}", 0.0, 1.0 - width, 0.0),
         Slot.centred("height", f"share of {axes[0]}", height, 1.0, 1.0),
         Slot.centred("width", f"share of {axes[1]}", width, 1.0, 1.0),
-    )
+    ]
 
 
 def draw_box(
@@ -67,13 +80,6 @@ def draw_box(
     width = torch.exp(0.5 * (area.log() + log_ratio)).clamp(max=1.0)
     height = torch.exp(0.5 * (area.log() - log_ratio)).clamp(max=1.0)
     return u[:, 2] * (1 - height), u[:, 3] * (1 - width), height, width
-
-
-def settle_box(params: BoxParams) -> BoxParams:
-    """The nearest box inside the whole, at least 1 % long and wide."""
-    height, width = params.height.clamp(_THINNEST, 1), params.width.clamp(_THINNEST, 1)
-    top, left = torch.minimum(params.top, 1 - height), torch.minimum(params.left, 1 - width)
-    return BoxParams(params.on, top, left, height, width)
 
 
 @lru_cache(maxsize=32)

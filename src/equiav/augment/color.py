@@ -4,7 +4,7 @@ Brightness, contrast and saturation blend with black, with the mean grey and wit
 (`PIL.ImageEnhance`); hue turns the colour circle (`torchvision.transforms.functional.adjust_hue`). Each is
 clipped to [0, 1] before the next, as on 8-bit pictures, but nothing is rounded.
 
-Samples that share their order of the four are done together, in place.
+Samples that share their order of the four are done together, in place. kornia, which has the like, is no dependency.
 """
 
 from __future__ import annotations

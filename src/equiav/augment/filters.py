@@ -6,6 +6,7 @@
 The resampling weights are PIL's (`Image.resize`): the filter is widened by the shrinking factor, cut at the box
 and normalised. There is no rounding to 8 bits between the passes. Weighted sums of whole rows (`embedding_bag`) are
 many times faster than products with the (S, H) matrices they stand for; columns are rows of the transposed map.
+kornia, which has the like, is no dependency.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
-from equiav.augment.transform import FLAG, FlagOptions, Params, Probability, Range, Slot, Transform
+from equiav.augment.transform import FlagOptions, Probability, Range, Slot, SpaceParams, Transform, moved
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -125,27 +126,21 @@ class BlurOptions(FlagOptions):
     sigma: Range = Field(default=(0.1, 2.0), description="Standard deviation, in cells (frames and bins) or pixels.")
 
 
-@dataclass(frozen=True)
-class BlurParams(Params):
-    """Width of the Gaussian."""
-
-    sigma: Float[Tensor, " n"]
-
-
-class Blur(Transform[BlurParams]):
+class Blur(Transform):
     """Smooths with a Gaussian, the same width along both axes."""
 
     name = "blur"
-    kind = BlurParams
     Options = BlurOptions
 
-    def __init__(self, options: BlurOptions) -> None:
-        super().__init__(options)
-        self.slots = (FLAG, Slot.centred("sigma", "cells", options.sigma[0], options.sigma[1], 0.0))
+    @override
+    def amount_slots(self) -> list[Slot]:
+        low, high = self.options.sigma
+        return [Slot.centred("sigma", "cells", low, high, 0.0)]
 
     @override
-    def effect(self, x: Tensor, params: BlurParams) -> Tensor:
+    def effect(self, x: Tensor, params: SpaceParams) -> Tensor:
         """Smooth (B, T, M) or (B, C, H, W)."""
-        radius = max(1, math.ceil(3 * float(params.sigma.max())))
+        sigma = params.column("sigma")
+        radius = max(1, math.ceil(3 * float(sigma.max())))
         images = x if x.ndim == 4 else x[:, None]
-        return smooth(images, params.to(x.device).sigma, radius).view(x.shape)
+        return smooth(images, moved(sigma, x.device), radius).view(x.shape)

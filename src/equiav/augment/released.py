@@ -33,27 +33,27 @@ frames: height and width are 0.67 of them on average, where the release has 0.72
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from equiav.augment.audio_effects import AudioCrop, AudioCropOptions, Reverse, kept, take_frames
+from equiav.augment.audio_effects import AudioCrop, AudioCropOptions, kept, shift_frames
 from equiav.augment.boxes import box_slots
 from equiav.augment.color import BRIGHTNESS, CONTRAST
 from equiav.augment.filters import Blur, BlurOptions
-from equiav.augment.transform import FLAG, FlagOptions, Params, Slot, Transform
+from equiav.augment.transform import FLAG, FlagOptions, Slot, SpaceParams, Transform
 from equiav.augment.visual_effects import (
     Flip,
     Grayscale,
     GrayscaleOptions,
     Jitter,
     JitterOptions,
-    JitterParams,
     VisualCrop,
     VisualCropOptions,
+    order_of,
 )
 from equiav.config import Augment
 from equiav.errors import ConfigError
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 
-def released_audio_transforms(settings: Augment, time_frames: int, mel_bins: int) -> list[Transform[Any]]:
+def released_audio_transforms(settings: Augment, time_frames: int, mel_bins: int) -> list[Transform]:
     """Transforms of the 24-slot audio space.
 
     Raises:
@@ -79,7 +79,7 @@ def released_audio_transforms(settings: Augment, time_frames: int, mel_bins: int
     ]
 
 
-def released_visual_transforms(settings: Augment) -> list[Transform[Any]]:
+def released_visual_transforms(settings: Augment) -> list[Transform]:
     """Transforms of the 18-slot visual space.
 
     Raises:
@@ -103,37 +103,26 @@ def _check_no_list(modality: str, chosen: dict[str, dict[str, Any]]) -> None:
         )
 
 
-@dataclass(frozen=True)
-class ReleasedMaskParams(Params):
-    """Masks in whole frames and bins, shift as a share of the clip."""
-
-    time_start: Float[Tensor, " n"]
-    time_end: Float[Tensor, " n"]
-    frequency_start: Float[Tensor, " n"]
-    frequency_end: Float[Tensor, " n"]
-    shift_on: Float[Tensor, " n"]
-    shift: Float[Tensor, " n"]
-
-
-class ReleasedMask(Transform[ReleasedMaskParams]):
+class ReleasedMask(Transform):
     """Silences an interval of time and a band of bins to the mean, then shifts the sound, on one coin."""
 
     name = "mask"
-    kind = ReleasedMaskParams
     everywhere = True
 
     def __init__(self, time_frames: int, mel_bins: int, *, shifts: bool) -> None:
-        super().__init__(FlagOptions(p=0.8))
         self.time_frames, self.mel_bins, self.shifts = time_frames, mel_bins, shifts
-        self.slots = (
-            FLAG,
-            Slot.centred("time_start", "frames", 0, time_frames, 0).coded(),
-            Slot.centred("time_end", "frames", 0, time_frames, 0).coded(),
-            Slot.centred("frequency_start", "bins", 0, mel_bins, 0).coded(),
-            Slot.centred("frequency_end", "bins", 0, mel_bins, 0).coded(),
-            FLAG.renamed("shift_on"),
-            Slot.centred("shift", "share of the clip", -1, 1 - 1 / time_frames, 0).coded(),
-        )
+        super().__init__(FlagOptions(p=0.8))
+
+    @override
+    def amount_slots(self) -> list[Slot]:
+        axes = (("time", "frames", self.time_frames), ("frequency", "bins", self.mel_bins))
+        masks = [
+            Slot.centred(f"{axis}_{end}", unit, 0, size, 0).coded()
+            for axis, unit, size in axes
+            for end in ("start", "end")
+        ]
+        shift = Slot.centred("shift", "share of the clip", -1, 1 - 1 / self.time_frames, 0).coded()
+        return [*masks, dataclasses.replace(FLAG, name="shift_on"), shift]
 
     @override
     def amounts(self, u: Float[Tensor, "n 6"]) -> list[Tensor]:
@@ -147,56 +136,50 @@ class ReleasedMask(Transform[ReleasedMaskParams]):
         return [*columns, torch.ones_like(shift), shift]
 
     @override
-    def effect(self, x: Float[Tensor, "B T M"], params: ReleasedMaskParams) -> Float[Tensor, "B T M"]:
+    def effect(self, x: Float[Tensor, "B T M"], params: SpaceParams) -> Float[Tensor, "B T M"]:
         T, M = x.shape[1:]
-        params = params.to(x.device)
-        x = x.mul_(kept(T, params.time_start / T, params.time_end / T, 1))
-        x = x.mul_(kept(M, params.frequency_start / M, params.frequency_end / M, 2))
-        if not self.shifts:
-            return x
-        frames = (params.shift * T).round().long()
-        return take_frames(x, (torch.arange(T, device=x.device) - frames[:, None]) % T)
+        _, time_start, time_end, low, high, _, shift = params.to(x.device).values.unbind(1)
+        x = x.mul_(kept(T, time_start / T, time_end / T, 1))
+        x = x.mul_(kept(M, low / M, high / M, 2))
+        return shift_frames(x, shift) if self.shifts else x
 
     @override
-    def settle(self, params: ReleasedMaskParams) -> ReleasedMaskParams:
-        on, *bounds, _, shift = params.columns()
-        return ReleasedMaskParams(on, *(bound.round() for bound in bounds), on, shift)  # type: ignore[call-arg]
+    def settle(self, params: SpaceParams) -> SpaceParams:
+        on, *bounds, _, shift = params.values.unbind(1)
+        values = torch.stack([on, *(bound.round() for bound in bounds), on, shift], dim=1)
+        return SpaceParams(values, params.names)
 
 
 class ReleasedAudioCrop(AudioCrop):
     """Cuts a box of time × frequency and stretches it over the whole map."""
 
     def __init__(self, time_frames: int, mel_bins: int) -> None:
+        self.time_by_mel = time_frames / mel_bins
         super().__init__(AudioCropOptions(p=1.0))
-        on, top, left, height, width = box_slots(("the clip", "the mel axis"))
-        time_by_mel = time_frames / mel_bins
-        self.slots = (
-            on,
-            top.coded(one=1 / time_by_mel),
-            left.coded(one=time_by_mel),
-            height.coded(one=1 / time_by_mel),
-            width.coded(one=time_by_mel),
-        )
+
+    @override
+    def amount_slots(self) -> list[Slot]:
+        ones = (1 / self.time_by_mel, self.time_by_mel) * 2
+        return [slot.coded(one=one) for slot, one in zip(box_slots(self.axes), ones, strict=True)]
 
 
 class ReleasedVisualCrop(VisualCrop):
     """Cuts a box out of the frame and resizes it to the view."""
 
-    def __init__(self, options: VisualCropOptions) -> None:
-        super().__init__(options)
+    @override
+    def amount_slots(self) -> list[Slot]:
         # the whole range: on frames that are not square the release draws thinner boxes
-        on, *sides = box_slots(("the height", "the width"))
-        self.slots = (on, *(slot.coded() for slot in sides))
+        return [slot.coded() for slot in box_slots(self.axes)]
 
 
 class ReleasedJitter(Jitter):
     """Changes brightness, contrast, saturation and hue, one after the other in a sampled order."""
 
-    def __init__(self, options: JitterOptions) -> None:
-        super().__init__(options)
-        on, *order, brightness, contrast, saturation, hue = self.slots
-        factors = (slot.coded(zero=1.0) for slot in (brightness, contrast, saturation))
-        self.slots = (on, *(slot.coded(off=float(i)) for i, slot in enumerate(order)), *factors, hue.coded())
+    @override
+    def amount_slots(self) -> list[Slot]:
+        *order, brightness, contrast, saturation, hue = super().amount_slots()
+        factors = [slot.coded(zero=1.0) for slot in (brightness, contrast, saturation)]
+        return [*(slot.coded(off=float(i)) for i, slot in enumerate(order)), *factors, hue.coded()]
 
 
 class ReleasedAudioJitter(ReleasedJitter):
@@ -207,17 +190,16 @@ class ReleasedAudioJitter(ReleasedJitter):
         self.clips = clips
 
     @override
-    def alike(self, params: JitterParams) -> None:
+    def alike(self, params: SpaceParams) -> None:
         return None
 
     @override
-    def effect(self, x: Float[Tensor, "B T M"], params: JitterParams) -> Float[Tensor, "B T M"]:
+    def effect(self, x: Float[Tensor, "B T M"], params: SpaceParams) -> Float[Tensor, "B T M"]:
         params = params.to(x.device)
-        order = torch.stack([params.first, params.second, params.third, params.fourth], dim=1).round()
-        for effect in order.unbind(1):
-            one = torch.ones_like(params.brightness)
-            factor = torch.where(effect == BRIGHTNESS, params.brightness, one)
-            factor = torch.where(effect == CONTRAST, params.contrast, factor)
+        brightness, contrast = params.column("brightness"), params.column("contrast")
+        for effect in order_of(params).round().unbind(1):
+            factor = torch.where(effect == BRIGHTNESS, brightness, torch.ones_like(brightness))
+            factor = torch.where(effect == CONTRAST, contrast, factor)
             offset = torch.where(effect == CONTRAST, 1 - factor, 0.0) * x.mean((1, 2))
             x = x.mul_(factor[:, None, None]).add_(offset[:, None, None])
             if self.clips:
@@ -228,12 +210,12 @@ class ReleasedAudioJitter(ReleasedJitter):
 class ReleasedBlur(Blur):
     """Smooths with a Gaussian, the same width along both axes."""
 
-    def __init__(self, options: BlurOptions) -> None:
-        super().__init__(options)
-        self.slots = (FLAG, self.slots[1].coded())
+    @override
+    def amount_slots(self) -> list[Slot]:
+        return [slot.coded() for slot in super().amount_slots()]
 
 
-class ReleasedAudioFlip(Reverse):
+class ReleasedAudioFlip(Transform):
     """Plays the clip backwards, or (effects: released) turns the mel axis upside down."""
 
     name = "flip"
@@ -243,5 +225,5 @@ class ReleasedAudioFlip(Reverse):
         self.axis = 2 if flips_mel else 1
 
     @override
-    def effect(self, x: Float[Tensor, "B T M"], params: Params) -> Float[Tensor, "B T M"]:
+    def effect(self, x: Float[Tensor, "B T M"], params: SpaceParams) -> Float[Tensor, "B T M"]:
         return x.flip(self.axis)

@@ -15,83 +15,34 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from equiav.augment import uniforms
-from equiav.augment.transform import (
-    P,
-    Params,
-    Transform,
-    decode_columns,
-    draw_columns,
-    encode_columns,
-    moved,
-    slot_row,
-)
+from equiav.augment.transform import Slot, SpaceParams, Transform
 from equiav.augment.uniforms import Method
 from equiav.config import nearest
 from equiav.errors import ConfigError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int64
+    from jaxtyping import Bool, Float, Int64
     from typing_extensions import Self
-
-
-@dataclass(frozen=True)
-class SpaceParams:
-    """Parameter sets of a whole space, in natural units.
-
-    Attributes:
-        values: one row per set, one column per slot.
-        names: the slots' names.
-    """
-
-    values: Float[Tensor, "n P"]
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, index: slice | Tensor | list[int]) -> SpaceParams:
-        """Some of the sets, by slice, by integer tensor or by boolean mask."""
-        return dataclasses.replace(self, values=self.values[index])
-
-    def column(self, name: str) -> Float[Tensor, " n"]:
-        """One slot of all sets, e.g. `crop.top`."""
-        if name not in self.names:
-            raise ConfigError(f"no slot {name!r}{nearest(name, self.names)}")
-        return self.values[:, self.names.index(name)]
-
-    def replace(self, name: str, values: Tensor | float) -> SpaceParams:
-        """A copy with one slot set to `values` in all sets; the transform's flag is not touched."""
-        changed = dataclasses.replace(self, values=self.values.clone())
-        changed.column(name).copy_(torch.as_tensor(values).expand(len(self)))
-        return changed
-
-    def to(self, device: torch.device | str) -> SpaceParams:
-        """The same sets on another device."""
-        return dataclasses.replace(self, values=moved(self.values, device))
 
 
 class AugmentationSpace:
     """An ordered list of transforms of one modality.
 
-    Args:
-        modality: which modality it is for.
-        transforms: in order of application.
-
     Attributes:
+        transforms: in order of application.
         slots: of all transforms, named `transform.slot`; their order is the order of psi(t).
         size: P, the number of slots.
+        active: names of the transforms that `sample` may turn on.
     """
 
-    modality: Literal["audio", "visual"]
-
-    def __init__(self, modality: Literal["audio", "visual"], transforms: Sequence[Transform[Any]]) -> None:
+    def __init__(self, modality: Literal["audio", "visual"], transforms: Sequence[Transform]) -> None:
         self.modality = modality
         self.transforms = tuple(transforms)
         self.slots = tuple(
@@ -150,46 +101,56 @@ class AugmentationSpace:
 
     def from_uniforms(self, u: Float[Tensor, "n U"]) -> SpaceParams:
         """Parameter sets from rows of uniforms in [0, 1): the map behind every way of sampling."""
-        params = SpaceParams(draw_columns(self.transforms, u), self.names)
-        if len(self.active) == len(self.transforms):
-            return params
-        chosen = torch.tensor([name.split(".")[0] in self.active for name in self.names], device=u.device)
-        return dataclasses.replace(
-            params, values=torch.where(chosen, params.values, slot_row(self.slots, "neutral", u.device))
-        )
+        parts = u.split([transform.uniforms for transform in self.transforms], dim=1)
+        drawn = [transform.draw(part) for transform, part in zip(self.transforms, parts, strict=True)]
+        values = torch.cat(drawn, dim=1)
+        kept = self._on(values)
+        if len(self.active) < len(self.transforms):
+            kept = kept & torch.tensor([name.split(".")[0] in self.active for name in self.names], device=u.device)
+        return SpaceParams(torch.where(kept, values, self._row("neutral", u.device)), self.names)
 
     def identity(self, n: int, device: torch.device | str = "cpu") -> SpaceParams:
         """Parameter sets that change nothing."""
-        return SpaceParams(slot_row(self.slots, "neutral", torch.device(device)).repeat(n, 1), self.names)
+        return SpaceParams(self._row("neutral", torch.device(device)).repeat(n, 1), self.names)
 
     def encode(self, params: SpaceParams) -> Float[Tensor, "n P"]:
         """psi(t); B·K sets become (B, K, P) by `.view(B, K, space.size)`."""
-        return encode_columns(self.transforms, params.values)
+        zero, one, off = (self._row(field, params.values.device) for field in ("zero", "one", "off"))
+        return torch.where(self._on(params.values), (params.values - zero) / one, off)
 
     def decode(self, vectors: Float[Tensor, "n P"]) -> SpaceParams:
-        """The inverse of `encode`; values out of range are brought to the nearest end of it.
+        """The inverse of `encode`; values out of range are brought to the nearest end of it, flags to 0 or 1.
 
         Raises:
             ConfigError: the vectors have another number of slots.
         """
-        return SpaceParams(decode_columns(self.transforms, vectors), self.names)
-
-    def part(self, params: SpaceParams, name: str) -> Params:
-        """The parameters of one transform, by name.
-
-        Raises:
-            ConfigError: no such transform.
-        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.size:
+            raise ConfigError(f"expected parameter vectors (n, {self.size}), found {tuple(vectors.shape)}")
+        fields = ("zero", "one", "low", "high", "neutral")
+        zero, one, low, high, neutral = (self._row(field, vectors.device) for field in fields)
+        # outside the sampled range lies the neutral value of a slot that is never sampled there (a crop of 1)
+        values = (vectors * one + zero).clamp(torch.minimum(low, neutral), torch.maximum(high, neutral))
+        decoded = SpaceParams(torch.where(self._on(values), values, neutral), self.names)
+        settled: list[Tensor] = []
         for transform in self.transforms:
-            if transform.name == name:
-                return self.part_of(params, transform)
-        raise ConfigError(f"no transform {name!r}{nearest(name, [t.name for t in self.transforms])}")
+            part = self.part(decoded, transform)
+            settled.append(transform.settle(part.replace("on", (part.column("on") > 0.5).to(values.dtype))).values)
+        return SpaceParams(torch.cat(settled, dim=1), self.names)
 
-    def part_of(self, params: SpaceParams, transform: Transform[P]) -> P:
-        """The parameters of one of the space's transforms, with their type."""
+    def part(self, params: SpaceParams, transform: Transform) -> SpaceParams:
+        """The parameters of one of the space's transforms."""
         before = self.transforms[: self.transforms.index(transform)]
         start = sum(len(other.slots) for other in before)
-        return transform.kind(*params.values[:, start : start + len(transform.slots)].unbind(1))
+        names = tuple(slot.name for slot in transform.slots)
+        return SpaceParams(params.values[:, start : start + len(names)], names)
+
+    def _on(self, values: Float[Tensor, "n P"]) -> Bool[Tensor, "n P"]:
+        """For each column, whether its transform is on."""
+        flags = _flag_of_column(tuple(len(transform.slots) for transform in self.transforms), values.device)
+        return values.index_select(1, flags) > 0.5
+
+    def _row(self, field: str, device: torch.device) -> Float[Tensor, " P"]:
+        return _slot_row(self.slots, field, device)
 
     def apply(self, x: Tensor, params: SpaceParams) -> Tensor:
         """All transforms in order; x is left as it is.
@@ -203,11 +164,11 @@ class AugmentationSpace:
         self._check_lengths(x, params)
         return self._overwrite(x.clone(), params, self.transforms)
 
-    def _overwrite(self, x: Tensor, params: SpaceParams, transforms: Sequence[Transform[Any]]) -> Tensor:
+    def _overwrite(self, x: Tensor, params: SpaceParams, transforms: Sequence[Transform]) -> Tensor:
         """Transforms in order, on an x that nobody else needs."""
         params = params.to("cpu")
         for transform in transforms:
-            x = transform.overwrite(x, self.part_of(params, transform))
+            x = transform.overwrite(x, self.part(params, transform))
         return x
 
     def only(self, *names: str) -> Self:
@@ -233,7 +194,19 @@ class AugmentationSpace:
             raise ConfigError(f"the parameters are of another space: {params.names}, expected {self.names}")
 
     def _check_composable(self, params: SpaceParams, names: tuple[str, ...]) -> None:
-        on = {t.name for t in self.transforms if bool((self.part_of(params, t).on > 0.5).any())}
+        on = {t.name for t in self.transforms if bool((params.column(f"{t.name}.on") > 0.5).any())}
         if on - set(names):
             others = ", ".join(sorted(on - set(names)))
             raise ConfigError(f"two sets compose to one only for {', '.join(names)}; also on: {others}")
+
+
+@lru_cache(maxsize=256)
+def _flag_of_column(widths: tuple[int, ...], device: torch.device) -> Int64[Tensor, " P"]:
+    starts = [sum(widths[:i]) for i in range(len(widths))]
+    return torch.tensor([s for s, w in zip(starts, widths, strict=True) for _ in range(w)], device=device)
+
+
+@lru_cache(maxsize=1024)
+def _slot_row(slots: tuple[Slot, ...], field: str, device: torch.device) -> Float[Tensor, " P"]:
+    """One field of all slots; kept, so that a step on the accelerator copies nothing."""
+    return torch.tensor([getattr(slot, field) for slot in slots], dtype=torch.float32, device=device)

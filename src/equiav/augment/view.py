@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equiav.augment.boxes import BoxParams
 from equiav.augment.filters import Interpolation, Taps, resample, resampling_taps
+from equiav.augment.transform import SpaceParams
 from equiav.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def cut(
     interpolation: Interpolation,
     *,
     sizes: Tensor | None = None,
-    box: BoxParams | None = None,
+    box: SpaceParams | None = None,
     of_frame: bool = False,
 ) -> Float[Tensor, "B 3 S S"]:
     """Cut and resize.
@@ -40,7 +40,7 @@ def cut(
         image_side: S.
         interpolation: resampling filter.
         sizes: true (H, W) of each frame (B, 2); None: no padding.
-        box: what to cut, as shares; None or off: the centre square.
+        box: parameters of a crop, as shares; None or off: the centre square.
         of_frame: the box is a share of the whole frame, not of its centre square.
 
     Raises:
@@ -61,9 +61,9 @@ def cut(
         high = low + square
         clip_low, clip_high = torch.zeros_like(true), true
         if box is not None:
-            start, share = (box.top, box.height) if axis == 0 else (box.left, box.width)
+            start, share = (box.column(name) for name in (("top", "height"), ("left", "width"))[axis])
             origin, extent = (torch.zeros_like(true), true) if of_frame else (low, square)
-            on = box.on > 0.5
+            on = box.column("on") > 0.5
             low = torch.where(on, origin + start * extent, low)
             high = torch.where(on, low + share * extent, high)
             clip_low, clip_high = torch.where(on, low, clip_low), torch.where(on, high, clip_high)

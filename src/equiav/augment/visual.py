@@ -12,7 +12,7 @@ B batch · H, W frame · S side of the view · P parameter slots.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ class VisualSpace(AugmentationSpace):
 
     def __init__(
         self,
-        transforms: list[Transform[Any]],
+        transforms: list[Transform],
         image_side: int,
         plain_interpolation: Interpolation | None = None,
     ) -> None:
@@ -84,7 +84,7 @@ class VisualSpace(AugmentationSpace):
         self._check_lengths(x, params)
         if self._crop is None:
             return self._overwrite(self.plain(x, sizes), params, self.transforms)
-        view = self._crop.view(x, self.part_of(params, self._crop), self.image_side, sizes)
+        view = self._crop.view(x, self.part(params, self._crop), self.image_side, sizes)
         return self._overwrite(view, params, self.transforms[1:])
 
     def plain(self, frames: Tensor, sizes: Tensor | None = None) -> Float[Tensor, "B 3 S S"]:
@@ -106,16 +106,17 @@ class VisualSpace(AugmentationSpace):
         if self._crop is None or self._crop.options.of == "frame":
             raise ConfigError("crops compose only where they are shares of the square (augment.visual.crop.of)")
         known = [transform.name for transform in self.transforms]
-        outer, inner = self.part_of(first, self._crop), self.part_of(then, self._crop)
-        left = inner.left
+        outer, inner = self.part(first, self._crop), self.part(then, self._crop)
+        on, top, left, height, width = outer.values.unbind(1)
+        inner_on, inner_top, inner_left, inner_height, inner_width = inner.values.unbind(1)
         if "flip" in known:
-            left = torch.where(first.column("flip.on") > 0.5, 1 - inner.left - inner.width, left)
+            inner_left = torch.where(first.column("flip.on") > 0.5, 1 - inner_left - inner_width, inner_left)
         box = {
-            "on": torch.maximum(outer.on, inner.on),
-            "top": outer.top + inner.top * outer.height,
-            "left": outer.left + left * outer.width,
-            "height": outer.height * inner.height,
-            "width": outer.width * inner.width,
+            "on": torch.maximum(on, inner_on),
+            "top": top + inner_top * height,
+            "left": left + inner_left * width,
+            "height": height * inner_height,
+            "width": width * inner_width,
         }
         result = first
         for name, values in box.items():

@@ -2,7 +2,7 @@
 
     (B, 3, S, S) in [0, 1] -> (B, 3, S, S) in [0, 1]; the crop starts from the frame
 
-EquiAV §3; DESIGN §4: random resized crop, colour jitter in a sampled order, blur, horizontal flip, grayscale. There
+EquiAV §3: random resized crop, colour jitter in a sampled order, blur, horizontal flip, grayscale. There
 is no rounding to 8 bits between the steps. Deliberate difference from the release: the crop is a share of the
 square that the base view shows, so that psi(t) alone says how one leads to the other; a share of the whole frame
 (`of: frame`, as released) depends on the frame's aspect, which the predictor is not told.
@@ -12,32 +12,22 @@ B batch · S side of the view.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from itertools import permutations
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
-from equiav.augment.boxes import BoxParams, box_slots, draw_box, settle_box
+from equiav.augment.boxes import Crop
 from equiav.augment.color import grey, jitter_
 from equiav.augment.filters import Blur, Interpolation
-from equiav.augment.transform import (
-    FLAG,
-    FlagOptions,
-    Params,
-    Probability,
-    Range,
-    Slot,
-    Transform,
-    moved,
-)
+from equiav.augment.transform import FlagOptions, Probability, Range, Slot, SpaceParams, Transform, moved
 from equiav.augment.view import cut
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int64
 
 
 class VisualCropOptions(FlagOptions):
@@ -52,36 +42,23 @@ class VisualCropOptions(FlagOptions):
     )
 
 
-class VisualCrop(Transform[BoxParams]):
+class VisualCrop(Crop):
     """Cuts a box out of the frame and resizes it to the view.
 
     `p` is 0.9, not 1 as released: with the crop always on, the plain view and the views with one other effect lie
-    outside of what the predictor was trained on and can't be asked about (DESIGN §4).
+    outside of what the predictor was trained on and can't be asked about.
     """
 
-    name = "crop"
-    kind = BoxParams
+    axes = ("the height", "the width")
     Options = VisualCropOptions
 
-    def __init__(self, options: VisualCropOptions) -> None:
-        super().__init__(options)
-        self.slots = box_slots(("the height", "the width"), options.scale, options.ratio)
-
     @override
-    def amounts(self, u: Float[Tensor, "n 4"]) -> tuple[Tensor, ...]:
-        return draw_box(u, self.options.scale, self.options.ratio)
-
-    @override
-    def settle(self, params: BoxParams) -> BoxParams:
-        return settle_box(params)
-
-    @override
-    def effect(self, x: Float[Tensor, "B 3 H W"], params: BoxParams) -> Float[Tensor, "B 3 H W"]:
+    def effect(self, x: Float[Tensor, "B 3 H W"], params: SpaceParams) -> Float[Tensor, "B 3 H W"]:
         """Crop square pictures to their own size; `view` takes frames of any size."""
         return self.view(x, params, x.shape[-1], None)
 
     def view(
-        self, frames: Tensor, params: BoxParams, image_side: int, sizes: Tensor | None
+        self, frames: Tensor, params: SpaceParams, image_side: int, sizes: Tensor | None
     ) -> Float[Tensor, "B 3 S S"]:
         """The view of side S that the box shows."""
         of_frame = self.options.of == "frame"
@@ -99,30 +76,28 @@ class JitterOptions(FlagOptions):
     hue: float = Field(default=0.1, ge=0, le=0.5, description="Largest turn of the hue, in turns.")
 
 
-@dataclass(frozen=True)
-class JitterParams(Params):
-    """Order (first .. fourth: 0 brightness, 1 contrast, 2 saturation, 3 hue) and amounts."""
+class Jitter(Transform):
+    """Changes brightness, contrast, saturation and hue, one after the other in a sampled order.
 
-    first: Float[Tensor, " n"]
-    second: Float[Tensor, " n"]
-    third: Float[Tensor, " n"]
-    fourth: Float[Tensor, " n"]
-    brightness: Float[Tensor, " n"]
-    contrast: Float[Tensor, " n"]
-    saturation: Float[Tensor, " n"]
-    hue: Float[Tensor, " n"]
-
-
-class Jitter(Transform[JitterParams]):
-    """Changes brightness, contrast, saturation and hue, one after the other in a sampled order."""
+    The slots first .. fourth are the order (0 brightness, 1 contrast, 2 saturation, 3 hue), the next four the amounts.
+    """
 
     name = "jitter"
-    kind = JitterParams
     Options = JitterOptions
 
-    def __init__(self, options: JitterOptions) -> None:
-        super().__init__(options)
-        self.slots = jitter_slots(options.brightness, options.contrast, options.saturation, options.hue)
+    @override
+    def amount_slots(self) -> list[Slot]:
+        effect = "0 brightness, 1 contrast, 2 saturation, 3 hue"
+        order = [
+            Slot.centred(name, effect, 0.0, 3.0, float(i))
+            for i, name in enumerate(("first", "second", "third", "fourth"))
+        ]
+        factors = [
+            Slot.centred(name, "factor", 1 - reach, 1 + reach, 1.0)
+            for name in ("brightness", "contrast", "saturation")
+            for reach in [getattr(self.options, name)]
+        ]
+        return [*order, *factors, Slot.centred("hue", "turns", -self.options.hue, self.options.hue, 0.0)]
 
     @property
     @override
@@ -139,9 +114,8 @@ class Jitter(Transform[JitterParams]):
         return (*orders.unbind(1), *amounts.unbind(1))
 
     @override
-    def effect(self, x: Float[Tensor, "B 3 S S"], params: JitterParams) -> Float[Tensor, "B 3 S S"]:
-        amounts = torch.stack([params.brightness, params.contrast, params.saturation, params.hue], dim=1)
-        amounts = moved(amounts, x.device)
+    def effect(self, x: Float[Tensor, "B 3 S S"], params: SpaceParams) -> Float[Tensor, "B 3 S S"]:
+        amounts = moved(params.values[:, 5:], x.device)
         start = 0
         for order, count in zip(*_order_key(params).unique_consecutive(return_counts=True), strict=True):
             stop = start + int(count)
@@ -150,54 +124,38 @@ class Jitter(Transform[JitterParams]):
         return x
 
     @override
-    def alike(self, params: JitterParams) -> Tensor | None:
+    def alike(self, params: SpaceParams) -> Tensor | None:
         return _order_key(params).argsort()
 
     @override
-    def settle(self, params: JitterParams) -> JitterParams:
+    def settle(self, params: SpaceParams) -> SpaceParams:
         """Ranks of the order slots: any four numbers become a permutation."""
-        order = torch.stack([params.first, params.second, params.third, params.fourth], dim=1)
-        ranks = order.argsort(dim=1, stable=True).argsort(dim=1).to(order.dtype)
-        first, second, third, fourth = ranks.unbind(1)
-        return replace(params, first=first, second=second, third=third, fourth=fourth)
+        ranks = order_of(params).argsort(dim=1, stable=True).argsort(dim=1).to(params.values.dtype)
+        values = torch.cat([params.values[:, :1], ranks, params.values[:, 5:]], dim=1)
+        return SpaceParams(values, params.names)
 
 
 _ORDERS = tuple(permutations((0, 1, 2, 3)))
 
 
-def _order_key(params: JitterParams) -> Tensor:
+def order_of(params: SpaceParams) -> Float[Tensor, "n 4"]:
+    """The effects of a jitter one after the other."""
+    return params.values[:, 1:5]
+
+
+def _order_key(params: SpaceParams) -> Int64[Tensor, " n"]:
     """Which of `_ORDERS` each set has."""
-    order = torch.stack([params.first, params.second, params.third, params.fourth], dim=1)
-    return (order.round().long()[:, None] == torch.tensor(_ORDERS)).all(2).long().argmax(1)
+    return (order_of(params).round().long()[:, None] == torch.tensor(_ORDERS)).all(2).long().argmax(1)
 
 
-def jitter_slots(brightness: float, contrast: float, saturation: float, hue: float) -> tuple[Slot, ...]:
-    """Slots of a jitter with the given reaches."""
-    effect = "0 brightness, 1 contrast, 2 saturation, 3 hue"
-    return (
-        FLAG,
-        *(
-            Slot.centred(name, effect, 0.0, 3.0, float(i))
-            for i, name in enumerate(("first", "second", "third", "fourth"))
-        ),
-        Slot.centred("brightness", "factor", 1 - brightness, 1 + brightness, 1.0),
-        Slot.centred("contrast", "factor", 1 - contrast, 1 + contrast, 1.0),
-        Slot.centred("saturation", "factor", 1 - saturation, 1 + saturation, 1.0),
-        Slot.centred("hue", "turns", -hue, hue, 0.0),
-    )
-
-
-class Flip(Transform[Params]):
+class Flip(Transform):
     """Mirrors left and right."""
 
     name = "flip"
-    axis = 3
-    kind = Params
-    Options = FlagOptions
-    slots = (FLAG,)
+    axis: ClassVar[int] = 3
 
     @override
-    def effect(self, x: Float[Tensor, "B 3 S S"], params: Params) -> Float[Tensor, "B 3 S S"]:
+    def effect(self, x: Float[Tensor, "B 3 S S"], params: SpaceParams) -> Float[Tensor, "B 3 S S"]:
         return x.flip(self.axis)
 
 
@@ -207,18 +165,16 @@ class GrayscaleOptions(FlagOptions):
     p: Probability = Field(default=0.2, description="Probability that the picture loses its colour.")
 
 
-class Grayscale(Transform[Params]):
+class Grayscale(Transform):
     """Takes the colour away: every channel becomes the luma."""
 
     name = "grayscale"
-    kind = Params
     Options = GrayscaleOptions
-    slots = (FLAG,)
 
     @override
-    def effect(self, x: Float[Tensor, "B 3 S S"], params: Params) -> Float[Tensor, "B 3 S S"]:
+    def effect(self, x: Float[Tensor, "B 3 S S"], params: SpaceParams) -> Float[Tensor, "B 3 S S"]:
         return x.copy_(grey(x))
 
 
 PAPER = ("crop", "jitter", "blur", "flip", "grayscale")
-ALL: dict[str, type[Transform[Any]]] = {kind.name: kind for kind in (VisualCrop, Jitter, Blur, Flip, Grayscale)}
+ALL: dict[str, type[Transform]] = {kind.name: kind for kind in (VisualCrop, Jitter, Blur, Flip, Grayscale)}

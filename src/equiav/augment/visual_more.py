@@ -8,8 +8,7 @@ None is in the default list. B batch · S side of the view.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import override
 
-from equiav.augment.transform import FLAG, FlagOptions, Params, Range, Slot, Transform
+from equiav.augment.transform import FlagOptions, Range, Slot, SpaceParams, Transform
 from equiav.augment.visual_effects import Flip
 
 if TYPE_CHECKING:
@@ -37,30 +36,21 @@ class RotationOptions(FlagOptions):
     largest: float = Field(default=30.0, gt=0, le=180, description="Largest angle, in degrees.")
 
 
-@dataclass(frozen=True)
-class RotationParams(Params):
-    """An angle."""
-
-    angle: Float[Tensor, " n"]
-
-
-class Rotation(Transform[RotationParams]):
+class Rotation(Transform):
     """Turns the picture counter-clockwise about its middle, bilinear; corners without picture become black."""
 
     name = "rotation"
-    kind = RotationParams
     Options = RotationOptions
 
-    def __init__(self, options: RotationOptions) -> None:
-        super().__init__(options)
-        unit = "degrees, counter-clockwise is positive"
-        self.slots = (FLAG, Slot.centred("angle", unit, -options.largest, options.largest, 0.0))
+    @override
+    def amount_slots(self) -> list[Slot]:
+        largest = self.options.largest
+        return [Slot.centred("angle", "degrees, counter-clockwise is positive", -largest, largest, 0.0)]
 
     @override
-    def effect(self, x: Float[Tensor, "B 3 S S"], params: RotationParams) -> Float[Tensor, "B 3 S S"]:
+    def effect(self, x: Float[Tensor, "B 3 S S"], params: SpaceParams) -> Float[Tensor, "B 3 S S"]:
         across, down = _grid(x)
-        params = params.to(x.device)
-        angle = (params.angle * (math.pi / 180))[:, None, None]
+        angle = (params.to(x.device).column("angle") * (math.pi / 180))[:, None, None]
         source = (
             torch.cos(angle) * across - torch.sin(angle) * down,
             torch.sin(angle) * across + torch.cos(angle) * down,
@@ -76,35 +66,25 @@ class PerspectiveOptions(FlagOptions):
     )
 
 
-@dataclass(frozen=True)
-class PerspectiveParams(Params):
-    """Tilts of the picture plane."""
-
-    across: Float[Tensor, " n"]
-    down: Float[Tensor, " n"]
-
-
-class Perspective(Transform[PerspectiveParams]):
+class Perspective(Transform):
     """Tilts the picture plane about its middle: (x, y) shows (x, y) / (1 + across·x + down·y) of it, black outside."""
 
     name = "perspective"
-    kind = PerspectiveParams
     Options = PerspectiveOptions
 
-    def __init__(self, options: PerspectiveOptions) -> None:
-        super().__init__(options)
-        largest = options.largest
-        self.slots = (
-            FLAG,
+    @override
+    def amount_slots(self) -> list[Slot]:
+        largest = self.options.largest
+        return [
             Slot.centred("across", "tilt to the right", -largest, largest, 0.0),
             Slot.centred("down", "tilt to the bottom", -largest, largest, 0.0),
-        )
+        ]
 
     @override
-    def effect(self, x: Float[Tensor, "B 3 S S"], params: PerspectiveParams) -> Float[Tensor, "B 3 S S"]:
+    def effect(self, x: Float[Tensor, "B 3 S S"], params: SpaceParams) -> Float[Tensor, "B 3 S S"]:
         across, down = _grid(x)
-        params = params.to(x.device)
-        depth = 1 + params.across[:, None, None] * across + params.down[:, None, None] * down
+        _, right, bottom = params.to(x.device).values[:, :, None, None].unbind(1)
+        depth = 1 + right * across + bottom * down
         return _look_up(x, across / depth, down / depth)
 
 
@@ -127,28 +107,21 @@ class JpegOptions(FlagOptions):
     quality: Range = Field(default=(10.0, 90.0), description="JPEG quality, 1 to 100.")
 
 
-@dataclass(frozen=True)
-class JpegParams(Params):
-    """A quality."""
-
-    quality: Float[Tensor, " n"]
-
-
-class Jpeg(Transform[JpegParams]):
+class Jpeg(Transform):
     """Quantises 8×8 blocks as JPEG does (ITU-T T.81, tables K.1 and K.2), colour at full resolution."""
 
     name = "jpeg"
-    kind = JpegParams
     Options = JpegOptions
 
-    def __init__(self, options: JpegOptions) -> None:
-        super().__init__(options)
-        self.slots = (FLAG, Slot.centred("quality", "JPEG quality", *options.quality, 100.0))
+    @override
+    def amount_slots(self) -> list[Slot]:
+        low, high = self.options.quality
+        return [Slot.centred("quality", "JPEG quality", low, high, 100.0)]
 
     @override
-    def effect(self, x: Float[Tensor, "B 3 S S"], params: JpegParams) -> Float[Tensor, "B 3 S S"]:
+    def effect(self, x: Float[Tensor, "B 3 S S"], params: SpaceParams) -> Float[Tensor, "B 3 S S"]:
         H, W = x.shape[2:]
-        quality = params.to(x.device).quality.clamp(1, 100)
+        quality = params.to(x.device).column("quality").clamp(1, 100)
         percent = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, None, None, None]
         tables = x.new_tensor((_LUMINANCE, _CHROMINANCE, _CHROMINANCE)).view(3, 8, 8)
         steps = ((tables * percent + 50) / 100).floor().clamp(1, 255)[:, :, None, None]
@@ -192,27 +165,16 @@ class CutoutOptions(FlagOptions):
     side: Range = Field(default=(0.1, 0.4), description="Side of the square, as a share of the picture's.")
 
 
-@dataclass(frozen=True)
-class CutoutParams(Params):
-    """A square."""
-
-    top: Float[Tensor, " n"]
-    left: Float[Tensor, " n"]
-    side: Float[Tensor, " n"]
-
-
-class Cutout(Transform[CutoutParams]):
+class Cutout(Transform):
     """Covers a square with middle grey (DeVries and Taylor 2017)."""
 
     name = "cutout"
-    kind = CutoutParams
     Options = CutoutOptions
-    slots = (
-        FLAG,
-        Slot.centred("top", "share of the height", 0.0, 1.0, 0.0),
-        Slot.centred("left", "share of the width", 0.0, 1.0, 0.0),
-        Slot.centred("side", "share of the side", 0.0, 1.0, 0.0),
-    )
+
+    @override
+    def amount_slots(self) -> list[Slot]:
+        sides = (("top", "height"), ("left", "width"), ("side", "side"))
+        return [Slot.centred(name, f"share of the {side}", 0.0, 1.0, 0.0) for name, side in sides]
 
     @override
     def amounts(self, u: Float[Tensor, "n 3"]) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,13 +183,12 @@ class Cutout(Transform[CutoutParams]):
         return u[:, 0] * (1 - side), u[:, 1] * (1 - side), side
 
     @override
-    def effect(self, x: Float[Tensor, "B 3 S S"], params: CutoutParams) -> Float[Tensor, "B 3 S S"]:
+    def effect(self, x: Float[Tensor, "B 3 S S"], params: SpaceParams) -> Float[Tensor, "B 3 S S"]:
         across, down = _grid(x)
-        params = params.to(x.device)
-        left, top, side = (value[:, None, None] for value in (params.left, params.top, params.side))
+        _, top, left, side = params.to(x.device).values[:, :, None, None].unbind(1)
         inside = ((across + 1) / 2 - left - side / 2).abs() < side / 2
         inside = inside & (((down + 1) / 2 - top - side / 2).abs() < side / 2)
         return x.masked_fill_(inside[:, None], 0.5)
 
 
-ALL: dict[str, type[Transform[Any]]] = {kind.name: kind for kind in (VerticalFlip, Rotation, Perspective, Jpeg, Cutout)}
+ALL: dict[str, type[Transform]] = {kind.name: kind for kind in (VerticalFlip, Rotation, Perspective, Jpeg, Cutout)}

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equiav.augment import uniforms
+from equiav.augment.room import RoomSpace
 from equiav.augment.space import AugmentationSpace, SpaceParams
 from equiav.augment.visual import normalise
-from equiav.augment.waveform import WaveformSpace
 from equiav.config import check_features
 from equiav.errors import ConfigError, MediaError, ModelError
 from equiav.evaluate.gallery import recordings_of
@@ -157,14 +157,14 @@ class Branch:
 
     def transformed(self, rows: Int64[Tensor, " b"], space: AugmentationSpace, params: SpaceParams) -> Tensor:
         """The same by any space of this branch: transformations that the model was never told of."""
-        if isinstance(space, WaveformSpace):
+        if isinstance(space, RoomSpace):
             return self._from_sounds(rows, space, params).to(self.device)
         if self.name == "audio":
             return space.apply(self.clips.audio[rows].to(self.device), params)
         frames, sizes = self.clips.frames[rows].to(self.device), self.clips.sizes[rows]
         return normalise(space.apply(frames, params, sizes))  # type: ignore[call-arg]
 
-    def _from_sounds(self, rows: Int64[Tensor, " b"], space: WaveformSpace, params: SpaceParams) -> Tensor:
+    def _from_sounds(self, rows: Int64[Tensor, " b"], space: RoomSpace, params: SpaceParams) -> Tensor:
         """Spectrograms of transformed waveforms, made as `equiav ingest` makes them."""
         features = self.model.config.features
         sounds = [] if self.clips.sounds is None else [self.clips.sounds[int(row)] for row in rows]

@@ -311,7 +311,7 @@ def _along(space: AugmentationSpace, name: str, slot: str, values: Tensor) -> Sp
     transform = next(t for t in space.transforms if t.name == name)
     middle = transform.draw(torch.full((1, transform.uniforms), 0.5))
     params = repeat(rest(space), len(values)).replace(f"{name}.on", 1.0)
-    for other, column in zip(transform.slots[1:], middle.columns()[1:], strict=True):
+    for other, column in zip(transform.slots[1:], middle[0, 1:], strict=True):
         params = params.replace(f"{name}.{other.name}", column)
     params = params.replace(f"{name}.{slot}", values)
     return space.decode(space.encode(params))

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from equiav.augment import audio, visual
 from equiav.augment.audio import AudioSpace
+from equiav.augment.room import RoomOptions, RoomSpace
 from equiav.augment.space import AugmentationSpace, SpaceParams
 from equiav.augment.transform import Slot, build_transforms
 from equiav.augment.visual import VisualSpace
-from equiav.augment.waveform import waveform_space
 from equiav.diagnose.branch import BATCH, FULL, Branch, Effort, join, repeat, rest, trained_on
 from equiav.diagnose.equivariance import gallery
 from equiav.diagnose.figures import Figure, figure
@@ -111,7 +111,7 @@ def _cases(branch: Branch) -> Iterator[tuple[str, AugmentationSpace, SpaceParams
 
 
 _EXTRA = {
-    "audio": ("mel_shift", "stretch", "noise", "room"),  # the last on waveforms
+    "audio": ("mel_shift", "stretch", "noise", "room"),  # the last on the waveform
     "visual": ("vertical_flip", "rotation", "perspective", "jpeg", "cutout"),
 }
 
@@ -119,7 +119,7 @@ _EXTRA = {
 def _space_of(branch: Branch, name: str) -> AugmentationSpace:
     """A space of one transform with its default options."""
     if name == "room":
-        return waveform_space({name: {"sample_rate": branch.model.config.features.sample_rate}})
+        return RoomSpace(RoomOptions(sample_rate=branch.model.config.features.sample_rate))
     features, settings = branch.model.config.features, branch.model.config.architecture
     if branch.name == "audio":
         transforms = build_transforms("audio", {name: {}}, audio.KNOWN, ())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -110,7 +110,7 @@ def _modality(
 
 def _card(
     space: AugmentationSpace,
-    transform: Transform[Any],
+    transform: Transform,
     apply: Callable[[SpaceParams], Tensor],
     picture: Callable[[Tensor], str],
     plain: str,
@@ -145,10 +145,10 @@ def _card(
     return _TransformCard(transform.name, effect, f"{transform.options.p:g}", rows)
 
 
-def _with_middle(transform: Transform[Any], typical: SpaceParams) -> SpaceParams:
+def _with_middle(transform: Transform, typical: SpaceParams) -> SpaceParams:
     """A median draw of the transform's slots, also where the median coin leaves it off."""
     drawn = transform.draw(torch.full((1, transform.uniforms), 0.5))
-    for slot, column in zip(transform.slots[1:], drawn.columns()[1:], strict=True):
+    for slot, column in zip(transform.slots[1:], drawn[0, 1:], strict=True):
         typical = typical.replace(f"{transform.name}.{slot.name}", column)
     return typical
 
