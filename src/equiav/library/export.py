@@ -88,18 +88,17 @@ def export_clips(
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise ConfigError(f"{out} is there already; name a new file or folder")
     positions = library.positions(split).tolist()
-    rows = library.take(positions, COLUMNS).to_pylist()
-    order = sorted(range(len(rows)), key=lambda i: (rows[i]["source"], rows[i]["start_s"], rows[i]["clip_id"]))
+    rows = list(zip(positions, library.take(positions, COLUMNS).to_pylist(), strict=True))
     if not rows:
         raise ConfigError(f"{library.path}: split {split!r} has no clips with sound and picture to export")
+    rows.sort(key=lambda entry: (entry[1]["source"], entry[1]["start_s"], entry[1]["clip_id"]))
     report = ExportReport(out)
     try:
         if kind in ("csv", "jsonl"):
-            _write_list(out, kind, [rows[i] for i in order], report)
+            _write_list(out, kind, [row for _, row in rows], report)
             return report
         out.mkdir(parents=True, exist_ok=True)
-        ordered = [(positions[i], rows[i]) for i in order]
-        whole = _with_media(library, ordered, workers, report, on_progress)
+        whole = _with_media(library, rows, workers, report, on_progress)
         _write_tars(out, whole) if kind == "webdataset" else _write_cav(out, whole)
     except OSError as error:
         raise LibraryError(f"{out} cannot be written: {error.strerror or error}") from None

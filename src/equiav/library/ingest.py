@@ -1,10 +1,7 @@
 """Videos into a library:  items → worker processes (probe, decode, log-mel, JPEG) → atomic appends.
 
-Run again it adds only what is new or changed: a file of another size or modification time is examined, and decoded
-again if its content's hash is another. Killed at any moment it loses at most the windows since the last commit, and
-the next run does those. What gives no clip is recorded with stage and reason. Items are taken in the order of the
-source, whoever is done first: so the clip that copies share is the first one's. A row changes hands when its item does
-not give it any more and another does; it goes when all have been looked at.
+Run again it adds only what is new or changed. Killed at any moment it loses at most the windows since the last commit,
+and the next run reads those. What gives no clip is recorded with stage and reason. `library.state` has the laws.
 """
 
 from __future__ import annotations
@@ -37,9 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["IngestReport", "ingest"]
 
-COMMIT_CLIPS = 64  # as Arrow and as Lance they take twice their size once more
+COMMIT_CLIPS = 64  # a commit needs two more copies of them, for Arrow and for Lance
 COMMIT_S = 15.0
-TASK_WINDOWS = 8  # a long film is read in parts: they fit into memory, and all workers share them
+TASK_WINDOWS = 8  # a long film is read in parts: each fits into memory, and all workers share them
 TASK_LIMIT_S = 1800.0
 
 Progress = Callable[[int, int, str], None]
@@ -86,7 +83,7 @@ def ingest(
             if prune:
                 run.prune(gone, on_prune)
             run.commit()
-            # what nobody gives goes, and labels change, when all files have been looked at
+            # only now, when all files have been examined, is it known which clips have no file and which labels hold
             library.remove(run.state.remove_unowned())
             library.update(run.state.relabelled())
         finally:
@@ -115,11 +112,11 @@ def _pool(workers: int | None, ray: str | None) -> Pool:
 def _take_over(library: Library, listing: Listing) -> None:
     """What an older equiav stored under former keys of this source's items gets their keys of today.
 
-    Rows change in one commit; a kill before or after it, or between it and the rejects, leaves what the next run mends.
+    Rows change in one commit. After a kill before it, or between it and the rejects, the next run does the rest.
     """
     former = {old: item.key for item in listing.items for old in item.former_keys}
     for item in listing.items if former else []:
-        former.pop(item.key, None)  # what is listed itself is not another's
+        former.pop(item.key, None)  # a key that is listed itself is no former one
     if not former:
         return
     origin = as_text(listing.source)
@@ -157,14 +154,14 @@ class _Run:
             raise ConfigError(
                 f"{listing.source}: none of its {counted(len(items), 'file')} is there; is a drive missing? Not pruned"
             )
-        # what cannot be looked into now, a folder or a tar, may hold them still
-        shut = tuple(f"{item.source}{os.sep}" for item in items if is_folder(item.path))
-        shut += tuple(item.source for item in items if item.members and item.fault and item.fault[0] in TRANSIENT)
+        # a folder or a tar that cannot be read now may still hold them
+        closed = tuple(f"{item.source}{os.sep}" for item in items if is_folder(item.path))
+        closed += tuple(item.source for item in items if item.members and item.fault and item.fault[0] in TRANSIENT)
         return [
             item
             for key, item in self.state.items.items()
             if (known := item.before) and known.origin == self.state.origin
-            if key not in there and not known.source.startswith(shut)
+            if key not in there and not known.source.startswith(closed)
         ]
 
     def prune(self, gone: list[ItemState], on_prune: Callable[[int, int], None] | None) -> None:
@@ -195,7 +192,7 @@ class _Run:
             if same and known and known.clips == known.windows:  # an item is done when all its windows are there
                 if reject:  # it could not be reached for a while
                     self.state.uncommitted.items[key] = state
-            # one of the size of another partly read item may be its copy, whose clips are this one's too
+            # an item of the size of another that was read in part may be its copy: then no reject of it is final
             elif same and reject and reject.is_final(state.stamp, alone=sizes[size] == (known is not None)):
                 self._set_reject(state, reject)
             else:
@@ -206,7 +203,7 @@ class _Run:
         return todo
 
     def read(self, todo: list[Item], features: Features, pool: Pool) -> None:
-        """Examine all items and read their windows, started ones first."""
+        """Examine all items and read their windows; items that were begun come first."""
         tasks = deque[Task]()
         for item in todo:
             if item.fault:  # known since it was listed: no process is asked
@@ -226,7 +223,7 @@ class _Run:
                     self.examining[task.item.key] = task, cast("Examined | MediaError", result)
                 else:
                     tasks.extend(self._windows_read(task, cast("Read | MediaError", result)))
-            # in the order of the source, whoever is done first: the clip that copies share is the first one's
+            # in the order of the source, not in that of the results: of copies the first one owns the clip
             while self.examining and (first := next(iter(self.examining.values()))):
                 self.examining.popitem(last=False)
                 tasks.extend(self._examined(*first))
@@ -249,7 +246,7 @@ class _Run:
         return [replace(task, examined=replace(found, windows=part)) for part in parts]
 
     def _windows_read(self, task: Task, result: Read | MediaError) -> list[Task]:
-        """Take in the clips of a task; one that killed its process is tried window by window."""
+        """Keep the clips of a task; one whose process died is tried again window by window."""
         state, examined = self.state.items[task.item.key], cast("Examined", task.examined)
         reading = cast("Reading", state.reading)
         if isinstance(result, MediaError):
@@ -282,7 +279,7 @@ class _Run:
         self.todo[item.key] = item
 
     def _unusable(self, item: Item, error: MediaError) -> None:
-        """An item that gives nothing. Its old clips go if the file is another one now, not if it cannot be reached."""
+        """An item that gives no clips. Its old ones go if its file has changed, and stay if it cannot be reached."""
         state = self.state.items[item.key]
         if error.reason in TRANSIENT:
             state.unreachable = item

@@ -110,7 +110,7 @@ def _media_files(folder: Path) -> tuple[list[Path], int, Counter[str]]:
         found.append(Path(error.filename))  # it will be rejected by name, not skipped
 
     for root, folders, names in os.walk(folder, onerror=unlisted):
-        # a library's own tables and hidden folders (trash, thumbnails) are nobody's videos
+        # a library's own tables and hidden folders (trash, thumbnails) hold no videos of the user's
         left_out.update(sorted(filter(SYSTEM_FOLDERS.fullmatch, folders)))
         folders[:] = sorted(
             name

@@ -98,7 +98,7 @@ def _members(tar: Path) -> Iterator[tuple[Member, Fault | None]]:
                 if file.offset <= at:  # a header with a negative size would lead back
                     raise tarfile.ReadError("a member's size is negative")
                 at = file.offset
-                # hidden files are nobody's clips: macOS packs a `._NAME` beside every file
+                # hidden files are no clips: macOS packs a `._NAME` beside every file
                 if not info.isdir() and not PurePosixPath(info.name).name.startswith("."):
                     yield Member(info.name, info.offset_data, info.size), _member_fault(info, size)
         with tar.open("rb") as file:  # tarfile takes a bad header behind good ones for the end

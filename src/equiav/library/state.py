@@ -44,7 +44,7 @@ class ClipState:
 
     stored: bool = False  # it has a row, in the table or in the next commit
     added: bool = False  # by this ingest
-    owner: ItemState | None = None  # None: nobody gives it (any more), so far
+    owner: ItemState | None = None  # None: no item gives it (any more), so far
     labels: tuple[str, ...] = ()  # labels and split of its row: a list may name single windows of a file
     split: str = ""
     named_by: tuple[int, Item] | None = None  # the first item of the list that names it, and its place
@@ -60,7 +60,7 @@ class Reading:
     wanted: list[str]  # clips to come
     tasks: int  # still to come back
     reject: Reject | None = None
-    again: bool = False  # what it was a copy of is gone meanwhile
+    again: bool = False  # to be examined once more: an item that it is a copy of failed meanwhile
 
 
 @dataclass
@@ -101,7 +101,7 @@ class IngestState:
         self._store(clip.clip_id, clip.item, tuple(clip.labels), clip.split).added = True
 
     def examined(self, item: Item, found: Examined) -> list[ClipWindow]:
-        """The windows of an item that are to be read: the others have a row, or another item gives them."""
+        """The windows of an item that are to be read: the others have a row, or another item owns them."""
         state, ids = self.items[item.key], [window.clip_id for window in found.windows]
         known = state.before
         moved = known is not None and (known.stamp, known.source) != (found.stamp, item.source)
@@ -136,7 +136,7 @@ class IngestState:
     def release(self, state: ItemState, clip_ids: Iterable[str]) -> None:
         """An item does not give these clips any more.
 
-        What a copy gives now stays, with its labels and split. What nobody gives goes when all have been looked at.
+        A clip that a copy gives stays, with its labels and split. One without a copy goes when all have been examined.
         """
         for clip_id in clip_ids:
             clip = state.clips.pop(clip_id)
@@ -147,7 +147,7 @@ class IngestState:
                 self._take(clip_id, item, found, self.origin)
 
     def _take(self, clip_id: str, item: Item, found: Examined, origin: str) -> None:
-        """The row of a clip is this item's from now on: nothing is decoded anew."""
+        """Make the row of a clip this item's: nothing is decoded anew."""
         clip, key = self.clips[clip_id], item.key
         if clip.owner:
             del clip.owner.clips[clip_id]
@@ -157,7 +157,7 @@ class IngestState:
         self.uncommitted.rows[clip_id] = row | dict(zip(("file_size", "file_mtime_ns"), found.stamp, strict=True))
 
     def not_read(self, reading: Reading) -> list[Item]:
-        """What an item could not read is nobody's: its copies are as bad, and are to be recorded too."""
+        """Take from an item the clips that it could not read; its copies are as bad, and are to be recorded too."""
         copies = []
         for clip in (self.clips[clip_id] for clip_id in reading.wanted):
             if not clip.stored:
@@ -167,7 +167,7 @@ class IngestState:
         return copies
 
     def remove_unowned(self) -> list[str]:
-        """The clips that nobody gives; they have no rows any more."""
+        """The clips that no item gives; from now on they count as not stored."""
         unowned = sorted(clip_id for clip_id, clip in self.clips.items() if clip.stored and clip.owner is None)
         for clip_id in unowned:
             self.clips[clip_id].stored = False
@@ -176,7 +176,7 @@ class IngestState:
     def relabelled(self) -> list[dict[str, Any]]:
         """New labels and splits of the clips that a list names, for `Library.update`.
 
-        Only when all have been looked at: the first of its items that names a clip may come late.
+        Only when all have been examined: the first line that names a clip may be examined late.
         """
         for state in self.items.values():
             if state.unreachable:  # also files that are away get the labels of their list

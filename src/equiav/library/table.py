@@ -32,8 +32,8 @@ SCHEMA_VERSION = 2
 VERSION_KEY, FEATURES_KEY = b"equiav.library", b"equiav.features"
 FRAGMENTS = 64  # more small ones than this are joined
 FRAGMENT_ROWS = 4096  # larger ones are left alone: a gigabyte or two
-NO_TIME = -(2**63)  # no file was changed then
-READABLE = timedelta(days=1)  # that a version of the library stays after the next one came
+NO_TIME = -(2**63)  # a modification time that no file has
+READABLE = timedelta(days=1)  # how long a version of the library can be read after the next one came
 
 
 class Library:
@@ -112,7 +112,7 @@ class Library:
                 self._clips.delete(f"clip_id IN ({_quoted(clip_ids)})")
 
     def update(self, new: Sequence[Mapping[str, Any]]) -> None:
-        """Give clips other labels, another split, another file: rows of `clip_id` and what changes, alike."""
+        """Change columns of clips: rows of `clip_id` and the new values, of the same columns in all of them."""
         if new:
             schema = pa.schema([self._clips.schema.field(name) for name in new[0]])
             rows = pa.Table.from_pylist([dict(row) for row in new], schema=schema)
@@ -207,7 +207,7 @@ class Library:
         return mean, variance**0.5
 
     def known_items(self) -> dict[str, KnownItem]:
-        """Everything that gave clips, by `Item.key`; one whose clips are of several files is of no stamp."""
+        """All items that have clips, by `Item.key`; where the rows of one disagree about the file it has NO_TIME."""
         columns = ["item", "item_windows", "file_size", "file_mtime_ns", "source", "origin"]
         table = self._rows(columns)
         known: dict[str, KnownItem] = {}
@@ -255,7 +255,7 @@ class Library:
         self._clips = _open(self._clips_path)
 
     def forget_old_versions(self) -> None:
-        """Free what was replaced more than a day ago: who opened the library goes on reading it for a day."""
+        """Free what was replaced more than a day ago: a library that was opened before can be read for a day."""
         with writing(self.path):
             for path in (self._clips_path, self._rejects_path):
                 free_old_versions(_open(path))
@@ -298,7 +298,7 @@ def _open(path: Path) -> lance.LanceDataset:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, OSError) as error:  # what is damaged is found when it is read, not when it is opened
+    except (ValueError, OSError) as error:  # damage shows when a table is read, not when it is opened
         raise LibraryError(
             f"{path} is no readable table ({error}); if it is damaged, ingest into a new folder"
         ) from None
@@ -325,7 +325,7 @@ def stamp_of_table(path: Path) -> tuple[int, int]:
     """What changes when a table is written to, or another one takes its place; taken before it is opened."""
     try:
         found = (path / "_versions").stat()
-    except OSError:  # none any more: whoever opens it is told
+    except OSError:  # it is gone, as opening it will say
         return 0, 0
     return found.st_ino, found.st_mtime_ns
 

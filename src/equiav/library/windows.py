@@ -30,7 +30,7 @@ from equiav.media.windows import (
 )
 
 Stamp = tuple[int, int]
-LATEST_NS = 2**63 - 1  # what a table holds: in the year 2262; file systems know later ones
+LATEST_NS = 2**63 - 1  # the latest time that a table holds, in the year 2262; file systems allow later ones
 NO_FILE: Stamp = (-1, -1)  # where there is none, or none that can be looked at
 
 
@@ -92,7 +92,8 @@ def examine(item: Item, features: Features) -> Examined:
     stamp = stamp_of(*item.files)
     with as_one_file(item) as (path, files):
         info = probe_picture(path) or probe(path)
-        span = _span(item.within(info.duration_s), info, features)
+        part = item.within(info.duration_s)
+        span = span_of(info, features, item.path.name, part.start_s, part.end_s)
         planned = cut(span, info, features)
         tail_s = dropped_tail_s(span, planned, info, features)
         content = _content_hash(*files)
@@ -106,15 +107,11 @@ def plan_windows(item: Item, info: MediaInfo, features: Features) -> list[Window
     Raises:
         MediaError: too_short, too_long, unsupported (neither sound nor picture).
     """
-    return cut(_span(item, info, features), info, features)
-
-
-def _span(item: Item, info: MediaInfo, features: Features) -> Window:
-    return span_of(info, features, item.path.name, item.start_s, item.end_s)
+    return cut(span_of(info, features, item.path.name, item.start_s, item.end_s), info, features)
 
 
 def stamp_of(*files: Path) -> Stamp:
-    """Size in all and last modification: the files are taken as unchanged while these are."""
+    """Total size and last modification: files count as unchanged while these are."""
     try:
         found = [path.stat() for path in files]
     except (OSError, ValueError):
