@@ -8,7 +8,7 @@ from torch import Tensor
 
 from equiav.augment.audio import audio_space
 from equiav.config import Augment
-from equiav.diagnose.branch import Branch, Clips
+from equiav.diagnose.branch import Branch, ClipTensors
 
 FRAMES, BINS, WIDTH = 96, 32, 24
 
@@ -17,7 +17,7 @@ def clips_for(n, seed=0):
     generator = torch.Generator().manual_seed(seed)
     audio = torch.randn(n, FRAMES, BINS, generator=generator)
     frames = torch.zeros(n, 3, 8, 8, dtype=torch.uint8)
-    return Clips(audio, frames, torch.full((n, 2), 8), [f"{i:024x}" for i in range(n)], [["x"]] * n)
+    return ClipTensors(audio, frames, torch.full((n, 2), 8), [f"{i:024x}" for i in range(n)], [["x"]] * n)
 
 
 class HandMade(Branch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from equiav.diagnose.attention import attention, chosen_sets, focuses, looks, maps, region
-from equiav.diagnose.branch import Branch, Clips, Effort, alone
+from equiav.diagnose.branch import Branch, ClipTensors, Effort, alone
 from model.small_models import small_model
 
 
@@ -12,7 +12,7 @@ def branch_of(modality, **architecture):
     model = small_model(**architecture).eval()
     generator = torch.Generator().manual_seed(0)
     features = model.config.features
-    clips = Clips(
+    clips = ClipTensors(
         torch.randn(6, features.time_frames, features.mel_bins, generator=generator),
         torch.randint(0, 256, (6, 3, 40, 40), generator=generator).to(torch.uint8),
         torch.full((6, 2), 40),

@@ -195,7 +195,7 @@ def test_retrieval_by_count_compares_with_no_predictor():
 
 def test_beyond_the_range_the_told_amount_is_worth_more_than_none(monkeypatch):
     branch = HandMade(n=10, transforms=["gain", "reverse"])
-    monkeypatch.setattr("equiav.diagnose.unseen._EXTRA", {"audio": (), "visual": ()})
+    monkeypatch.setattr("equiav.diagnose.unseen._EXTRA", {"audio": {}, "visual": {}})
     found = unseen(branch, branch.embed_inputs(branch.clips.audio), Effort(unseen_clips=6))
     assert set(found) == {"gain.amount"}
     points = found["gain.amount"]

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from equiav.augment.space import SpaceParams
-from equiav.diagnose.branch import FULL, Branch, Effort, alone, rest, trained_on
+from equiav.diagnose.branch import FULL, Branch, Effort, alone, join, rest, trained_on
 from equiav.diagnose.figures import Figure, figure
 from equiav.model.predictor import AttentionPredictor
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+HALVES = ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 0.5, 1.0), (0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 0.5))  # top, left, h, w
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,13 @@ def focuses(branch: Branch, effort: Effort = FULL, *, seed: int = 0) -> list[Foc
     generator = torch.Generator().manual_seed(seed)
     grid = branch.tower.encoder.grid
     found = []
+    square = bool((branch.clips.sizes[:, 0] == branch.clips.sizes[:, 1]).all())
+    options = {transform.name: transform.options for transform in branch.space.transforms}
     for name in trained_on(branch.space):
         if f"{name}.top" not in branch.space.names and f"{name}.start" not in branch.space.names:
             continue
         params = alone(branch.space, name, effort.focus_sets, generator)
-        if getattr(_options(branch, name), "of", None) == "frame" and not _square(branch):
+        if getattr(options[name], "of", None) == "frame" and not square:
             continue  # the box is a share of the frame, the tokens lie on its centre square
         cover = region(branch, name, params, grid)
         weights = attention(branch, rows, params)
@@ -83,14 +87,6 @@ def focuses(branch: Branch, effort: Effort = FULL, *, seed: int = 0) -> list[Foc
             kind = "the box that it keeps" if f"{name}.top" in branch.space.names else "the interval that it hides"
             found.append(Focus(name, kind, share, float(uniform.mean()), margin, inside.mean((0, 2)).tolist()))
     return found
-
-
-def _options(branch: Branch, name: str) -> object:
-    return next(transform.options for transform in branch.space.transforms if transform.name == name)
-
-
-def _square(branch: Branch) -> bool:
-    return bool((branch.clips.sizes[:, 0] == branch.clips.sizes[:, 1]).all())
 
 
 def region(branch: Branch, name: str, params: SpaceParams, grid: tuple[int, int]) -> Float[Tensor, "K rows columns"]:
@@ -118,33 +114,21 @@ def _overlap(start: Tensor, end: Tensor, cells: int) -> Float[Tensor, "K cells"]
 def chosen_sets(branch: Branch) -> tuple[SpaceParams, list[str]]:
     """Sets that a reader knows at sight: at rest; boxes at the four sides; flags; and one draw of each other."""
     space = branch.space
+    sides = ("start", "end", "low", "high") if branch.name == "audio" else ("top", "bottom", "left", "right")
     sets, captions = [rest(space)], ["nothing done"]
-    sides = {
-        "start": (0.0, 0.0, 0.5, 1.0),
-        "end": (0.5, 0.0, 0.5, 1.0),
-        "low": (0, 0, 1, 0.5),
-        "high": (0, 0.5, 1, 0.5),
-    }
-    if branch.name == "visual":
-        sides = {
-            "top": (0.0, 0.0, 0.5, 1.0),
-            "bottom": (0.5, 0, 0.5, 1),
-            "left": (0, 0, 1, 0.5),
-            "right": (0, 0.5, 1, 0.5),
-        }
     generator = torch.Generator().manual_seed(0)
     for name in trained_on(space):
         if f"{name}.top" not in space.names:
             sets.append(alone(space, name, 1, generator))
             captions.append(name)
             continue
-        for side, box in sides.items():
+        for side, box in zip(sides, HALVES, strict=True):
             cropped = rest(space).replace(f"{name}.on", 1.0)
             for slot, value in zip(("top", "left", "height", "width"), box, strict=True):
-                cropped = cropped.replace(f"{name}.{slot}", float(value))
+                cropped = cropped.replace(f"{name}.{slot}", value)
             sets.append(cropped)
             captions.append(f"{name} to the {side} half")
-    return SpaceParams(torch.cat([one.values for one in sets]), space.names), captions
+    return join(*sets), captions
 
 
 def maps(branch: Branch, row: int) -> list[Map]:

@@ -10,6 +10,7 @@ n clips · M parameter sets of each · K of them asked at once · N tokens · D 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int64, UInt8
     from numpy.typing import NDArray
 
+    from equiav.augment.transform import Transform
     from equiav.library.loader import Batch
     from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
@@ -69,7 +71,7 @@ FULL = Effort()
 
 
 @dataclass(frozen=True)
-class Clips:
+class ClipTensors:
     """Clips of a library in memory: standardised log-mel and middle frames, padded to the largest."""
 
     audio: Float[Tensor, "n T M"]
@@ -84,7 +86,7 @@ class Clips:
         return len(self.ids)
 
 
-def read_clips(library: Library, model: EquiAV, split: str | None, most: int, seed: int = 0) -> Clips:
+def read_clips(library: Library, model: EquiAV, split: str | None, most: int, seed: int = 0) -> ClipTensors:
     """At most `most` clips of a split, a random choice that depends on the seed and the clips' ids alone.
 
     Raises:
@@ -104,7 +106,7 @@ def read_clips(library: Library, model: EquiAV, split: str | None, most: int, se
         F.pad(batch.frames, (0, int(side[1]) - batch.frames.shape[3], 0, int(side[0]) - batch.frames.shape[2]))
         for batch in batches
     ]
-    return Clips(
+    return ClipTensors(
         audio=model.standardise(torch.cat([batch.audio for batch in batches])),
         frames=torch.cat(padded),
         sizes=torch.cat([batch.sizes for batch in batches]),
@@ -134,7 +136,7 @@ class Branch:
         clips: the clips; rows of them are asked by number.
     """
 
-    def __init__(self, model: EquiAV, name: Literal["audio", "visual"], clips: Clips) -> None:
+    def __init__(self, model: EquiAV, name: Literal["audio", "visual"], clips: ClipTensors) -> None:
         self.model, self.name, self.clips = model, name, clips
         self.space: AugmentationSpace = model.audio_space if name == "audio" else model.visual_space
         self.tower = model.audio_tower if name == "audio" else model.visual_tower
@@ -217,8 +219,8 @@ class Branch:
 
     def embeddings(self) -> Float[Tensor, "n E"]:
         """The model's own embeddings of all clips, plain."""
-        rows, resting = torch.arange(len(self.clips)).split(BATCH), rest(self.space)
-        return torch.cat([self.embed_inputs(self.view(part, repeat(resting, len(part)))) for part in rows])
+        rows = torch.arange(len(self.clips))
+        return batched(lambda *part: self.embed_inputs(self.view(*part)), rows, repeat(rest(self.space), len(rows)))
 
 
 @dataclass(frozen=True)
@@ -256,20 +258,24 @@ def states(branch: Branch, rows: Int64[Tensor, " n"], params: SpaceParams, base:
     """
     n, views = len(rows), len(params) // len(rows)
     base = base or repeat(rest(branch.space), n)
-    p, q = _latents(branch, rows, base), _latents(branch, rows.repeat_interleave(views), params)
+    p, q = latents(branch, rows, base), latents(branch, rows.repeat_interleave(views), params)
     p, q = p[:, None].expand(-1, views, -1), q.unflatten(0, (n, views))
     if not branch.predicts:
         return States(p, q, None, None)
     codes = torch.cat([branch.space.encode(base)[:, None], branch.space.encode(params).unflatten(0, (n, views))], dim=1)
-    parts = zip(rows.split(BATCH), codes.split(BATCH), strict=True)
-    told = torch.cat([branch.predict(branch.tokens(part), code).cpu().float() for part, code in parts])
+    told = batched(lambda part, code: branch.predict(branch.tokens(part), code).cpu().float(), rows, codes)
     return States(p, q, told[:, 1:], told[:, :1].expand(-1, views, -1))
 
 
-def _latents(branch: Branch, rows: Int64[Tensor, " b"], params: SpaceParams) -> Float[Tensor, "b D"]:
-    starts = range(0, len(rows), BATCH)
-    parts = zip(rows.split(BATCH), (params[i : i + BATCH] for i in starts), strict=True)
-    return torch.cat([branch.latent(branch.view(part, sets)).cpu().float() for part, sets in parts])
+def latents(branch: Branch, rows: Int64[Tensor, " b"], params: SpaceParams) -> Float[Tensor, "b D"]:
+    """f of clips under one set each."""
+    return batched(lambda *part: branch.latent(branch.view(*part)).cpu().float(), rows, params)
+
+
+def batched(ask: Callable[..., Tensor], *asked: Tensor | SpaceParams) -> Tensor:
+    """What `ask` says of all rows, of which so many as an encoder takes at once are asked together."""
+    starts = range(0, len(asked[0]), BATCH)
+    return torch.cat([ask(*(rows[i : i + BATCH] for rows in asked)) for i in starts])
 
 
 def repeat(params: SpaceParams, times: int) -> SpaceParams:
@@ -291,26 +297,45 @@ def rest(space: AugmentationSpace) -> SpaceParams:
     return resting
 
 
-def alone(space: AugmentationSpace, name: str, n: int, generator: torch.Generator) -> SpaceParams:
-    """n draws of one transform, on, the others at rest.
+def alone(
+    space: AugmentationSpace, name: str, n: int, generator: torch.Generator, base: SpaceParams | None = None
+) -> SpaceParams:
+    """n draws of one transform, on, the others as in `base`, or at rest.
 
     Raises:
         ConfigError: no such transform, or it is never on in training.
     """
-    flag = 0
+    coin = 0
     for transform in space.transforms:
         if transform.name == name:
             break
-        flag += transform.uniforms
+        coin += transform.uniforms
     drawn = uniforms.from_generator(n, space.uniforms, generator)
-    drawn[:, flag : flag + 1] = 0.0  # the coin
+    drawn[:, coin : coin + 1] = 0.0
     params = space.only(name).from_uniforms(drawn)
     if not bool((params.column(f"{name}.on") > 0.5).all()):
         raise ConfigError(f"{name} is never on (p: 0): nothing to measure")
-    for transform in space.transforms:
-        if transform.options.p == 1 and transform.name != name:
-            params = params.replace(f"{transform.name}.on", 1.0)
-    return params
+    own = torch.tensor([slot.split(".")[0] == name for slot in space.names])
+    return SpaceParams(torch.where(own, params.values, (base or rest(space)).values), space.names)
+
+
+def median(params: SpaceParams, transform: Transform) -> SpaceParams:
+    """The same sets with one transform on, its other slots where a median draw puts them."""
+    drawn = transform.draw(torch.full((1, transform.uniforms), 0.5))
+    for slot, column in zip(transform.slots[1:], drawn[0, 1:], strict=True):
+        params = params.replace(f"{transform.name}.{slot.name}", column)
+    return params.replace(f"{transform.name}.on", 1.0)
+
+
+def along(
+    space: AugmentationSpace, base: SpaceParams, transform: Transform, slot: str, values: Float[Tensor, " n"]
+) -> SpaceParams:
+    """A median draw of a transform over n values of one slot, the others as in `base`, one set.
+
+    A value that does not go with the other slots is brought to one that does: a box must stay inside.
+    """
+    params = median(repeat(base, len(values)), transform).replace(f"{transform.name}.{slot}", values)
+    return space.decode(space.encode(params))
 
 
 def trained_on(space: AugmentationSpace) -> list[str]:

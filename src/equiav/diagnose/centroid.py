@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from equiav.augment.uniforms import Method
-from equiav.diagnose.branch import BATCH, FULL, Branch, Effort, rest
+from equiav.diagnose.branch import FULL, Branch, Effort, batched, latents, repeat, rest
 from equiav.diagnose.figures import Figure, figure
 
 if TYPE_CHECKING:
@@ -82,45 +82,54 @@ def centroid_report(branch: Branch, own_count: int, effort: Effort = FULL, *, se
     """Measure one branch's centroid; the model must have a predictor, and `own_count` is its own K."""
     rows = torch.arange(min(effort.centroid_clips, len(branch.clips)))
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.cat([branch.tokens(part) for part in rows.split(BATCH)])
-    space = branch.space
-    dense_sets = space.encode(space.sample(effort.dense, generator, "sobol"))
+    tokens = batched(branch.tokens, rows)
+    dense_sets = branch.space.encode(branch.space.sample(effort.dense, generator, "sobol"))
     dense = _mean_prediction(branch, tokens, dense_sets)
-    spread = float((dense - dense.mean(0)).square().sum(1).mean().sqrt().clamp(min=1e-12))
     curves = {}
     for method in METHODS:
-        errors = {
-            k: _errors(branch, tokens, dense, (k, effort.draws, method), generator) / spread for k in effort.counts
-        }
-        known = {k: found for k, values in errors.items() if (found := figure(values)) is not None}
+        known = _curve(branch, tokens, dense, effort, generator, method=method)
         curves[method] = Curve(known, _rate(known))
     single = curves["iid"].to_dense[1].value
     real = _to_real(branch, tokens[: effort.real_clips], dense_sets, effort, generator)
     return CentroidReport(len(rows), curves, single**2 / own_count, real)
 
 
-def _spaces(branch: Branch) -> dict[str, Project]:
-    return {"latent": lambda latent: latent.float().cpu(), "intra": branch.project}
-
-
-def _mean_prediction(branch: Branch, tokens: Tensor, codes: Float[Tensor, "K P"]) -> Float[Tensor, "n D"]:
-    """The centroid of K sets that all clips share."""
+def _mean_prediction(
+    branch: Branch, tokens: Tensor, codes: Float[Tensor, "K P"], project: Project = Tensor.float
+) -> Float[Tensor, "n D"]:
+    """The centroid of K sets that all clips share, of what `project` makes of each prediction."""
     step = max(AT_ONCE // len(tokens), 1)
     total = torch.zeros(1)
     for part in codes.split(step):
-        total = total + branch.predict(tokens, part[None]).cpu().double().sum(1)  # not every GPU knows float64
+        # not every GPU knows float64
+        total = total + project(branch.predict(tokens, part[None])).cpu().double().sum(1)
     return (total / len(codes)).float()
 
 
-def _errors(
-    branch: Branch, tokens: Tensor, dense: Tensor, way: tuple[int, int, Method], generator: torch.Generator
-) -> Float[np.ndarray, " R"]:
-    """Root mean square distance to the dense mean over the clips, for each of R draws of K sets."""
-    (k, draws, method), found = way, []
-    for _ in range(draws):
-        codes = branch.space.encode(branch.space.sample(k, generator, method))
-        found.append(float((_mean_prediction(branch, tokens, codes) - dense).square().sum(1).mean().sqrt()))
-    return np.array(found)
+def _distance(x: Float[Tensor, "n D"], goal: Float[Tensor, "n D"]) -> float:
+    """Root mean square distance over the clips, in units of the spread of the goals."""
+    spread = (goal - goal.mean(0)).square().sum(1).mean().sqrt().clamp(min=1e-12)
+    return float((x - goal).square().sum(1).mean().sqrt() / spread)
+
+
+def _curve(
+    branch: Branch,
+    tokens: Tensor,
+    goal: Tensor,
+    effort: Effort,
+    generator: torch.Generator,
+    *,
+    method: Method = "iid",
+    project: Project = Tensor.float,
+) -> dict[int, Figure]:
+    """Distance of the centroid of K sets to a goal, over draws of them, by K."""
+    found = {}
+    for k in effort.counts:
+        sets = [branch.space.encode(branch.space.sample(k, generator, method)) for _ in range(effort.draws)]
+        errors = [_distance(_mean_prediction(branch, tokens, codes, project), goal) for codes in sets]
+        if (known := figure(np.array(errors))) is not None:
+            found[k] = known
+    return found
 
 
 def _rate(curve: dict[int, Figure]) -> float:
@@ -136,37 +145,26 @@ def _to_real(
     branch: Branch, tokens: Tensor, dense_sets: Tensor, effort: Effort, generator: torch.Generator
 ) -> list[ToReal]:
     """Distances to the mean over many real transformations of each clip, in the latent and the intra-modal space."""
-    real: dict[str, list[Tensor]] = {"latent": [], "intra": []}
-    plain: dict[str, list[Tensor]] = {"latent": [], "intra": []}
-    for row in torch.arange(len(tokens)):
-        repeated = row.expand(effort.real)
-        params = branch.space.sample(effort.real, generator, "sobol")
-        parts = zip(repeated.split(BATCH), range(0, effort.real, BATCH), strict=True)
-        latents = torch.cat([branch.latent(branch.view(part, params[i : i + BATCH])) for part, i in parts])
-        own = branch.latent(branch.view(row[None], rest(branch.space)))[0]
-        for name, project in _spaces(branch).items():
-            real[name].append(project(latents).mean(0))
-            plain[name].append(project(own))
+    spaces: dict[str, Project] = {"latent": Tensor.float, "intra": branch.project}
+    rows = torch.arange(len(tokens))
+    plain = latents(branch, rows, repeat(rest(branch.space), len(rows)))
+    real: dict[str, list[Tensor]] = {name: [] for name in spaces}
+    for row in rows:
+        views = latents(branch, row.expand(effort.real), branch.space.sample(effort.real, generator, "sobol"))
+        for name, project in spaces.items():
+            real[name].append(project(views).mean(0))
     found = []
-    for name, project in _spaces(branch).items():
+    for name, project in spaces.items():
         goal = torch.stack(real[name])
-        spread = (goal - goal.mean(0)).square().sum(1).mean().sqrt().clamp(min=1e-12)
-
-        def distance(x: Tensor, goal: Tensor = goal, spread: Tensor = spread) -> float:
-            return float((x - goal).square().sum(1).mean().sqrt() / spread)
-
-        def of(codes: Tensor, project: Project = project) -> Tensor:
-            step = max(AT_ONCE // len(tokens), 1)
-            parts = [project(branch.predict(tokens, part[None])).sum(1) for part in codes.split(step)]
-            return torch.stack(parts).sum(0) / len(codes)
-
-        curve = {}
-        for k in effort.counts:
-            sets = [branch.space.encode(branch.space.sample(k, generator)) for _ in range(effort.draws)]
-            curve[k] = figure(np.array([distance(of(codes)) for codes in sets]))
-        known = {k: value for k, value in curve.items() if value is not None}
         found.append(
-            ToReal(name, known, distance(of(dense_sets)), distance(torch.stack(plain[name])), effort.real, len(tokens))
+            ToReal(
+                name,
+                _curve(branch, tokens, goal, effort, generator, project=project),
+                _distance(_mean_prediction(branch, tokens, dense_sets, project), goal),
+                _distance(project(plain), goal),
+                effort.real,
+                len(tokens),
+            )
         )
     return found
 
@@ -178,10 +176,9 @@ def retrieval_by_count(branches: dict[str, Branch], effort: Effort = FULL, *, se
     predictor.
     """
     generator = torch.Generator().manual_seed(seed)
-    everyone = next(iter(branches.values())).clips
-    rows = torch.arange(len(everyone))
-    sources = next(iter(branches.values())).sources(rows)
-    tokens = {name: torch.cat([s.tokens(part) for part in rows.split(BATCH)]) for name, s in branches.items()}
+    one = next(iter(branches.values()))
+    rows = torch.arange(len(one.clips))
+    tokens = {name: batched(branch.tokens, rows) for name, branch in branches.items()}
     found = {}
     draws = max(effort.draws // 2, 1)
     for k in (0, *effort.counts):
@@ -196,6 +193,6 @@ def retrieval_by_count(branches: dict[str, Branch], effort: Effort = FULL, *, se
             own = scores.diagonal()
             first = (scores > own[:, None]).sum(1) == 0, (scores > own).sum(0) == 0
             hits += (first[0].float() + first[1].float()) / 2 / (draws if k else 1)
-        if (known := figure(hits, sources)) is not None:
+        if (known := figure(hits, one.sources(rows))) is not None:
             found[str(k) if k else "plain"] = known
     return found

@@ -14,7 +14,6 @@ from typing import cast
 import torch
 
 from equiav.augment.audio import AudioSpace
-from equiav.augment.space import SpaceParams
 from equiav.augment.visual import VisualSpace
 from equiav.diagnose.branch import FULL, Branch, Effort, join, states, trained_on
 from equiav.diagnose.figures import Figure, figure
@@ -29,10 +28,10 @@ class Composition:
     """How right the predictor is about two transformations one after the other, in the intra-modal space."""
 
     transforms: list[str]
-    rest_ratio: Figure | None  # |u(x, nothing) − f(x)| / |f(t(x)) − f(x)|: 0 where nothing told is nothing done
-    cosine: Figure | None
-    relative_error: Figure | None
-    margin: Figure | None  # cosine with both steps told minus cosine with the first alone
+    rest_ratio: Figure | None = None  # |u(x, nothing) − f(x)| / |f(t(x)) − f(x)|: 0 where nothing told is nothing done
+    cosine: Figure | None = None
+    relative_error: Figure | None = None
+    margin: Figure | None = None  # cosine with both steps told minus cosine with the first alone
     reason: str = ""  # why there are no figures
 
 
@@ -41,7 +40,7 @@ def composition(branch: Branch, effort: Effort = FULL, *, seed: int = 0) -> Comp
     rows, draws = torch.arange(min(effort.composed_clips, len(branch.clips))), effort.composed_draws
     names = [name for name in COMPOSABLE[branch.name] if name in trained_on(branch.space)]
     if not names:
-        return Composition([], None, None, None, None, "none of its transformations compose to one")
+        return Composition([], reason="none of its transformations compose to one")
     generator = torch.Generator().manual_seed(seed)
     part = branch.space.only(*names)
     first, then = (part.sample(len(rows) * draws, generator) for _ in range(2))
@@ -49,13 +48,13 @@ def composition(branch: Branch, effort: Effort = FULL, *, seed: int = 0) -> Comp
     try:
         both = space.compose(first, then)
     except ConfigError as error:
-        return Composition(names, None, None, None, None, str(error))
+        return Composition(names, reason=str(error))
     sets = join(both, first)
     order = torch.arange(len(sets)).view(2, len(rows), draws).transpose(0, 1).reshape(-1)
-    seen = states(branch, rows, SpaceParams(sets.values[order], sets.names)).projected(branch)
+    seen = states(branch, rows, sets[order]).projected(branch)
     whole, half = seen.views(list(range(draws))), seen.views(list(range(draws, 2 * draws)))
     if whole.r is None or half.r is None or whole.r_before is None:
-        return Composition(names, None, None, None, None, "no predictor")
+        return Composition(names, reason="no predictor")
     told = measures.displacement_cosine(whole.p, whole.q, whole.r)
     forgotten = measures.displacement_cosine(whole.p, whole.q, half.r)
     rests = (whole.r_before - whole.p).norm(dim=-1).mean(1) / (whole.q - whole.p).norm(dim=-1).mean(1)

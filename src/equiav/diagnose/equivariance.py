@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from equiav.augment.space import AugmentationSpace, SpaceParams
-from equiav.diagnose.branch import FULL, Branch, Effort, States, alone, join, repeat, rest, states, trained_on
+from equiav.diagnose.branch import FULL, Branch, Effort, States, alone, along, join, repeat, rest, states, trained_on
 from equiav.diagnose.figures import Figure, figure
 from equiav.metrics import displacement as measures
 from equiav.metrics.sources import another, numbered
@@ -104,11 +104,8 @@ def gallery(
     base = base or rest(space)
     sets = []
     for name in dict.fromkeys(order):
-        drawn = alone(space, name, order.count(name), generator)
-        if name not in amounts:
-            drawn = drawn.replace(f"{name}.on", 1 - base.column(f"{name}.on"))
-        own = torch.tensor([slot.split(".")[0] == name for slot in space.names])
-        sets.append(SpaceParams(torch.where(own, drawn.values, base.values), space.names))
+        drawn = alone(space, name, order.count(name), generator, base)
+        sets.append(drawn if name in amounts else drawn.replace(f"{name}.on", 1 - base.column(f"{name}.on")))
     return join(*sets), order
 
 
@@ -134,13 +131,13 @@ def displacement(branch: Branch, *, views: int = FULL.views, seed: int = 0) -> t
     any_other = _derangement(views, generator)
     tables: list[Table] = []
     for space in ("latent", "intra"):
-        singles: tuple[tuple[Question, States], ...] = (("alone", on_its_own), ("in context", in_context))
-        for question, latents in singles:
-            seen = latents if space == "latent" else latents.projected(branch)
-            from_prediction = question == "in context"
-            tables.append(Table(question, space, _single_rows(seen, sources, order, groups, swap, from_prediction)))
-        seen = together if space == "latent" else together.projected(branch)
-        tables.append(Table("all together", space, [_whole_row(seen, sources, any_other)]))
+        latents = (on_its_own, in_context, together)
+        own, context, whole = latents if space == "latent" else (seen.projected(branch) for seen in latents)
+        tables += [
+            Table("alone", space, _single_rows(own, sources, order, groups, swap, from_prediction=False)),
+            Table("in context", space, _single_rows(context, sources, order, groups, swap, from_prediction=True)),
+            Table("all together", space, [_whole_row(whole, sources, any_other)]),
+        ]
     codes = branch.space.encode(params).unflatten(0, (len(rows), views))
     several = len(np.unique(sources)) > 1
     explained = measures.explained_parameters(together.p, together.q, codes, sources=sources) if several else []
@@ -167,16 +164,18 @@ def _single_rows(
     names: list[str],
     groups: tuple[Tensor, ...],
     swap: list[int],
+    *,
     from_prediction: bool,
 ) -> list[Row]:
+    """A row per transform; `from_prediction`: the predicted displacement is that from prediction to prediction."""
     steps = seen.q - seen.p
     others, neighbour, typical = (torch.empty_like(steps) for _ in range(3))
     for group in groups:
         own = sources[group.numpy()]
         others[group] = _others_mean(steps[group], own)
         neighbour[group] = steps[group][another(own)]
-    for name in dict.fromkeys(names):
-        chosen = [i for i, other in enumerate(names) if other == name]
+    own_views = _by_name(names)
+    for chosen in own_views.values():
         typical[:, chosen] = _others_mean(steps[:, chosen].mean(1, keepdim=True), sources)
     rivals = _rivals(seen, typical, neighbour, swap) | {REFERENCE: seen.p + others}
     ranks = {name: measures.ranks(seen.q, r) for name, r in rivals.items()}
@@ -184,8 +183,7 @@ def _single_rows(
         for name in ("predictor", "shuffled"):
             rivals[name] = seen.p + rivals[name] - seen.r_before
     rows = []
-    for name in dict.fromkeys(names):
-        chosen = [i for i, other in enumerate(names) if other == name]
+    for name, chosen in own_views.items():
         structure = _structure([(seen.p[g, i], seen.q[g, i]) for g in groups for i in chosen])
         told = {key: r[:, chosen] for key, r in rivals.items()}
         places = {key: r[:, chosen] for key, r in ranks.items()}
@@ -259,27 +257,28 @@ def _structure(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
     return {name: float(np.nanmean(values)) for name, values in found.items() if np.isfinite(values).any()}
 
 
+def _by_name(names: list[str]) -> dict[str, list[int]]:
+    """Where each name stands."""
+    return {name: [i for i, other in enumerate(names) if other == name] for name in dict.fromkeys(names)}
+
+
 def _swap(names: list[str], generator: torch.Generator) -> list[int]:
     """For each view another one: of the same transform if it has several."""
     swap = list(range(len(names)))
-    for name in dict.fromkeys(names):
-        own = [i for i, other in enumerate(names) if other == name]
-        rest_of = [i for i, other in enumerate(names) if other != name]
+    for name, own in _by_name(names).items():
+        others = [i for i, other in enumerate(names) if other != name]
         if len(own) > 1:
             for i, j in zip(own, _derangement(len(own), generator), strict=True):
                 swap[i] = own[j]
-        elif rest_of:
-            swap[own[0]] = rest_of[int(torch.randint(len(rest_of), (1,), generator=generator))]
+        elif others:
+            swap[own[0]] = others[int(torch.randint(len(others), (1,), generator=generator))]
     return swap
 
 
 def _derangement(n: int, generator: torch.Generator) -> list[int]:
     """A permutation that leaves nothing in its place: one cycle through a random order."""
-    order = torch.randperm(n, generator=generator).tolist()
-    found = [0] * n
-    for here, there in zip(order, order[1:] + order[:1], strict=True):
-        found[here] = there
-    return found
+    order = torch.randperm(n, generator=generator)
+    return torch.empty_like(order).scatter(0, order, order.roll(-1)).tolist()
 
 
 def slot_curves(branch: Branch, effort: Effort = FULL) -> dict[str, list[CurvePoint]]:
@@ -296,31 +295,17 @@ def slot_curves(branch: Branch, effort: Effort = FULL) -> dict[str, list[CurvePo
             if slot.name in ("first", "second", "third", "fourth", "order", "seed"):
                 continue
             values = torch.linspace(slot.low, slot.high, effort.curve_points)
-            sets = _along(branch.space, transform.name, slot.name, values)
+            sets = along(branch.space, rest(branch.space), transform, slot.name, values)
             seen = states(branch, rows, repeat(sets, len(rows))).projected(branch)
-            # a low end may not go with the other slots: say what was really done
-            actual = sets.column(f"{transform.name}.{slot.name}").tolist()
-            found[f"{transform.name}.{slot.name}"] = [
-                _point(seen.views([i]), v, branch.sources(rows)) for i, v in enumerate(actual)
-            ]
+            name = f"{transform.name}.{slot.name}"
+            points = enumerate(sets.column(name).tolist())  # what was really done
+            found[name] = [_point(seen.views([i]), value, branch.sources(rows)) for i, value in points]
     return found
 
 
-def _along(space: AugmentationSpace, name: str, slot: str, values: Tensor) -> SpaceParams:
-    """A median draw of a transform with one slot along its range, the other transforms at rest."""
-    transform = next(t for t in space.transforms if t.name == name)
-    middle = transform.draw(torch.full((1, transform.uniforms), 0.5))
-    params = repeat(rest(space), len(values)).replace(f"{name}.on", 1.0)
-    for other, column in zip(transform.slots[1:], middle[0, 1:], strict=True):
-        params = params.replace(f"{name}.{other.name}", column)
-    params = params.replace(f"{name}.{slot}", values)
-    return space.decode(space.encode(params))
-
-
 def _point(seen: States, value: float, sources: Int64[np.ndarray, " n"]) -> CurvePoint:
-    true = (seen.q - seen.p).norm(dim=-1).mean()
+    true = float((seen.q - seen.p).norm(dim=-1).mean())
     if seen.r is None:
-        return CurvePoint(value, float(true), None, None)
-    predicted = (seen.r - seen.p).norm(dim=-1).mean()
-    cosine = figure(measures.displacement_cosine(seen.p, seen.q, seen.r), sources)
-    return CurvePoint(value, float(true), float(predicted), cosine)
+        return CurvePoint(value, true, None, None)
+    predicted = float((seen.r - seen.p).norm(dim=-1).mean())
+    return CurvePoint(value, true, predicted, figure(measures.displacement_cosine(seen.p, seen.q, seen.r), sources))

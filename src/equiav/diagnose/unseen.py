@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,9 +20,9 @@ from equiav.augment import audio, visual
 from equiav.augment.audio import AudioSpace
 from equiav.augment.room import RoomOptions, RoomSpace
 from equiav.augment.space import AugmentationSpace, SpaceParams
-from equiav.augment.transform import Slot, build_transforms
+from equiav.augment.transform import build_transforms
 from equiav.augment.visual import VisualSpace
-from equiav.diagnose.branch import BATCH, FULL, Branch, Effort, join, repeat, rest, trained_on
+from equiav.diagnose.branch import FULL, Branch, Effort, batched, join, latents, repeat, rest, trained_on
 from equiav.diagnose.equivariance import gallery
 from equiav.diagnose.figures import Figure, figure
 from equiav.metrics import displacement as measures
@@ -64,23 +64,49 @@ def unseen(
     Args:
         partners: inter-modal embeddings of the other branch of all clips: the gallery.
     """
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.arange(min(effort.unseen_clips, len(branch.clips)))
-    pool = join(rest(branch.space), gallery(branch.space, effort.pool, generator)[0])
+    rows, everyone = torch.arange(min(effort.unseen_clips, len(branch.clips))), torch.arange(len(branch.clips))
+    resting = repeat(rest(branch.space), len(rows))
+    pool = join(rest(branch.space), gallery(branch.space, effort.pool, torch.Generator().manual_seed(seed))[0])
+    p = branch.project(latents(branch, rows, resting))[:, None]
+    tokens = batched(branch.tokens, rows)
     found: dict[str, list[Point]] = {}
-    for name, space, params, value, trained in _cases(branch):
-        told = {NOTHING: repeat(rest(branch.space), len(rows))}
-        if space is branch.space:
-            told[ITSELF] = repeat(params, len(rows))
+    for case in _cases(branch):
+        told = {NOTHING: resting}
+        if case.space is branch.space:
+            told[ITSELF] = repeat(case.params, len(rows))
         elif branch.predicts:
-            told[NEAREST] = _nearest(branch, rows, space, params, pool)
-        points = found.setdefault(name, [])
-        points.append(_point(branch, rows, space, params, told, partners, (name, value, trained)))
+            told[NEAREST] = pool[[_nearest(branch, row, case, pool) for row in rows]]
+        views = batched(lambda part, case=case: case.views(branch, part), everyone)
+        q = branch.project(batched(branch.latent, views)[rows])[:, None]
+        cosine: dict[str, Figure | None] = {}
+        error: dict[str, Figure | None] = {}
+        for way, sets in told.items() if branch.predicts else ():
+            r = branch.project(branch.predict(tokens, branch.space.encode(sets)[:, None]))
+            cosine[way] = figure(measures.displacement_cosine(p, q, r), branch.sources(rows))
+            error[way] = figure(measures.relative_error(p, q, r), branch.sources(rows))
+        place = measures.ranks(partners[None], batched(branch.embed_inputs, views)[None])[0]
+        mrr, recall = (figure(x, branch.sources(everyone)) for x in (1 / place.double(), (place <= 1).double()))
+        size = float((q - p).norm(dim=-1).mean())
+        point = Point(case.name, case.value, case.trained, size, cosine, error, mrr, recall)
+        found.setdefault(case.name, []).append(point)
     return found
 
 
-def _cases(branch: Branch) -> Iterator[tuple[str, AugmentationSpace, SpaceParams, float, bool]]:
-    """Name, the space that applies it, one parameter set, its strength, and whether training draws it."""
+class _Case(NamedTuple):
+    """One strength of one transformation: the space that applies it, one parameter set, and is it of training?"""
+
+    name: str
+    space: AugmentationSpace
+    params: SpaceParams
+    value: float
+    trained: bool
+
+    def views(self, branch: Branch, rows: Tensor) -> Tensor:
+        return branch.transformed(rows, self.space, repeat(self.params, len(rows)))
+
+
+def _cases(branch: Branch) -> Iterator[_Case]:
+    """Strengths past the range of training; then transforms that training never had."""
     space = branch.space
     by_name = {slot.name: slot for slot in space.slots}
     for name in STRETCHED:
@@ -90,96 +116,45 @@ def _cases(branch: Branch) -> Iterator[tuple[str, AugmentationSpace, SpaceParams
             for reach in REACHES:
                 value = slot.neutral + reach * (slot.high - slot.neutral)
                 params = rest(space).replace(f"{transform}.on", 1.0).replace(name, value)
-                yield name, space, params, value, reach <= 1
-    for name in _EXTRA[branch.name]:
-        if name == "room" and branch.clips.sounds is None:
-            continue
-        if any(name == transform.name for transform in space.transforms):
+                yield _Case(name, space, params, value, reach <= 1)
+    for name, held in _EXTRA[branch.name].items():
+        if name in [transform.name for transform in space.transforms] or (name == "room" and not branch.clips.sounds):
             continue
         other = _space_of(branch, name)
-        main = _main_slot(other, name)
+        slots = {slot.name: slot for slot in other.slots[1:]}
+        main = slots.get(f"{name}.{MAIN[name]}") if name in MAIN else next(iter(slots.values()), None)
         for share in SHARES if main else (1.0,):
-            params = other.identity(1).replace(f"{name}.on", 1.0)
-            value = 1.0
+            params, value = other.identity(1).replace(f"{name}.on", 1.0), 1.0
+            for slot, place in held.items():
+                params = params.replace(f"{name}.{slot}", place)
             if main:
                 end = main.low if main.neutral - main.low > main.high - main.neutral else main.high
                 value = main.neutral + share * (end - main.neutral)
                 params = params.replace(main.name, value)
-            for slot, place in _places(name, value).items():
-                params = params.replace(f"{name}.{slot}", place)
-            yield name, other, params, value, False
+            if name == "cutout":  # about the middle
+                params = params.replace("cutout.top", (1 - value) / 2).replace("cutout.left", (1 - value) / 2)
+            yield _Case(name, other, params, value, False)
 
 
-_EXTRA = {
-    "audio": ("mel_shift", "stretch", "noise", "room"),  # the last on the waveform
-    "visual": ("vertical_flip", "rotation", "perspective", "jpeg", "cutout"),
+# Transforms that training never had, with the slots that are held: one noise, one room, which acts on the waveform
+_EXTRA: dict[str, dict[str, dict[str, float]]] = {
+    "audio": {"mel_shift": {}, "stretch": {}, "noise": {"seed": 0.5}, "room": {"rt60_s": 0.5, "seed": 0.5}},
+    "visual": {"vertical_flip": {}, "rotation": {}, "perspective": {}, "jpeg": {}, "cutout": {}},
 }
 
 
 def _space_of(branch: Branch, name: str) -> AugmentationSpace:
     """A space of one transform with its default options."""
-    if name == "room":
-        return RoomSpace(RoomOptions(sample_rate=branch.model.config.features.sample_rate))
     features, settings = branch.model.config.features, branch.model.config.architecture
+    if name == "room":
+        return RoomSpace(RoomOptions(sample_rate=features.sample_rate))
     if branch.name == "audio":
         transforms = build_transforms("audio", {name: {}}, audio.KNOWN, ())
         return AudioSpace(transforms, features.time_frames, features.mel_bins)
     return VisualSpace(build_transforms("visual", {name: {}}, visual.KNOWN, ()), settings.image_side)
 
 
-def _main_slot(space: AugmentationSpace, name: str) -> Slot | None:
-    slots = {slot.name: slot for slot in space.slots[1:]}
-    return slots.get(f"{name}.{MAIN[name]}") if name in MAIN else next(iter(slots.values()), None)
-
-
-def _places(name: str, value: float) -> dict[str, float]:
-    """Slots besides the main one that need a place: a cutout about the middle, one noise, one room."""
-    middle = (1 - value) / 2
-    places = {"cutout": {"top": middle, "left": middle}, "noise": {"seed": 0.5}, "room": {"rt60_s": 0.5, "seed": 0.5}}
-    return places.get(name, {})
-
-
-def _nearest(
-    branch: Branch, rows: Tensor, space: AugmentationSpace, params: SpaceParams, pool: SpaceParams
-) -> SpaceParams:
-    """For each clip the set of the pool whose view is closest to the unseen view."""
-    chosen = []
-    for row in rows:
-        known = branch.view(row.expand(len(pool)), pool)
-        goal = branch.transformed(row[None], space, params)
-        chosen.append(int((known - goal).flatten(1).square().sum(1).argmin()))
-    return pool[chosen]
-
-
-def _point(
-    branch: Branch,
-    rows: Tensor,
-    space: AugmentationSpace,
-    params: SpaceParams,
-    told: dict[str, SpaceParams],
-    partners: Tensor,
-    about: tuple[str, float, bool],
-) -> Point:
-    everyone = torch.arange(len(branch.clips))
-    views = [branch.transformed(part, space, repeat(params, len(part))) for part in everyone.split(BATCH)]
-    q = torch.cat([branch.project(branch.latent(view)) for view in views])[rows]
-    p = branch.project(
-        torch.cat([branch.latent(branch.view(r, repeat(rest(branch.space), len(r)))) for r in rows.split(BATCH)])
-    )
-    cosine: dict[str, Figure | None] = {}
-    error: dict[str, Figure | None] = {}
-    if branch.predicts:
-        tokens = torch.cat([branch.tokens(part) for part in rows.split(BATCH)])
-        for way, sets in told.items():
-            r = branch.project(branch.predict(tokens, branch.space.encode(sets)[:, None])[:, 0])
-            parts = p[:, None], q[:, None], r[:, None]
-            cosine[way] = figure(measures.displacement_cosine(*parts), branch.sources(rows))
-            error[way] = figure(measures.relative_error(*parts), branch.sources(rows))
-    asked = torch.cat([branch.embed_inputs(view) for view in views])
-    scores = asked @ partners.T
-    own = scores.diagonal()[:, None]
-    rank = 1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
-    size = float((q - p).norm(dim=1).mean())
-    return Point(
-        *about, size, cosine, error, *(figure(x, branch.sources(everyone)) for x in (1 / rank, (rank <= 1).double()))
-    )
+def _nearest(branch: Branch, row: Tensor, case: _Case, pool: SpaceParams) -> int:
+    """Which set of the pool gives a clip the view that is closest to the unseen one."""
+    known = branch.view(row.expand(len(pool)), pool)
+    return int((known - case.views(branch, row[None])).flatten(1).square().sum(1).argmin())

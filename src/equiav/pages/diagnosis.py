@@ -13,7 +13,7 @@ import torch
 from markupsafe import Markup
 
 from equiav.diagnose.attention import looks, maps
-from equiav.diagnose.branch import FULL, MODALITIES, Branch, Clips, Effort, read_clips
+from equiav.diagnose.branch import FULL, MODALITIES, Branch, ClipTensors, Effort, read_clips
 from equiav.diagnose.centroid import WITHIN, CentroidReport
 from equiav.diagnose.diagnosis import CLIPS, BranchReport, Diagnosis, diagnose
 from equiav.diagnose.equivariance import MEASURES, REFERENCE, YARDSTICKS, Row, Table
@@ -68,7 +68,7 @@ def write_report(
     return found
 
 
-def attention_maps(model: EquiAV, clips: Clips, row: int = 0) -> dict[str, list[ShownMap]]:
+def attention_maps(model: EquiAV, clips: ClipTensors, row: int = 0) -> dict[str, list[ShownMap]]:
     """Where the predictor looks on one clip, as pictures, by branch; nothing for a predictor that does not attend."""
     shown: dict[str, list[ShownMap]] = {}
     for name in MODALITIES:
