@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from equiav.errors import ConfigError, ModelError
 from equiav.machine import usable_cores
-from equiav.metrics.class_level import ClassLevels, ClassScorer, FoundPart
+from equiav.metrics.class_level import ClassLevels, ClassScorer, QueryFigures
 from equiav.words import counted, have
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Entries of the similarity matrix held at once: 40 MB of float32
 CHUNK_ENTRIES = 10_000_000
-# Of them, those that a thread works on: some 50 bytes for each, where every item is relevant to every query
+# Of them, those that a thread works on
 PART_ENTRIES = 1_000_000
 
 
@@ -46,7 +46,7 @@ class Ranks(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Gallery:
+class MergedRows:
     """Unit vectors with equal rows merged: `column[i]` is the row of `rows` that holds item i."""
 
     rows: Float32[np.ndarray, "u E"]
@@ -81,7 +81,7 @@ def unit_rows(x: npt.ArrayLike, *, name: str) -> Float32[np.ndarray, "n E"]:
     return array / norms
 
 
-def merge_equal_rows(rows: Float32[np.ndarray, "n E"]) -> Gallery:
+def merge_equal_rows(rows: Float32[np.ndarray, "n E"]) -> MergedRows:
     """Give equal rows one column, in order of first appearance."""
     first: dict[bytes, int] = {}
     keep: list[int] = []
@@ -93,12 +93,12 @@ def merge_equal_rows(rows: Float32[np.ndarray, "n E"]) -> Gallery:
             first[key] = len(keep)
             keep.append(i)
         column[i] = first[key]
-    return Gallery(rows=rows[keep] if len(keep) < len(rows) else rows, column=column)
+    return MergedRows(rows=rows[keep] if len(keep) < len(rows) else rows, column=column)
 
 
 def rank(
     queries: Float32[np.ndarray, "n E"],
-    gallery: Gallery,
+    gallery: MergedRows,
     labels: Sequence[Sequence[str]] | None = None,
     *,
     ks: tuple[int, ...] = (1, 10),
@@ -114,24 +114,25 @@ def rank(
     pessimistic = np.empty(n, dtype=np.int64)
     scorer = ClassScorer(labels, ks, sources) if labels else None
 
-    def place(part: slice, scores: Float32[np.ndarray, "p n"]) -> FoundPart | None:
+    def place(part: slice, scores: Float32[np.ndarray, "p n"]) -> list[list[QueryFigures | None]]:
         own = scores[np.arange(len(scores)), np.arange(n)[part]][:, None]
         optimistic[part] = 1 + np.count_nonzero(scores > own, axis=1)
         pessimistic[part] = np.count_nonzero(scores >= own, axis=1)
-        return scorer.score(part, scores) if scorer else None
+        return [scorer.score(part.start + i, row) for i, row in enumerate(scores)] if scorer else []
 
-    found: list[FoundPart | None] = []
+    found: list[list[QueryFigures | None]] = []
     # numpy lets other threads run while it compares and sorts
     with ThreadPoolExecutor(threads) as pool:
         for chunk, scores in _similarity_chunks(queries, gallery):
             step = max(1, min(ceil(len(scores) / threads), PART_ENTRIES // n))
             parts = [slice(start, min(start + step, chunk.stop)) for start in range(chunk.start, chunk.stop, step)]
-            found += pool.map(place, parts, np.split(scores, range(step, len(scores), step)))
+            for scored in pool.map(place, parts, np.split(scores, range(step, len(scores), step))):
+                found += scored
     return Ranks(optimistic, pessimistic), scorer.levels(found) if scorer else ClassLevels(None, None)
 
 
 def _similarity_chunks(
-    queries: Float32[np.ndarray, "n E"], gallery: Gallery
+    queries: Float32[np.ndarray, "n E"], gallery: MergedRows
 ) -> Iterator[tuple[slice, Float32[np.ndarray, "c n"]]]:
     """Slices of queries with their cosines to every gallery item; the array is overwritten by the next one."""
     n = len(gallery.column)

@@ -301,7 +301,7 @@ def _chance(n: int) -> dict[str, float]:
         **{f"recall_at_{k}": min(1.0, k / n) for k in RECALLS},
         "median_rank": (n + 1) / 2,
         "mean_rank": (n + 1) / 2,
-        "mean_reciprocal_rank": harmonic_number(n) / n,
+        "mean_reciprocal_rank": float(harmonic_number(n)) / n,
         "ndcg_at_10": float(np.sum(1 / np.log2(1 + first)) / n),
     }
 
