@@ -125,7 +125,7 @@ def write_weights(tensors: dict[str, Tensor], path: Path) -> None:
     write_safely(path, lambda beside: save_file(tensors, beside))
 
 
-def write_safely(path: Path, write: Callable[[Path], None]) -> None:
+def write_safely(path: Path, write: Callable[[Path], object]) -> None:
     """A file that `write` writes: whole or as it was before, with the permissions of any new file.
 
     safetensors leaves its files to their owner alone (0600), whatever the umask says.
@@ -146,6 +146,11 @@ def write_safely(path: Path, write: Callable[[Path], None]) -> None:
     except (OSError, SafetensorError) as error:
         beside.unlink(missing_ok=True)
         raise ModelError(f"{path} cannot be written: {error}") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, likewise."""
+    write_safely(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 def fingerprint(model: nn.Module, config: dict[str, Any]) -> str:

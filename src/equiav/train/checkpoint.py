@@ -2,7 +2,7 @@
 
     RUN/state/step-00000120/{model.safetensors, optimizer.safetensors, average.safetensors, state.json}
 
-A checkpoint is written beside, flushed to disk and renamed; the last `KEEP` stay, and the one with the lowest loss.
+A checkpoint is written beside, flushed to disk and renamed; the last `KEEP` stay, and the one with the lowest error.
 All randomness of training follows from (seed, epoch, clip), so weights, moments, the averaged weights and `Progress`
 are everything that a resumed run needs, with whatever number of processes: what is on disk is whole.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,8 @@ class Progress:
     step: int = 0  # finished optimizer steps
     bad: int = 0  # steps in a row whose loss or gradient was not finite
     skipped: int = 0  # such steps so far
-    epoch_loss: float = 0.0  # sum over the epoch's finished steps
-    epoch_steps: int = 0
-    best_loss: float | None = None  # lowest mean loss of an epoch, or its lowest error on other clips
-    best_step: int = 0  # its last step
+    best_loss: float | None = None  # lowest error on other clips after an epoch, where that is asked for
+    best_step: int = 0  # the last step of that epoch
     scaler: dict[str, Any] = field(default_factory=dict)  # of the gradients, in fp16
 
 
@@ -122,8 +120,8 @@ def load_state(run: Path, trained: Trained) -> Progress:
     if trained.average:
         _restore(trained.average, read_weights(folder / "average.safetensors"), folder)
     found = read_json(folder / "state.json")
-    del found["version"]
-    return Progress(**found)
+    # earlier states also hold the mean loss of the epoch so far, which nothing reads
+    return Progress(**{one.name: found[one.name] for one in fields(Progress) if one.name in found})
 
 
 def best_weights(run: Path, progress: Progress) -> dict[str, Tensor]:
@@ -132,17 +130,12 @@ def best_weights(run: Path, progress: Progress) -> dict[str, Tensor]:
 
 
 def _restore(into: dict[str, Tensor], stored: dict[str, Tensor], folder: Path) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in into.items()}
-    if shapes != {name: tuple(tensor.shape) for name, tensor in stored.items()}:
-        differing = sorted(name for name in shapes.keys() | stored if shapes.get(name) != _shape(stored.get(name)))
+    wanted, found = ({name: tuple(x.shape) for name, x in tensors.items()} for tensors in (into, stored))
+    if differing := sorted(name for name in wanted | found if wanted.get(name) != found.get(name)):
         raise TrainingError(f"{folder}: these weights belong to another model: {', '.join(differing[:5])} differ")
     with torch.no_grad():
         for name, tensor in into.items():
             tensor.copy_(spread_like(stored[name], tensor))
-
-
-def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
-    return None if tensor is None else tuple(tensor.shape)
 
 
 def _moments(trained: Trained) -> dict[str, Tensor]:

@@ -74,7 +74,7 @@ def train(
         optim: AdamW and its schedule.
         accelerator: the processes to train on; by default this one alone.
         lr_ratio: of a parameter, by its name: its learning rate over that of the schedule.
-        judge: asked after every epoch, on all processes: the error to keep the best state by, instead of the mean loss.
+        judge: asked after every epoch, on all processes: the error, by the lowest of which the best state is kept.
         flops_per_clip: of forward and backward, for the model FLOP utilisation.
         on_step: told of every step, on the main process.
         should_stop: asked after every step; True on any process makes all save and stop.
@@ -93,10 +93,10 @@ def train(
     while loop.progress.step < loop.total and not stop:
         epoch, start = divmod(loop.progress.step, loop.per_epoch)
         batch: Clips | None = None
-        for batch, clock in _timed(loader.epoch(epoch, start)):
+        for batch, asked, came in _timed(loader.epoch(epoch, start)):
             losses, norm = loop.step(batch, epoch)
             if notes:
-                notes.step(len(batch.clip_ids), losses, norm, clock)
+                notes.step(len(batch.clip_ids), losses, norm, asked, came)
             ended = loop.progress.step % loop.per_epoch == 0
             if ended:
                 error = judge() if judge else None
@@ -142,21 +142,16 @@ class Loop:
         if accelerator.scaler is not None and self.progress.scaler:
             accelerator.scaler.load_state_dict(self.progress.scaler)
 
-    @property
-    def lr(self) -> float:
-        """The learning rate of the next step."""
-        return learning_rate(
-            self.progress.step, steps_per_epoch=self.per_epoch, epochs=self.settings.epochs, settings=self.optim
-        )
-
     def step(self, batch: Clips, epoch: int) -> tuple[dict[str, float], float]:
         """Losses and gradient norm of a batch; the weights have moved, unless one of them is not finite.
 
         What is decided, is decided by numbers that all processes share.
         """
+        done, epochs = self.progress.step, self.settings.epochs
+        lr = learning_rate(done, steps_per_epoch=self.per_epoch, epochs=epochs, settings=self.optim)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * group["lr_ratio"]
-        seed = self.settings.seed * 1_000_003 + self.progress.step
+            group["lr"] = lr * group["lr_ratio"]
+        seed = self.settings.seed * 1_000_003 + done
         # drop path, other clips on every process; all else has keys
         torch.manual_seed(seed * self.accelerator.num_processes + self.accelerator.process_index)
         micro_batch = self.settings.micro_batch or len(batch.clip_ids)
@@ -177,8 +172,6 @@ class Loop:
             if self.settings.ema:
                 follow(self.trained.average, self.model, share_of_step(self.settings.ema, self.progress.step))
             self.progress.bad = 0
-            self.progress.epoch_loss += numbers["loss"]
-            self.progress.epoch_steps += 1
         elif not searching:
             self._note_bad_step(batch.clip_ids, numbers, norm)
         self.optimizer.zero_grad(set_to_none=True)
@@ -186,16 +179,13 @@ class Loop:
         return numbers, norm
 
     def end_epoch(self, epoch: int, error: float | None) -> None:
-        """Average, and remember the epoch if its error, or without one its mean loss, was the lowest so far."""
+        """Average, and remember the epoch if its error was the lowest so far."""
         progress = self.progress
         if self.settings.average_last:
             share = share_of_epoch(self.settings.average_last, epoch, self.settings.epochs)
             follow(self.trained.average, self.model, share)
-        if progress.epoch_steps:
-            mean = progress.epoch_loss / progress.epoch_steps if error is None else error
-            if progress.best_loss is None or mean < progress.best_loss:
-                progress.best_loss, progress.best_step = mean, progress.step
-        progress.epoch_loss, progress.epoch_steps = 0.0, 0
+        if error is not None and (progress.best_loss is None or error < progress.best_loss):
+            progress.best_loss, progress.best_step = error, progress.step
 
     def save(self) -> None:
         """Put all of it on disk."""
@@ -220,21 +210,12 @@ class Loop:
             )
 
 
-class _Clock:
-    """When a batch was asked for, and when it came."""
-
-    def __init__(self) -> None:
-        self.asked = self.came = time.perf_counter()
-
-
-def _timed(batches: Iterator[Clips]) -> Iterator[tuple[Clips, _Clock]]:
-    while True:
-        clock = _Clock()
-        batch = next(batches, None)
-        if batch is None:
-            return
-        clock.came = time.perf_counter()
-        yield batch, clock
+def _timed(batches: Iterator[Clips]) -> Iterator[tuple[Clips, float, float]]:
+    """Each batch, when it was asked for, and when it came."""
+    asked = time.perf_counter()
+    for batch in batches:
+        yield batch, asked, time.perf_counter()
+        asked = time.perf_counter()
 
 
 class _Notes:
@@ -242,19 +223,18 @@ class _Notes:
 
     def __init__(self, loop: Loop, flops_per_clip: float | None, on_step: Callable[[Step], None] | None) -> None:
         self.loop, self.on_step = loop, on_step
-        run, settings, step = loop.run, loop.settings, loop.progress.step
+        run, step = loop.run, loop.progress.step
         self.metrics, self.healths = JsonLines(run / "metrics.jsonl", step), JsonLines(run / "health.jsonl", step)
         self.waits: list[float] = []
-        self.rung: set[str] = set()
-        device = loop.accelerator.device
+        self.warned: set[str] = set()
         self.flops = flops_per_clip
-        self.ceiling = None if flops_per_clip is None else Ceiling(device, settings.precision)
+        device, precision = loop.accelerator.device, loop.settings.precision
+        self.ceiling = None if flops_per_clip is None else Ceiling(device, precision)
 
-    def step(self, clips: int, losses: dict[str, float], norm: float, clock: _Clock) -> None:
+    def step(self, clips: int, losses: dict[str, float], norm: float, asked: float, came: float) -> None:
         """After every step."""
-        loop, progress, now = self.loop, self.loop.progress, time.perf_counter()
-        self.waits.append((clock.came - clock.asked) / (now - clock.asked))
-        seconds = now - clock.asked
+        loop, progress, seconds = self.loop, self.loop.progress, time.perf_counter() - asked
+        self.waits.append((came - asked) / seconds)
         step = Step(
             step=progress.step,
             steps=loop.total,
@@ -281,8 +261,8 @@ class _Notes:
         self.waits.clear()
         alarms = ringing(measures) if step > loop.optim.warmup_epochs * loop.per_epoch else {}
         for measure, line in alarms.items():
-            if measure not in self.rung:  # once is enough for people; health.jsonl has every epoch
+            if measure not in self.warned:  # once is enough for people; health.jsonl has every epoch
                 log.warning("alarm at step %d: %s", step, line)
-        self.rung |= alarms.keys()
+        self.warned |= alarms.keys()
         self.healths.add({"step": step, **measures, "alarms": list(alarms.values())})
         loop.accelerator.log({f"health/{name}": value for name, value in measures.items()}, step=step)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from equiav.model.hub import write_text
+
 
 @dataclass(frozen=True)
 class Step:
@@ -53,9 +55,7 @@ class JsonLines:
             return
         lines = (text for text in path.read_text(encoding="utf-8").splitlines(keepends=True) if text[-1] == "\n")
         kept = [text for text in lines if json.loads(text)["step"] <= step]
-        beside = path.with_suffix(".part")
-        beside.write_text("".join(kept), encoding="utf-8")
-        beside.replace(path)
+        write_text(path, "".join(kept))
 
     def add(self, line: dict[str, Any]) -> None:
         """Append one; what is not finite becomes null, which every reader of JSON takes."""

@@ -21,7 +21,7 @@ from equiav.config import Data, Modalities, ModelConfig, Train, parse_settings
 from equiav.config.loading import Settings
 from equiav.errors import ConfigError, TrainingError
 from equiav.library.table import Library
-from equiav.model.hub import CONFIG, WEIGHTS, fetch, read_config, read_json
+from equiav.model.hub import CONFIG, WEIGHTS, fetch, read_config, read_json, write_text
 from equiav.train.checkpoint import has_state
 from equiav.train.processes import whole
 from equiav.train.throughput import choose_precision
@@ -60,9 +60,7 @@ class Outcome:
     def note(self) -> None:
         """Write outcome.json: how far the weights in model/ are, and a hash of them."""
         found = {"step": self.step, "steps": self.steps, "clips": self.clips, "weights": hash_of_file(self.run / MODEL)}
-        beside = self.run / f".{OUTCOME}.part"
-        beside.write_text(json.dumps(found), encoding="utf-8")
-        beside.replace(self.run / OUTCOME)
+        write_text(self.run / OUTCOME, json.dumps(found))
 
 
 def is_finished(run: Path) -> bool:
@@ -264,9 +262,7 @@ def claim_run(run: Path, recipe: Settings, begin: Callable[[], TrainedOn], encod
     if begun is None:
         begin().save(run)
         _note_start(run, wanted, encoders)
-        beside = run / f".{RECIPE}.part"
-        beside.write_text(yaml.safe_dump(wanted, sort_keys=False), encoding="utf-8")
-        beside.replace(run / RECIPE)
+        write_text(run / RECIPE, yaml.safe_dump(wanted, sort_keys=False))
     else:
         check_recipe(begun, recipe)
         if not has_state(run):
@@ -276,9 +272,7 @@ def claim_run(run: Path, recipe: Settings, begin: Callable[[], TrainedOn], encod
 def _note_start(run: Path, recipe: dict[str, Any], encoders: ModelConfig | None) -> None:
     config = encoders and encoders.model_dump(mode="json")
     (run / START).parent.mkdir(exist_ok=True)
-    beside = run / f"{START}.part"
-    beside.write_text(json.dumps({"encoders": config, "weights": start_weights(recipe)}, indent=1), encoding="utf-8")
-    beside.replace(run / START)
+    write_text(run / START, json.dumps({"encoders": config, "weights": start_weights(recipe)}, indent=1))
 
 
 def start_weights(recipe: dict[str, Any]) -> dict[str, str | None]:

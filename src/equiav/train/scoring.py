@@ -8,8 +8,7 @@ probabilities of several of the stored frames are averaged, as CAV-MAE does; one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,6 +47,7 @@ class Scores:
     truth: Bool[np.ndarray, "n classes"]
 
 
+@torch.no_grad()
 def score_split(
     classifier: Classifier,
     library: Library,
@@ -81,32 +81,23 @@ def score_split(
     found: list[tuple[int, str, np.ndarray]] = []
     heard, seen = covers(classifier.modalities, "audio"), covers(classifier.modalities, "visual")
     columns = ["clip_id", *["fbank"] * heard, *["frames"] * seen]
-    with _judging(classifier):
-        for start in range(0, len(mine), BATCH):
-            part = mine[start : start + BATCH].tolist()
-            table = library.take(part, columns)
-            with accelerator.autocast():
-                probabilities = _probabilities(classifier, library, table, frames)
-            found += zip(part, table["clip_id"].to_pylist(), probabilities.cpu().numpy(), strict=True)
-            if on_progress:
-                on_progress(min((start + BATCH) * accelerator.num_processes, len(rows)), len(rows))
+    training = classifier.training
+    classifier.eval()
+    for start in range(0, len(mine), BATCH):
+        part = mine[start : start + BATCH].tolist()
+        table = library.take(part, columns)
+        with accelerator.autocast():
+            probabilities = _probabilities(classifier, library, table, frames)
+        found += zip(part, table["clip_id"].to_pylist(), probabilities.cpu().numpy(), strict=True)
+        if on_progress:
+            on_progress(min((start + BATCH) * accelerator.num_processes, len(rows)), len(rows))
+    classifier.train(training)
     gathered = sorted(gather_object(found), key=lambda one: one[0])
     scores = np.stack([one[2] for one in gathered])
     if not np.isfinite(scores).all():
         raise ModelError("the classifier gave NaN or infinite probabilities: its weights are broken")
     truth = targets(labels, classifier.classes).bool().numpy()
     return Scores([one[1] for one in gathered], scores, truth)
-
-
-@contextmanager
-def _judging(classifier: Classifier) -> Iterator[None]:
-    training = classifier.training
-    classifier.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        classifier.train(training)
 
 
 def _probabilities(

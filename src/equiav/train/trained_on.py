@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,7 @@ from equiav.config import Modalities, stored_modalities
 from equiav.errors import TrainingError
 from equiav.library.records import USABLE
 from equiav.library.table import Library
+from equiav.model.hub import write_safely, write_text
 from equiav.words import counted
 
 if TYPE_CHECKING:
@@ -95,10 +96,10 @@ class TrainedOn:
         own = self.clips.filter(pa.array([role in roles for role in self.clips["role"].to_pylist()], pa.bool_()))
         return own.sort_by([("role", "ascending"), ("clip_id", "ascending")])
 
-    def to_dict(self) -> dict[str, Any]:
-        """What trained_on.json holds."""
+    def save(self, run: Path) -> None:
+        """Write both files, each whole or not at all, the JSON last."""
         roles = self.clips["role"].value_counts().to_pylist()
-        return {
+        about = {
             "schema_version": VERSION,
             "library": self.library,
             "library_fingerprint": self.library_fingerprint,
@@ -109,14 +110,8 @@ class TrainedOn:
             "sources": len(self.sources),
             "table": CLIPS,
         }
-
-    def save(self, run: Path) -> None:
-        """Write both files, each whole or not at all, the JSON last."""
-        parts = {name: run / f".{name}.part" for name in (CLIPS, ABOUT)}
-        pq.write_table(self.clips, parts[CLIPS], compression="zstd")
-        parts[ABOUT].write_text(json.dumps(self.to_dict(), indent=1), encoding="utf-8")
-        for name, part in parts.items():
-            part.replace(run / name)
+        write_safely(run / CLIPS, lambda beside: pq.write_table(self.clips, beside, compression="zstd"))
+        write_text(run / ABOUT, json.dumps(about, indent=1))
 
 
 def about_to_train(
@@ -146,29 +141,6 @@ def about_to_train(
     return TrainedOn(path, fingerprint, dict(splits), modalities, clips)
 
 
-@dataclass(frozen=True)
-class Changes:
-    """How the clips of a library differ from those that a run began with: clip ids by role."""
-
-    added: dict[str, list[str]]
-    removed: dict[str, list[str]]
-    relabelled: dict[str, list[str]]
-
-
-def changes(begun: TrainedOn, now: TrainedOn) -> Changes:
-    """What came, what went, and what has other labels; labels count where the run learns them."""
-    found = Changes({}, {}, {})
-    for role in begun.splits:
-        before, after = (
-            dict(zip(own["clip_id"].to_pylist(), own["labels"].to_pylist(), strict=True))
-            for own in (begun.of(role), now.of(role))
-        )
-        found.added[role] = sorted(after.keys() - before.keys())
-        found.removed[role] = sorted(before.keys() - after.keys())
-        found.relabelled[role] = sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
-    return found
-
-
 def check_clips(run: Path, begun: TrainedOn, now: TrainedOn) -> None:
     """A run goes on with the clips that it began with: all of them must be there; what was added is left out.
 
@@ -176,39 +148,37 @@ def check_clips(run: Path, begun: TrainedOn, now: TrainedOn) -> None:
         TrainingError: clips were removed from the split or, where labels are learned, relabelled; says how many, and
             what to do.
     """
-    differ = changes(begun, now)
     for role, split in begun.splits.items():
-        added, removed, relabelled = (kind[role] for kind in (differ.added, differ.removed, differ.relabelled))
-        n = len(begun.of(role))
-        said = ", ".join(
-            f"{len(ids)} {what}"
-            for ids, what in ((added, "added"), (removed, "removed"), (relabelled, "relabelled"))
-            if ids
+        before, after = (
+            dict(zip(own["clip_id"].to_pylist(), own["labels"].to_pylist(), strict=True))
+            for own in (begun.of(role), now.of(role))
         )
-        if len(removed) == n:
+        differ = {
+            "added": sorted(after.keys() - before.keys()),
+            "removed": sorted(before.keys() - after.keys()),
+            "relabelled": sorted(name for name in before.keys() & after.keys() if before[name] != after[name]),
+        }
+        lost = differ["removed"] or differ["relabelled"]
+        found = ", ".join(f"{len(ids)} {what}" for what, ids in differ.items() if ids)
+        n = len(before)
+        if len(differ["removed"]) == n:
             raise TrainingError(
                 f"{run} was begun on another library, {begun.library}: none of its {counted(n, 'clip')} "
-                f"is in split {split!r} of "
-                f"{now.library}. Give that library, or begin another run: another --run folder"
+                f"is in split {split!r} of {now.library}. Give that library, or begin another run: another --run folder"
             )
-        if removed or relabelled:
+        if lost:
+            source = begun.clips["source"][begun.clips["clip_id"].to_pylist().index(lost[0])].as_py()
             raise TrainingError(
-                f"{now.library} is not what {run} was begun on: "
-                f"of the {counted(n, 'clip')} of its split {split!r}, {said} since "
-                f"then, e.g. {_named(begun, (removed or relabelled)[0])}. Bring these clips back as they were, "
+                f"{now.library} is not what {run} was begun on: of the {counted(n, 'clip')} of its split {split!r}, "
+                f"{found} since then, e.g. clip {lost[0]} of {source}. Bring these clips back as they were, "
                 "or begin another run: another --run folder"
             )
-        if added:
+        if found:
             log.warning(
                 "%s: %s to split %r since %s was begun; it goes on with the %d clips that it began with. To train on "
                 "all of them begin another run: another --run folder",
-                *(now.library, said, split, run, n),
+                *(now.library, found, split, run, n),
             )
-
-
-def _named(begun: TrainedOn, clip_id: str) -> str:
-    row = begun.clips["clip_id"].to_pylist().index(clip_id)
-    return f"clip {clip_id} of {begun.clips['source'][row].as_py()}"
 
 
 def rows_by_role(
