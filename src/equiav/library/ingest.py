@@ -195,7 +195,7 @@ class _Run:
             # an item of the size of another that was read in part may be its copy: then no reject of it is final
             elif same and reject and reject.is_final(state.stamp, alone=sizes[size] == (known is not None)):
                 self._set_reject(state, reject)
-            else:
+            else:  # also a copy of a stored file: that it is one shows when it is hashed
                 todo.append(item)
                 continue
             self.state.name(item, state.clips)

@@ -85,9 +85,9 @@ class IngestState:
             self.items[key].before = known
         for reject in library.rejects():
             self.items[reject.item].recorded = reject
-        for batch in library.clips(columns=["clip_id", "item", "labels", "split"], statuses=STATUSES).to_batches():
-            for row in batch.to_pylist():
-                self._store(row["clip_id"], row["item"], tuple(row["labels"]), row["split"])
+        table = library.clips(columns=["clip_id", "item", "labels", "split"], statuses=STATUSES)
+        for clip_id, key, labels, split in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            self._store(clip_id, key, tuple(labels), split)
 
     def _store(self, clip_id: str, key: str, labels: tuple[str, ...], split: str) -> ClipState:
         clip, item = self.clips[clip_id], self.items[key]
