@@ -27,4 +27,5 @@ def test_a_wav_is_byte_for_byte_what_ffmpeg_writes_and_is_read_bit_for_bit(tmp_p
 
 def test_the_header_of_a_sound_beyond_four_gigabytes_says_up_to_the_end():
     assert wav_header(2**32, 16_000)[-4:] == wav_header(2**32, 16_000)[4:8] == b"\xff" * 4
+    assert len(wav_header(2**40, 16_000)) == len(wav_header(4, 16_000))
     assert int.from_bytes(wav_header(4000, 16_000)[-4:], "little") == 4000

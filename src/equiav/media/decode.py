@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 GAP_S = 0.05  # a jump of the time stamps larger than this is a hole in the sound, filled with silence
-PLACED_S = 600.0  # of sound without holes so much is held until its time stamps have said where it lies
+PLACED_S = 600.0  # of sound without holes so much is held until its time stamps tell where it lies
 HOLE_S = 60.0  # silence of a hole comes in parts of this length
 MIN_SOUND = 0.5  # a window with sound in less than this share is refused
 MIN_SOUND_DAMAGED = 0.9  # the same, where packets at its start or end could not be decoded
@@ -79,7 +79,7 @@ def read_audio(
     loudest = span.meter.loudest_if_cancelled(0)
     if loudest is not None:
         span = _read_span(container, stream, start_s, end_s, sample_rate, loudest)
-    damaged_s = min((at_s for at_s in span.inside if start_s <= at_s < expected_s), default=None)
+    damaged_s = min((at_s for at_s in span.damage.inside_s if start_s <= at_s < expected_s), default=None)
     if damaged_s is not None:
         raise MediaError("corrupt", f"{path.name}: the sound at {damaged_s:.2f} s is damaged")
     _check_sound(path, span.damage, info, start_s, expected_s, span.filled / sample_rate, span.covered / sample_rate)
@@ -95,7 +95,6 @@ class _Span:
     window: NDArray[np.float32]
     meter: Meter
     damage: Damage = field(default_factory=Damage)
-    inside: list[float] = field(default_factory=list)  # times of damage between sound that can be decoded
     begins_s: float | None = None  # when the first sample that was decoded, maybe before the window, was heard
     parts: list[tuple[int, int]] = field(default_factory=list)  # samples that are there
 
@@ -141,7 +140,7 @@ def _read_span(
         from_s = max(start_s - margin_s, 0.0)
         seek(container, zero + from_s, stream)
         span = _Span(np.zeros(round((end_s - start_s) * sample_rate), np.float32), Meter([(start_s, end_s)]))
-        source = _Source(container, stream, end_s, sample_rate, span.meter, span.damage, channel, span.inside)
+        source = _Source(container, stream, end_s, sample_rate, span.meter, span.damage, channel)
         for at_s, offset, block in _placed(source.blocks(), sample_rate):
             span.begins_s = at_s if span.begins_s is None else span.begins_s
             span.put(round((at_s - start_s) * sample_rate) + offset, block)
@@ -174,7 +173,7 @@ class _Piece:
         return (float(np.median(starts_s)) if starts_s else 0.0) + self._skipped / self.rate
 
     def add(self, channels: NDArray[Any], at_s: float) -> Iterator[NDArray[np.float32]]:
-        """Take in the next samples (C, S), said to begin at `at_s`; give what is ready."""
+        """Take in the next samples (C, S), which begin at `at_s` if their time stamp is right; give what is ready."""
         if self._starts_s is not None and np.isfinite(at_s):
             self._starts_s.append(at_s - self._seen / self.rate)
         if self._raw and (len(self._raw[0]), self._raw[0].dtype) != (len(channels), channels.dtype):
@@ -214,7 +213,6 @@ class _Source:
     meter: Meter
     damage: Damage
     channel: int | None
-    inside: list[float] = field(default_factory=list)  # times of damage between sound that can be decoded
 
     def blocks(self) -> Iterator[tuple[_Piece, NDArray[np.float32]]]:
         """Samples, each block with the piece that it goes on with."""
@@ -224,13 +222,13 @@ class _Source:
             told = None if frame.pts is None else float(frame.pts * (frame.time_base or Fraction(1, frame.rate)))
             at = ends_at if told is None else told - zero
             if runs_on and piece is not None and (told is None or at - ends_at > LACK_S):
-                self.inside += [ends_at, max(at - LACK_S / 2, ends_at)]  # both ends of the hole
+                self.damage.inside_s += [ends_at, max(at - LACK_S / 2, ends_at)]  # both ends of the hole
             new, known = waiting + self.damage.at_s[known:], len(self.damage.at_s)
             lost = self.damage.blank_s if at - ends_at > LACK_S else []
             # what is damaged itself waits for sound behind it: the last packet of a file that was cut is no whole one
             waiting = [time_s for time_s in new if time_s >= at]
             if piece is not None:
-                self.inside += [time_s for time_s in (*new, *lost) if time_s < at]
+                self.damage.inside_s += [time_s for time_s in (*new, *lost) if time_s < at]
             self.damage.blank_s.clear()
             if at >= self.end_s + GAP_S:
                 break
@@ -263,14 +261,9 @@ def _placed(
             if size >= PLACED_S * sample_rate:
                 break
         at_s = piece.placed_s()
-        for block in chain(_emptied(held), (block for _, block in parts)):
+        for block in chain((held.popleft() for _ in range(len(held))), (block for _, block in parts)):
             yield at_s, offset, block
             offset += len(block)
-
-
-def _emptied(held: deque[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-    while held:
-        yield held.popleft()
 
 
 def _off_grid(at_s: float, rate: int, sample_rate: int) -> int:

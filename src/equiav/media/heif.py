@@ -11,7 +11,8 @@ import struct
 from typing import BinaryIO
 
 from equiav.errors import MediaError
-from equiav.media.probe import MAX_PIXELS
+from equiav.media.probe import check_pixels
+from equiav.media.sizes import boxes
 
 # Major brands of files whose pictures are items, or sequences of such
 BRANDS = frozenset(
@@ -32,21 +33,18 @@ def check(file: BinaryIO, name: str) -> Light | None:
     Raises:
         MediaError: corrupt (a part is missing), unsupported (too many pixels; a sequence of pictures alone).
     """
-    size, at, kinds, meta = file.seek(0, io.SEEK_END), 0, set[bytes](), b""
-    while at + 8 <= size:
-        file.seek(at)
-        length, kind = struct.unpack(">I4s", file.read(8))
-        length, header = (int.from_bytes(file.read(8), "big"), 16) if length == 1 else (length or size - at, 8)
-        if kind == b"meta" and header <= length <= MAX_META:
-            meta = file.read(length - header)
-        if length < header or at + length > size:
+    size, kinds, meta = file.seek(0, io.SEEK_END), set[bytes](), b""
+    for kind, start, end in boxes(file, size):
+        if kind == b"meta" and end - start <= MAX_META:
+            file.seek(start)
+            meta = file.read(end - start)
+        if end > size:
             break  # cut, or what some telephones put behind the last box
         kinds.add(kind)
-        at += length
     file.seek(0)
     if b"moov" in kinds and b"meta" not in kinds:
         raise MediaError("unsupported", f"{name} is a HEIF sequence without a picture of its own; make it a video")
-    parts = dict(_boxes(meta[4:]))
+    parts = dict(_parts(meta[4:]))
     try:
         needed = _end_of_items(parts[b"iloc"])
     except (IndexError, KeyError):
@@ -54,26 +52,18 @@ def check(file: BinaryIO, name: str) -> Light | None:
     if needed > size:
         raise MediaError("corrupt", f"{name}: a HEIF picture that is cut, at {size} of {needed} bytes")
     try:
-        said = _said_of_primary(parts)
-        width, height = struct.unpack_from(">4xII", said.get(b"ispe", bytes(12)))
-        primaries, curve = struct.unpack_from(">4xHH", said.get(b"nclx", bytes(8)))
+        properties = _primary_properties(parts)
+        width, height = struct.unpack_from(">4xII", properties.get(b"ispe", bytes(12)))
+        primaries, curve = struct.unpack_from(">4xHH", properties.get(b"nclx", bytes(8)))
     except (struct.error, IndexError, KeyError):
         return None  # what cannot be understood says nothing
-    if width * height > MAX_PIXELS:
-        raise MediaError("unsupported", f"{name} has {width}x{height} pixels")
+    check_pixels(name, width, height)
     return (curve, primaries) if curve else None
 
 
-def _boxes(data: bytes) -> list[tuple[bytes, bytes]]:
+def _parts(data: bytes) -> list[tuple[bytes, bytes]]:
     """Kind and content of each box in `data`."""
-    found, at = list[tuple[bytes, bytes]](), 0
-    while at + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        if length < 8:
-            break
-        found.append((kind, data[at + 8 : at + length]))
-        at += length
-    return found
+    return [(kind, data[start:end]) for kind, start, end in boxes(io.BytesIO(data), len(data))]
 
 
 def _end_of_items(places: bytes) -> int:
@@ -102,16 +92,16 @@ def _end_of_items(places: bytes) -> int:
     return furthest
 
 
-def _said_of_primary(parts: dict[bytes, bytes]) -> dict[bytes, bytes]:
+def _primary_properties(parts: dict[bytes, bytes]) -> dict[bytes, bytes]:
     """Size (`ispe`) and colour (`nclx`) of the primary item, as boxes."""
     primary = int.from_bytes(parts[b"pitm"][4:], "big")
-    properties = dict(_boxes(parts[b"iprp"]))
-    held, said = _boxes(properties[b"ipco"]), dict[bytes, bytes]()
+    properties = dict(_parts(parts[b"iprp"]))
+    every, found = _parts(properties[b"ipco"]), dict[bytes, bytes]()
     for number in filter(None, _properties_of(primary, properties[b"ipma"])):
-        kind, content = held[number - 1]
+        kind, content = every[number - 1]
         kind = content[:4] if kind == b"colr" else kind
-        said.setdefault(kind, content)
-    return said
+        found.setdefault(kind, content)
+    return found
 
 
 def _properties_of(item: int, associations: bytes) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import warnings
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -12,10 +11,11 @@ import av
 import av.error
 from av.container import InputContainer
 from av.video.stream import VideoStream
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from equiav.errors import MediaError
-from equiav.media.probe import MAX_PIXELS, describe, open_media
+from equiav.media.probe import check_pixels, describe, open_media
+from equiav.media.stills import pillow_errors
 from equiav.media.tracks import audio_stream, packets, seek, start_of
 
 CODECS = {"JPEG": ("mjpeg", "yuvj420p"), "PNG": ("png", "rgb24")}
@@ -56,20 +56,12 @@ def _picture_kind(path: Path) -> tuple[str, int, int]:
     """Format and size of a picture that is whole."""
     if not path.is_file():
         raise MediaError("missing", f"there is no picture {path}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours, below
-            with Image.open(path, formats=tuple(CODECS)) as picture:
-                kind, (width, height) = str(picture.format), picture.size
-                if width * height > MAX_PIXELS or path.stat().st_size > MAX_PICTURE_BYTES:
-                    raise MediaError("unsupported", f"{path.name} has {width}x{height} pixels")
-                picture.load()  # FFmpeg would fill up a picture that is cut
-    except UnidentifiedImageError:
-        raise MediaError("not_media", f"{path.name} is no JPEG or PNG picture") from None
-    except Image.DecompressionBombError as error:
-        raise MediaError("unsupported", f"{path.name}: {error}") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise MediaError("corrupt", f"{path.name} cannot be read as a picture: {error}") from None
+    with pillow_errors(path.name, "JPEG or PNG picture"), Image.open(path, formats=tuple(CODECS)) as picture:
+        kind, (width, height) = str(picture.format), picture.size
+        check_pixels(path.name, width, height)
+        if path.stat().st_size > MAX_PICTURE_BYTES:
+            raise MediaError("unsupported", f"{path.name} is larger than {MAX_PICTURE_BYTES >> 20} MiB")
+        picture.load()  # FFmpeg would fill up a picture that is cut
     return ("JPEG" if kind == "MPO" else kind), width, height
 
 

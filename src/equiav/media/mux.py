@@ -75,6 +75,6 @@ def wav_header(size: int, sample_rate: int) -> bytes:
     """As FFmpeg writes it before `size` bytes of samples; the largest sizes mean "up to the end"."""
     # format 3 is IEEE float, 4 bytes a sample
     fmt = struct.pack("<HHIIHHH", 3, 1, sample_rate, 4 * sample_rate, 4, 32, 0)
-    chunks = b"fmt " + struct.pack("<I", len(fmt)) + fmt + b"fact" + struct.pack("<II", 4, size // 4)
+    chunks = b"fmt " + struct.pack("<I", len(fmt)) + fmt + b"fact" + struct.pack("<II", 4, min(size // 4, LARGEST))
     chunks += b"data" + struct.pack("<I", min(size, LARGEST))
     return b"RIFF" + struct.pack("<I", min(4 + len(chunks) + size, LARGEST)) + b"WAVE" + chunks

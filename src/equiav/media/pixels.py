@@ -84,7 +84,7 @@ def _rgb(
 
 
 def _light_of(frame: av.VideoFrame) -> tuple[int, int]:
-    """Transfer curve and primaries; where the latter are not said but the matrix is BT.2020's, so are they."""
+    """Transfer curve and primaries; where a frame does not tell the latter but the matrix is BT.2020's, so are they."""
     primaries = frame.color_primaries
     if primaries == ColorPrimaries.UNSPECIFIED and frame.colorspace == Colorspace.BT2020:
         primaries = ColorPrimaries.BT2020
@@ -148,12 +148,13 @@ def _opaque(scaler: VideoReformatter, frame: av.VideoFrame) -> av.VideoFrame:
 def _turn(frame: av.VideoFrame) -> bytes | None:
     """The display matrix of a frame, if it has one."""
     try:
-        said = frame.side_data
+        side_data = frame.side_data
     except ValueError:
         # PyAV 18 fails on side data of a kind that it does not know, such as EXIF: without those it can be read
         strange = sorted(set(range(MAX_SIDE_DATA)) - {kind.value for kind in Type})
-        said = _filtered(frame, *(("sidedata", {"mode": "delete", "type": str(kind)}) for kind in strange)).side_data
-    found = said.get("DISPLAYMATRIX")
+        delete = [("sidedata", {"mode": "delete", "type": str(kind)}) for kind in strange]
+        side_data = _filtered(frame, *delete).side_data
+    found = side_data.get("DISPLAYMATRIX")
     return None if found is None else bytes(found)
 
 
@@ -174,17 +175,13 @@ def _upright(turn: bytes | None, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]
 
 
 def encoded(picture: Image.Image, quality: int) -> bytes:
-    """A picture as JPEG, without the ends of a very long one."""
-    out = io.BytesIO()
-    picture.crop(_middle(picture.width, picture.height)).save(out, "JPEG", quality=quality)
-    return out.getvalue()
-
-
-def _middle(width: int, height: int) -> tuple[int, int, int, int]:
-    """The box without the ends of a very long picture: one such would blow up its whole batch."""
+    """A picture as JPEG, without the ends of a very long one, which would blow up its whole batch."""
+    width, height = picture.size
     longest = int(MAX_ASPECT * min(width, height))
     left, top = max(width - longest, 0) // 2, max(height - longest, 0) // 2
-    return left, top, width - left, height - top
+    out = io.BytesIO()
+    picture.crop((left, top, width - left, height - top)).save(out, "JPEG", quality=quality)
+    return out.getvalue()
 
 
 def is_still(jpegs: list[bytes]) -> bool:

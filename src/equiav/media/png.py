@@ -9,11 +9,10 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from bisect import bisect_right
-from itertools import accumulate
 from typing import BinaryIO
 
 from equiav.media.heif import Light
+from equiav.media.splice import Splice
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -43,7 +42,7 @@ def picture_of(file: BinaryIO) -> tuple[BinaryIO, Light | None]:
             last = b""  # cut in its pixels
             break
         at = end
-    return io.BufferedReader(_Parts(file, parts, last)), light
+    return io.BufferedReader(Splice(file, [*parts, last])), light
 
 
 def _may_turn(file: BinaryIO, kind: bytes, length: int) -> bool:
@@ -69,38 +68,3 @@ def _fits(compressed: bytes) -> bool:
         return len(zlib.decompressobj().decompress(compressed, MAX_KEPT + 1)) <= MAX_KEPT
     except zlib.error:
         return False
-
-
-class _Parts(io.RawIOBase):
-    """Parts (start, end) of a file, one behind the other, and bytes behind them, as a file to read."""
-
-    def __init__(self, file: BinaryIO, parts: list[tuple[int, int]], last: bytes) -> None:
-        self._file, self._parts, self._last = file, parts, last
-        sizes = [end - start for start, end in parts] + [len(last)]
-        self._begins = [0, *accumulate(sizes)]
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._begins[-1]}[whence], 0)
-        return self._at
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        if self._at >= self._begins[-1]:
-            return 0
-        number = bisect_right(self._begins, self._at) - 1
-        inside, most = self._at - self._begins[number], self._begins[number + 1] - self._at
-        most = min(most, len(buffer))
-        if number < len(self._parts):
-            self._file.seek(self._parts[number][0] + inside)
-            data = self._file.read(most)
-        else:
-            data = self._last[inside : inside + most]
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)

@@ -104,6 +104,16 @@ def open_media(path: Path) -> Iterator[InputContainer]:
         raise MediaError("corrupt", f"{path.name} cannot be decoded: {error.strerror or error}") from None
 
 
+def check_pixels(name: str, width: int, height: int) -> None:
+    """Refuse pictures that would take too much memory.
+
+    Raises:
+        MediaError: unsupported.
+    """
+    if width * height > MAX_PIXELS:
+        raise MediaError("unsupported", f"{name} has {width}x{height} pixels, at most {MAX_PIXELS}")
+
+
 def read_head(path: Path) -> bytes:
     """The first kilobyte of a regular file.
 
@@ -125,20 +135,17 @@ def read_head(path: Path) -> bytes:
 
 
 def _explain_refusal(path: Path, head: bytes, error: av.error.FFmpegError) -> MediaError:
-    said = error.strerror or str(error)
+    reason = error.strerror or str(error)
     invalid = isinstance(error, av.error.InvalidDataError)
     if head[4:8] == b"ftyp" and invalid:
-        return MediaError("truncated", f"{path.name} starts as an MP4 but its index is missing or cut ({said})")
-    if invalid or (isinstance(error, av.error.ArgumentError) and _is_text(head)):
-        return MediaError("not_media", f"{path.name} is not in a known media format ({said})")
+        return MediaError("truncated", f"{path.name} starts as an MP4 but its index is missing or cut ({reason})")
+    # subtitles, playlists and lists of files have demuxers too
+    is_text = b"\0" not in head and head[:1] != b"\x89"
+    if invalid or (isinstance(error, av.error.ArgumentError) and is_text):
+        return MediaError("not_media", f"{path.name} is not in a known media format ({reason})")
     if isinstance(error, av.error.ArgumentError):
         return MediaError("unsupported", f"{path.name} is in a container that equiav does not read")
-    return MediaError("corrupt", f"{path.name} cannot be opened: {said}")
-
-
-def _is_text(head: bytes) -> bool:
-    # subtitles, playlists and lists of files have demuxers too
-    return b"\0" not in head and head[:1] != b"\x89"
+    return MediaError("corrupt", f"{path.name} cannot be opened: {reason}")
 
 
 def probe(path: Path) -> MediaInfo:
@@ -160,8 +167,8 @@ def describe(container: InputContainer, path: Path) -> MediaInfo:
     for stream in (audio, video):
         if stream is not None and stream.codec_context is None:
             raise MediaError("unsupported", f"{path.name}: no decoder for its {stream.type} track")
-    if video is not None and video.width * video.height > MAX_PIXELS:
-        raise MediaError("unsupported", f"{path.name} says {video.width}x{video.height} pixels, at most {MAX_PIXELS}")
+    if video is not None:
+        check_pixels(path.name, video.width, video.height)
     if audio is not None and audio.channels > MAX_CHANNELS:
         raise MediaError("unsupported", f"{path.name} has {audio.channels} channels, at most {MAX_CHANNELS}")
     ends, cut = _track_ends(container, path)

@@ -189,7 +189,7 @@ class Sandbox(Generic[T, R]):
         """
         self._failed_starts += 1
         if self._failed_starts >= TRIES:
-            raise WorkerError(f"worker processes cannot be started: {how}; what it said is on standard error")
+            raise WorkerError(f"worker processes cannot be started: {how}; standard error has what it wrote")
         self._remove(worker, list(worker.held))
 
     def _give_up(self, worker: _Worker[T], error: MediaError) -> list[tuple[T, R | MediaError]]:

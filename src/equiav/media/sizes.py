@@ -11,7 +11,6 @@ Any other size beyond the end of the file says that the file is cut.
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from equiav.errors import MediaError
+from equiav.media.splice import Splice
 
 HEADERS = 256  # bytes by which programs shift a placeholder
 KNOWN = (0x7F000000, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
@@ -138,81 +138,40 @@ def _caf(file: BinaryIO, whole: int) -> Sizes | None:
     for name, start, size in _chunks(file, 8, ">4sq", pad=1):
         if name == b"data":
             # four bytes count the edits
-            return Sizes(max(size - 4, 0), whole - start - 4, start + 4, patches={start - 8: _caf_size(whole - start)})
+            patches = {start - 8: struct.pack(">q", whole - start)}
+            return Sizes(max(size - 4, 0), whole - start - 4, start + 4, patches=patches)
     return None
 
 
-def _caf_size(size: int) -> bytes:
-    return struct.pack(">q", size)
+def boxes(file: BinaryIO, whole: int) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, payload's offset and end of the boxes of ISO 14496-12 in so many bytes; the last may end behind them.
+
+    What is no box comes as one without a kind that reaches to the end.
+    """
+    at = 0
+    for _ in range(MAX_BOXES):
+        file.seek(at)
+        head = file.read(16)
+        if len(head) < 8:
+            return
+        size, kind = struct.unpack(">I4s", head[:8])
+        header = 16 if size == 1 else 8
+        size = int.from_bytes(head[8:], "big") if size == 1 else size or whole - at
+        if size < header:
+            kind, size = b"", whole - at
+        yield kind, at + header, at + size
+        at += size
 
 
 def ends_in_a_fragment(path: Path) -> bool:
     """Whether a fragmented MP4 ends inside one of its parts: no header says how long it is as a whole."""
-    whole, at, fragments = path.stat().st_size, 0, False
+    whole = path.stat().st_size
     with path.open("rb") as file:
-        for _ in range(MAX_BOXES):
-            file.seek(at)
-            head = file.read(16)
-            if len(head) < 8:
-                return fragments and len(head) > 0
-            size, name = struct.unpack(">I4s", head[:8])
-            size = int.from_bytes(head[8:], "big") if size == 1 else size
-            fragments |= name == b"moof"
-            if size < 8 or at + size > whole:  # 0: up to the end
-                return fragments and size >= 8
-            at += size
-    return False
+        ends = [(kind, end) for kind, _, end in boxes(file, whole)]
+    return any(kind == b"moof" for kind, _ in ends) and ends[-1][1] != whole
 
 
-class View(io.RawIOBase):
-    """A file as it should have been written: `head` for its first `skip` bytes, and patches by their offset."""
-
-    def __init__(
-        self, path: Path, *, head: bytes = b"", skip: int = 0, patches: dict[int, bytes] | None = None
-    ) -> None:
-        super().__init__()
-        self.name = str(path)
-        self._file = path.open("rb")
-        self._head, self._skip, self._patches = head, skip, patches or {}
-        self._size = path.stat().st_size - skip + len(head)
-        self._at = 0
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def seekable(self) -> bool:
-        """It is."""
-        return True
-
-    def tell(self) -> int:
-        """The offset of the next byte."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to an offset from the start, the present place or the end."""
-        self._at = max(offset + (0, self._at, self._size)[whence], 0)
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
-        size = max(self._size - self._at, 0) if size < 0 else size
-        data = bytearray(self._head[self._at : self._at + size])
-        self._file.seek(self._at + len(data) - len(self._head) + self._skip)
-        data += self._file.read(size - len(data))
-        for at, patch in self._patches.items():
-            for i in range(max(at, self._at), min(at + len(patch), self._at + len(data))):
-                data[i - self._at] = patch[i - at]
-        self._at += len(data)
-        return bytes(data)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._file.close()
-        super().close()
-
-
-def view_of(path: Path, head: bytes) -> View | None:
+def view_of(path: Path, head: bytes) -> Splice | None:
     """The file as FFmpeg can read it, where it cannot read it as it lies there: placeholders, big-endian WAV.
 
     Raises:
@@ -221,10 +180,18 @@ def view_of(path: Path, head: bytes) -> View | None:
     if head[:4] == b"RIFX" and head[8:12] == b"WAVE":
         return _rifx(path)
     sizes = sizes_of(path) if head[:4] in (b"FORM", b"riff", b"caff", b"RF64", b"BW64") else None
-    return View(path, patches=sizes.patches) if sizes is not None and sizes.is_open and sizes.patches else None
+    return _patched(path, sizes.patches) if sizes is not None and sizes.is_open and sizes.patches else None
 
 
-def _rifx(path: Path) -> View:
+def _patched(path: Path, patches: dict[int, bytes]) -> Splice:
+    parts, at = list[tuple[int, int] | bytes](), 0
+    for start, patch in sorted(patches.items()):
+        parts += [(at, max(start, at)), patch]
+        at = start + len(patch)
+    return Splice(path.open("rb"), [*parts, (at, path.stat().st_size)])
+
+
+def _rifx(path: Path) -> Splice:
     """A big-endian WAV as an AIFC, whose samples are big-endian too; FFmpeg takes them for little-endian ones."""
     with path.open("rb") as file:
         fmt = b""
@@ -233,8 +200,9 @@ def _rifx(path: Path) -> View:
                 file.seek(start)
                 fmt = file.read(min(size, 64))
             if name == b"data" and len(fmt) >= 16:
-                sizes = Sizes(size, path.stat().st_size - start, start)
-                return View(path, head=_aifc_header(path, fmt, sizes), skip=start)
+                whole = path.stat().st_size
+                header = _aifc_header(path, fmt, Sizes(size, whole - start, start))
+                return Splice(path.open("rb"), [header, (start, whole)])
     raise MediaError("truncated", f"{path.name} is a big-endian WAV (RIFX) that ends before its samples")
 
 

@@ -21,7 +21,7 @@ from equiav.media.frames import read_frames
 from equiav.media.ground import on_ground
 from equiav.media.hdr import is_beyond_sdr, to_sdr
 from equiav.media.pixels import encoded
-from equiav.media.probe import MAX_PIXELS, MediaInfo, describe, open_media, read_head
+from equiav.media.probe import MediaInfo, check_pixels, describe, open_media, read_head
 
 PICTURE_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF"})
 ORIENTATION = 0x0112  # in EXIF; what is to be done with each of its values:
@@ -61,10 +61,16 @@ def read_picture(path: Path, short_side: int, quality: int) -> bytes:
     Raises:
         MediaError: not_media, corrupt, unsupported.
     """
-    picture = Image.fromarray(load_image(path))
-    scale = min(1.0, short_side / min(picture.size))
+    return encoded(shrunk(Image.fromarray(load_image(path)), short_side), quality)
+
+
+def shrunk(picture: Image.Image, short_side: int) -> Image.Image:
+    """A picture whose short side is no longer than `short_side`; a pixel is the mean of those that it stands for."""
+    scale = short_side / min(picture.size)
+    if scale >= 1:
+        return picture
     width, height = (max(1, round(side * scale)) for side in picture.size)
-    return encoded(picture.resize((width, height), Image.Resampling.BOX), quality)
+    return picture.resize((width, height), Image.Resampling.BOX)
 
 
 def load_image(source: Path | str | bytes) -> NDArray[np.uint8]:
@@ -102,8 +108,8 @@ def upright_rgb(picture: Image.Image, name: str) -> NDArray[np.uint8]:
     Raises:
         MediaError: more than 8 bits, which the conversion would clip to white.
     """
-    said = picture.info.get("nclx_profile")  # of a HEIC
-    return _rgb(picture, name, (said["transfer_characteristics"], said["color_primaries"]) if said else None)
+    nclx = picture.info.get("nclx_profile")  # of a HEIC
+    return _rgb(picture, name, (nclx["transfer_characteristics"], nclx["color_primaries"]) if nclx else None)
 
 
 def _rgb(picture: Image.Image, name: str, light: heif.Light | None) -> NDArray[np.uint8]:
@@ -130,17 +136,28 @@ def _orientation(picture: Image.Image) -> int:
 
 
 @contextmanager
+def pillow_errors(name: str, expected: str = "picture in a known format") -> Iterator[None]:
+    """Whatever Pillow says against a picture becomes a MediaError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the limits are ours, and damage to what is not the picture is none
+            yield
+    except UnidentifiedImageError:
+        raise MediaError("not_media", f"{name} is no {expected}") from None
+    except Image.DecompressionBombError as error:
+        raise MediaError("unsupported", f"{name}: {error}") from None
+    except (OSError, ValueError, SyntaxError, RuntimeError, EOFError) as error:  # the last are AVIF's and HEIC's
+        raise MediaError("corrupt", f"{name} cannot be decoded as a picture: {error}") from None
+
+
+@contextmanager
 def _opened(
     file: Path | io.BytesIO, name: str, formats: frozenset[str]
 ) -> Iterator[tuple[Image.Image, heif.Light | None]]:
-    """A picture within our limits, its headers read, and the light it is coded in if it says so.
-
-    Whatever Pillow says against it becomes a MediaError.
-    """
+    """A picture within our limits, its headers read, and the light it is coded in if it says so."""
     light, is_heif = None, False
     try:
-        with file.open("rb") if isinstance(file, Path) else file as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the limits are ours, and damage to what is not the picture is none
+        with pillow_errors(name), file.open("rb") if isinstance(file, Path) else file as stream:
             head = stream.read(16)
             stream.seek(0)
             if is_heif := heif.is_heif(head):
@@ -148,14 +165,9 @@ def _opened(
             elif head.startswith(png.SIGNATURE):
                 stream, light = png.picture_of(stream)
             with Image.open(stream, formats=sorted(formats)) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise MediaError("unsupported", f"{name} has {picture.width}x{picture.height} pixels")
+                check_pixels(name, *picture.size)
                 yield picture, light
-    except UnidentifiedImageError:
-        if is_heif:
+    except MediaError as error:
+        if is_heif and error.reason == "not_media":
             raise MediaError("corrupt", f"{name} is a HEIF picture, but damaged or not in HEVC or AV1") from None
-        raise MediaError("not_media", f"{name} is no picture in a known format") from None
-    except Image.DecompressionBombError as error:
-        raise MediaError("unsupported", f"{name}: {error}") from None
-    except (OSError, ValueError, SyntaxError, RuntimeError, EOFError) as error:  # the last are AVIF's and HEIC's
-        raise MediaError("corrupt", f"{name} cannot be decoded as a picture: {error}") from None
+        raise

@@ -25,7 +25,7 @@ FOR_FEW = Disposition.hearing_impaired | Disposition.visual_impaired  # tracks t
 
 
 def audio_stream(container: InputContainer) -> av.AudioStream | None:
-    """The sound track that players take: one that can be decoded, marked as default, not made for the deaf or blind."""
+    """The sound track that players take: one that can be decoded, marked as default, not for the hard of hearing."""
     # a transport stream may hold several programmes: a radio's sound belongs to no picture
     related = container.streams.best("audio", video_stream(container)) if container.format.name == "mpegts" else None
     if isinstance(related, av.AudioStream) and _is_readable(related):
@@ -95,8 +95,8 @@ def _misleads(container: InputContainer) -> bool:
         container.seek(container.start_time or 0)
         first = next(packets(container, sound), None)
         if first is not None and first.size and first.duration:
-            said = (sound.codec_context.bit_rate or 0) * float(first.duration * first.time_base)
-            return abs(8 * first.size - said) > 0.01 * 8 * first.size
+            expected = (sound.codec_context.bit_rate or 0) * float(first.duration * first.time_base)
+            return abs(8 * first.size - expected) > 0.01 * 8 * first.size
     return False
 
 
@@ -126,6 +126,7 @@ class Damage:
     at_s: list[float] = field(default_factory=list)  # of damaged packets and frames
     keys_s: list[float] = field(default_factory=list)  # of whole key frames, behind which damage is over
     blank_s: list[float] = field(default_factory=list)  # of packets of sound that gave none, without an error
+    inside_s: list[float] = field(default_factory=list)  # of damage between sound that can be decoded
 
     def note(self, packet: av.Packet, frames: list[Any], at_s: float, zero: float | None) -> None:
         """Look at what a packet of `at_s` decoded to; `zero`, if the frames' own times can be trusted."""

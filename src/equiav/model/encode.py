@@ -27,7 +27,7 @@ from equiav.media.decode import load_image, read_audio, stream_windows, upright_
 from equiav.media.fbank import fit_frames, log_mel
 from equiav.media.mux import wav_file
 from equiav.media.probe import MediaInfo, describe, open_media
-from equiav.media.stills import probe_picture
+from equiav.media.stills import probe_picture, shrunk
 from equiav.media.windows import Window, cut, middle_picture, span_of
 from equiav.words import are, counted
 
@@ -280,12 +280,7 @@ def _picture(item: Any, features: Features) -> UInt8[np.ndarray, "h w 3"]:
     picture = np.asarray(item)
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
         raise ConfigError(f"an image array is uint8 RGB, shape (H, W, 3); found {picture.dtype} of {picture.shape}")
-    height, width = picture.shape[:2]
-    scale = features.frame_side / min(height, width)
-    if scale >= 1:
-        return picture
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+    return np.asarray(shrunk(Image.fromarray(picture), features.frame_side))
 
 
 def _video_picture(path: Path, features: Features) -> bytes | None:
