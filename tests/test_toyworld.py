@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from equiav.errors import ConfigError, MediaError
-from equiav.toyworld import KINDS, RATE, Clip, draw_clip, make_world, render_frames, render_sound
+from equiav.toyworld import KINDS, RATE, Factors, draw_factors, make_world, render_frames, render_sound
 
 
 def clip(**factors):
-    return replace(Clip(index=3, kind="flute", size=0.5, hardness=0.5, count=1, duration_s=2.5), **factors)
+    return replace(Factors(index=3, kind="flute", size=0.5, hardness=0.5, count=1, duration_s=2.5), **factors)
 
 
 def centroid_hz(sound):
@@ -34,16 +34,16 @@ def strikes(sound):
 
 
 def test_the_same_seed_gives_the_same_clip_and_another_seed_another():
-    one, two = draw_clip(0, 5), draw_clip(0, 5)
+    one, two = draw_factors(0, 5), draw_factors(0, 5)
     assert one == two
     assert np.array_equal(render_sound(one, 0), render_sound(two, 0))
     assert np.array_equal(render_frames(one, 0)[0], render_frames(two, 0)[0])
-    assert draw_clip(1, 5) != one
+    assert draw_factors(1, 5) != one
     assert not np.array_equal(render_sound(one, 0), render_sound(one, 1))
 
 
 def test_kinds_are_spread_evenly():
-    drawn = [draw_clip(0, i).kind for i in range(240)]
+    drawn = [draw_factors(0, i).kind for i in range(240)]
     assert {drawn.count(kind) for kind in KINDS} == {20}
 
 
@@ -106,7 +106,7 @@ def test_mean_colour_and_mean_spectrum_do_not_match_pictures_to_sounds():
         power = np.abs(np.fft.rfft(render_sound(c, 0)))[: RATE // 2]
         return np.log(np.array([band.mean() for band in np.array_split(power, 24)]) + 1e-6)
 
-    clips = [draw_clip(0, i) for i in range(300)]
+    clips = [draw_factors(0, i) for i in range(300)]
     colours, spectra = np.array([colour(c) for c in clips]), np.array([spectrum(c) for c in clips])
     model = CCA(3).fit(spectra[:200], colours[:200])
     a, v = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in model.transform(spectra[200:], colours[200:]))

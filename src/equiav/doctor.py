@@ -75,7 +75,7 @@ def _packages() -> Check:
 
 
 def _extras() -> list[Check]:
-    """What each extra adds, as the installed package says; `dev` is for developers."""
+    """What each extra adds, as the installed package says."""
     try:
         requires = importlib.metadata.requires("equiav") or []
     except importlib.metadata.PackageNotFoundError:
@@ -84,13 +84,14 @@ def _extras() -> list[Check]:
     for line in requires:
         if extra := re.search(r"extra == ['\"](\w+)['\"]", line):
             wanted.setdefault(extra[1], []).append(re.split(r"[^\w.-]", line, maxsplit=1)[0])
+    wanted.pop("dev", None)  # is for developers
     checks = []
     for extra, names in wanted.items():
         missing = [name for name in names if _version(name) is None]
-        if extra != "dev" and missing:
+        if missing:
             advice = f"not installed: {', '.join(missing)}. If you want it: pip install 'equiav[{extra}]'"
             checks.append(Check(f"extra {extra}", "note", "not all there", advice))
-        elif extra != "dev":
+        else:
             checks.append(Check(f"extra {extra}", "ok", ", ".join(f"{name} {_version(name)}" for name in names)))
     return checks
 
@@ -103,11 +104,16 @@ def _version(package: str) -> str | None:
 
 
 def _codecs() -> Check:
-    missing = _missing_decoders()
+    found, missing = f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}", []
+    for name in CODECS:
+        try:
+            av.Codec(name, "r")
+        except ValueError:
+            missing.append(name)
     if missing:
         advice = f"files in {', '.join(missing)} will be rejected; the av wheel from PyPI reads them: pip install av"
-        return Check("codecs", "note", _ffmpeg_version(), advice)
-    return Check("codecs", "ok", _ffmpeg_version())
+        return Check("codecs", "note", found, advice)
+    return Check("codecs", "ok", found)
 
 
 def _made_clip() -> Check:
@@ -122,22 +128,6 @@ def _made_clip() -> Check:
     if apart_s > APART_S:
         return Check("a made clip", "broken", found, REINSTALL)
     return Check("a made clip", "ok", found)
-
-
-def _ffmpeg_version() -> str:
-    """PyAV's version and that of the FFmpeg codecs inside it."""
-    return f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}"
-
-
-def _missing_decoders() -> list[str]:
-    """Codecs of everyday videos that cannot be decoded here."""
-    missing = []
-    for name in CODECS:
-        try:
-            av.Codec(name, "r")
-        except ValueError:
-            missing.append(name)
-    return missing
 
 
 def _decode_a_made_clip(folder: Path) -> float:
@@ -164,15 +154,11 @@ def _decode_a_made_clip(folder: Path) -> float:
 
 def _compute() -> list[Check]:
     """Threads, and how fast matrices are multiplied on what training would take."""
-    cores = usable_cores()
-    threads = torch.get_num_threads()
+    cores, threads = usable_cores(), torch.get_num_threads()
     wasted = threads < cores and not torch.cuda.is_available()
     advice = f"torch uses {threads} of {counted(cores, 'core')}; OMP_NUM_THREADS={cores} uses all" if wasted else ""
-    checks = [
-        Check(
-            "cores", "note" if wasted else "ok", f"{counted(cores, 'core')}, {counted(threads, 'torch thread')}", advice
-        )
-    ]
+    found = f"{counted(cores, 'core')}, {counted(threads, 'torch thread')}"
+    checks = [Check("cores", "note" if wasted else "ok", found, advice)]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     side = None if device.type == "cuda" else MATRIX_SIDE
     rates = {kind: matmul_rate(device, kind, side) for kind in ("fp32", "bf16")}

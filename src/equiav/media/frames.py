@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import av.error
@@ -69,7 +70,10 @@ def read_frames(
         reason = "corrupt" if played.damage.packets and not info.cut else "truncated"
         raise MediaError(reason, f"{path.name}: no picture could be decoded at {times_s[len(played.shown)]:.2f} s")
     if not (info.cut and played.ended):
-        _check_damage(path, played, times_s)
+        for asked_s, (since_s, frame) in zip(times_s, played.shown, strict=True):
+            # guessed at by the decoder, or staying because the next ones cannot be decoded
+            if frame.is_corrupt or played.damage.reaches(since_s, asked_s):
+                raise MediaError("corrupt", f"{path.name}: the picture at {asked_s:.2f} s is damaged")
     times = [time_s for time_s, _ in played.shown]
     if times[0] > times_s[-1] + max(MAX_LEAD_S, 2.0 / (info.fps or 1.0)):
         raise MediaError("gap", f"{path.name}: no picture before {times[0]:.2f} s, asked for {times_s[-1]:.2f} s")
@@ -89,19 +93,11 @@ class _Played:
     ended: bool  # the track was read to its end
 
 
-@dataclass
-class _Held:
+class _Timed(NamedTuple):
     """A packet, and when the picture in it begins to show."""
 
     packet: av.Packet
     time_s: float
-
-
-def _check_damage(path: Path, played: _Played, times_s: list[float]) -> None:
-    """Refuse pictures that a decoder guessed at, or that stay because the next ones cannot be decoded."""
-    for asked_s, (since_s, frame) in zip(times_s, played.shown, strict=True):
-        if frame.is_corrupt or played.damage.reaches(since_s, asked_s):
-            raise MediaError("corrupt", f"{path.name}: the picture at {asked_s:.2f} s is damaged")
 
 
 def _check_last(
@@ -121,15 +117,15 @@ def _check_last(
         raise MediaError("truncated", f"{path.name}: no pictures after {until_s:.2f} s")
 
 
-def _end_of(container: InputContainer, stream: av.VideoStream, from_s: float, unsaid_s: float) -> float:
-    """Until when the last whole packet from `from_s` on says that its picture is shown; `unsaid_s`: if it does not."""
+def _end_of(container: InputContainer, stream: av.VideoStream, from_s: float, default_s: float) -> float:
+    """Until when the last whole packet from `from_s` on says that its picture is shown; `default_s`: if it does not."""
     zero, end_s = start_of(container), from_s
     seek(container, zero + from_s)
     with suppress(av.error.FFmpegError):  # behind damage there is nothing
         for packet in packets(container, stream):
             time = packet.dts if packet.pts is None else packet.pts
             if time is not None and not packet.is_corrupt:
-                lasts_s = float(packet.duration * packet.time_base) if packet.duration else unsaid_s
+                lasts_s = float(packet.duration * packet.time_base) if packet.duration else default_s
                 end_s = max(end_s, float(time * packet.time_base) - zero + lasts_s)
     return end_s
 
@@ -164,7 +160,7 @@ def _pick(
     return _Played([(marks[n], frames[shown[n].packet.pts]) for n in numbers], Damage(), ended)
 
 
-def _hold(container: InputContainer, stream: av.VideoStream, times_s: list[float]) -> tuple[list[_Held], bool]:
+def _hold(container: InputContainer, stream: av.VideoStream, times_s: list[float]) -> tuple[list[_Timed], bool]:
     """The packets from the key frame shown at or before the first time up to the picture after the last one.
 
     And whether they are all that the track still has.
@@ -173,7 +169,7 @@ def _hold(container: InputContainer, stream: av.VideoStream, times_s: list[float
     for margin_s in (0.0, *MARGINS_S):
         from_s = max(times_s[0] - margin_s, 0.0)
         seek(container, zero + from_s)
-        held, size, ended = list[_Held](), 0, True
+        held, size, ended = list[_Timed](), 0, True
         try:
             for packet in _settled(container, stream, from_s):
                 if packet.size == 0:
@@ -182,7 +178,7 @@ def _hold(container: InputContainer, stream: av.VideoStream, times_s: list[float
                 if packet.pts is None or packet.dts is None or packet.is_corrupt or size > MAX_HELD:
                     return [], False
                 if held or packet.is_keyframe:
-                    held.append(_Held(packet, float(packet.pts * packet.time_base) - zero))
+                    held.append(_Timed(packet, float(packet.pts * packet.time_base) - zero))
                 # what comes is decoded later, so it is shown later
                 if held and float(packet.dts * packet.time_base) - zero > times_s[-1] + ROUNDING_S:
                     ended = False
@@ -195,7 +191,7 @@ def _hold(container: InputContainer, stream: av.VideoStream, times_s: list[float
 
 
 def _decode_wanted(
-    stream: av.VideoStream, held: list[_Held], wanted: dict[int | None, float]
+    stream: av.VideoStream, held: list[_Timed], wanted: dict[int | None, float]
 ) -> dict[int | None, av.VideoFrame] | None:
     """Frames by time stamp; None if one did not come out."""
     decoder, frames, at = stream.codec_context, dict[int | None, av.VideoFrame](), 0

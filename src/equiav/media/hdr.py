@@ -42,7 +42,7 @@ def to_sdr(pixels: NDArray[np.uint16], curve: int, primaries: int) -> NDArray[np
 
 
 def _to_sdr(pixels: NDArray[np.uint16], curve: int, primaries: int) -> NDArray[np.uint8]:
-    if primaries not in CHROMATICITIES:  # DCI's differ from Display P3 in the white point alone; unsaid: BT.2100's
+    if primaries not in CHROMATICITIES:  # DCI's differ from Display P3 in the white point alone; unspecified: BT.2100's
         primaries = ColorPrimaries.SMPTE432 if primaries == ColorPrimaries.SMPTE431 else ColorPrimaries.BT2020
     light = _light(curve)[pixels]
     if curve == ColorTrc.ARIB_STD_B67:

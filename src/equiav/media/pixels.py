@@ -23,9 +23,9 @@ from equiav.errors import MediaError
 from equiav.media.ground import on_ground
 from equiav.media.hdr import CURVES, is_beyond_sdr, to_sdr
 
-# Pictures that say no colour matrix are in BT.709 from these sizes on, else in BT.601: mpv's and libplacebo's rule
+# Pictures without a colour matrix are in BT.709 from these sizes on, else in BT.601: mpv's and libplacebo's rule
 HD_WIDTH, HD_HEIGHT = 1280, 577
-UNSAID, RESERVED, LAST_MATRIX = 2, 3, 17  # FFmpeg's numbers of colour matrices
+UNSPECIFIED, RESERVED, LAST_MATRIX = 2, 3, 17  # FFmpeg's numbers of colour matrices
 # Those that FFmpeg does not convert
 UNKNOWN_MATRICES = {
     8: "YCgCo",
@@ -59,7 +59,7 @@ def frame_jpeg(
     size = max(1, round(wide * scale)), max(1, round(high * scale))
     if frame.interlaced_frame:
         frame = _one_moment(frame, codec)
-    _say_matrix(frame, codec)
+    _set_matrix(frame, codec)
     try:
         if any(component.is_alpha for component in frame.format.components) or frame.format.has_palette:
             frame = _opaque(scaler, frame)
@@ -91,18 +91,18 @@ def _light_of(frame: av.VideoFrame) -> tuple[int, int]:
     return frame.color_trc, primaries
 
 
-def _say_matrix(frame: av.VideoFrame, codec: str) -> None:
-    """Where a frame does not say its colour matrix, say it: FFmpeg would take BT.601."""
+def _set_matrix(frame: av.VideoFrame, codec: str) -> None:
+    """Where a frame has no colour matrix, set one: FFmpeg would take BT.601."""
     if frame.colorspace in UNKNOWN_MATRICES:
         raise MediaError("unsupported", f"{codec} pictures in the colour matrix {UNKNOWN_MATRICES[frame.colorspace]}")
-    if frame.colorspace not in (UNSAID, RESERVED) and frame.colorspace <= LAST_MATRIX:
+    if frame.colorspace not in (UNSPECIFIED, RESERVED) and frame.colorspace <= LAST_MATRIX:
         return
     if frame.color_trc in CURVES or frame.color_primaries == ColorPrimaries.BT2020:
         frame.colorspace = Colorspace.BT2020
     elif frame.width >= HD_WIDTH or frame.height >= HD_HEIGHT:
         frame.colorspace = Colorspace.ITU709
     else:
-        frame.colorspace = UNSAID
+        frame.colorspace = UNSPECIFIED
 
 
 def _one_moment(frame: av.VideoFrame, codec: str) -> av.VideoFrame:

@@ -285,8 +285,8 @@ def _ends_by_size(container: InputContainer, path: Path, sizes: Sizes, tail_s: f
     if sizes.share == 1:
         return {index: tail.content_end_s for index, tail in tails.items()}, False
     # of a packet that is cut some demuxers give the length of a whole one
-    said_s = (container.duration or 0) / av.time_base or np.inf
-    return {index: min(tail.end_s, said_s) / sizes.share for index, tail in tails.items()}, True
+    declared_s = (container.duration or 0) / av.time_base or np.inf
+    return {index: min(tail.end_s, declared_s) / sizes.share for index, tail in tails.items()}, True
 
 
 def _header_end_s(container: InputContainer, stream: av.AudioStream | av.VideoStream) -> float:

@@ -107,7 +107,7 @@ def _rf64(file: BinaryIO, whole: int) -> Sizes | None:
             told, told_at = int.from_bytes(file.read(8), "little"), start
         if name == b"data":
             declared = told if size == 2**32 - 1 and told_at else size
-            # the sizes of the whole and of the samples, and their number, which may stay unsaid
+            # the sizes of the whole and of the samples, and their number, which may stay open
             patches = {told_at: struct.pack("<QQQ", whole - 8, whole - start, 0)} if told_at else {}
             return Sizes(declared, whole - start, start, patches=patches)
     return None

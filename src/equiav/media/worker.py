@@ -41,7 +41,7 @@ class Duty:
 
 
 def serve(handle: int) -> None:
-    """Serve the parent at the other end of a pipe; its first word is None when ready, else why it cannot begin.
+    """Serve the parent at the other end of a pipe; its first message is None when ready, else why it cannot begin.
 
     To be interrupted is the parent's affair; that the parent is gone is seen at the pipe.
     """

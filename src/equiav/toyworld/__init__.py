@@ -5,9 +5,9 @@ shows determines what is heard; `README_TEXT` (written beside the clips) says wh
 Deterministic: clip i of a world depends on (seed, i) alone.
 """
 
-from equiav.toyworld.clip import KINDS, Clip, draw_clip
+from equiav.toyworld.clip import KINDS, Factors, draw_factors
 from equiav.toyworld.picture import render_frames
 from equiav.toyworld.sound import RATE, render_sound
 from equiav.toyworld.world import README_TEXT, make_world
 
-__all__ = ["KINDS", "RATE", "README_TEXT", "Clip", "draw_clip", "make_world", "render_frames", "render_sound"]
+__all__ = ["KINDS", "RATE", "README_TEXT", "Factors", "draw_factors", "make_world", "render_frames", "render_sound"]

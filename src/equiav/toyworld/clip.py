@@ -6,25 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-KINDS = (
-    "bell",
-    "string",
-    "drum",
-    "siren",
-    "engine",
-    "drip",
-    "bird",
-    "cricket",
-    "wind",
-    "ball",
-    "rattle",
-    "flute",
-)
+KINDS = ("bell", "string", "drum", "siren", "engine", "drip", "bird", "cricket", "wind", "ball", "rattle", "flute")
 
 
 @dataclass(frozen=True)
-class Clip:
-    """The shared factors of one clip: all that picture and sound have in common."""
+class Factors:
+    """What is shared by the picture and the sound of one clip."""
 
     index: int
     kind: str
@@ -34,10 +21,10 @@ class Clip:
     duration_s: float
 
 
-def draw_clip(seed: int, index: int) -> Clip:
+def draw_factors(seed: int, index: int) -> Factors:
     """The shared factors of clip `index`; kinds take turns so that every split holds them evenly."""
     rng = np.random.default_rng([seed, index, 0])
-    return Clip(
+    return Factors(
         index=index,
         kind=KINDS[(index * 5 + index // len(KINDS)) % len(KINDS)],
         size=float(rng.random()),

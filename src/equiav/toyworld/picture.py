@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equiav.toyworld.clip import Clip
+from equiav.toyworld.clip import Factors
 
 Image = NDArray[np.floating[Any]]
 
@@ -127,7 +127,7 @@ LOOKS = {
 }
 
 
-def render_frames(clip: Clip, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def render_frames(clip: Factors, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The picture of a clip: frames (F, SIDE, SIDE, 3), and where the things are, boxes (F, count, 4) x0, y0, x1, y1.
 
     A box holds what is seen of the thing, in pixels; that of a thing out of sight is all zeros.
@@ -170,7 +170,7 @@ def _texture(rng: np.random.Generator, side: int) -> Image:
     return dark + blend[..., None] * (light - dark)
 
 
-def _sprite(clip: Clip, rng: np.random.Generator) -> tuple[Image, Image]:
+def _sprite(clip: Factors, rng: np.random.Generator) -> tuple[Image, Image]:
     """Colour (h, w, 3) and coverage (h, w, 1) of one thing, tilted a little."""
     look = LOOKS[clip.kind]
     radius = look.scale * (11.0 + 11.0 * clip.size) * rng.uniform(0.95, 1.05)
@@ -187,7 +187,7 @@ def _sprite(clip: Clip, rng: np.random.Generator) -> tuple[Image, Image]:
     return colour * shade, cover
 
 
-def _places(clip: Clip, rng: np.random.Generator) -> NDArray[np.float64]:
+def _places(clip: Factors, rng: np.random.Generator) -> NDArray[np.float64]:
     """Centres (count, 2) in pixels, at most one per quarter of the picture: things do not hide each other."""
     quarters = rng.permutation(np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]]))[: clip.count]
     if clip.count == 1:

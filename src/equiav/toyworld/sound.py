@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equiav.toyworld.clip import Clip
+from equiav.toyworld.clip import Factors
 
 Array = NDArray[np.floating[Any]]
 
@@ -20,7 +20,7 @@ RATE = 24_000  # Hz
 
 
 @dataclass(frozen=True)
-class Voice:
+class Note:
     """What a timbre needs to know: `time` (S,) seconds since the strike, pitch in Hz, hardness, a generator."""
 
     time: Array
@@ -59,25 +59,25 @@ class Voice:
         return noise / (np.std(noise) + np.float32(1e-9))
 
 
-def _bell(v: Voice) -> Array:
+def _bell(v: Note) -> Array:
     return v.partials([0.5, 1.0, 1.19, 1.5, 2.0, 2.74, 3.76], 0.6, 0.5)
 
 
-def _string(v: Voice) -> Array:
+def _string(v: Note) -> Array:
     return v.partials([float(k) for k in range(1, 13)], 1.1, 0.25)
 
 
-def _drum(v: Voice) -> Array:
+def _drum(v: Note) -> Array:
     skin = v.partials([1.0, 1.59, 2.14, 2.3, 2.65, 2.92], 0.8, 0.12)
     return skin + (0.3 + 0.7 * v.hardness) * v.noise(200, 3000 + 5000 * v.hardness) * np.exp(-v.time / 0.02)
 
 
-def _siren(v: Voice) -> Array:
+def _siren(v: Note) -> Array:
     sweep = v.pitch * 2 ** (0.5 * np.sin(2 * np.pi * 1.2 * v.time + v.rng.uniform(0, 6.28)))
     return sum((_level(v, k) * v.glide(sweep * k) for k in (1, 2, 3, 5)), np.zeros_like(v.time))
 
 
-def _engine(v: Voice) -> Array:
+def _engine(v: Note) -> Array:
     puffs = 0.5 + 0.5 * np.sign(np.sin(2 * np.pi * v.pitch / 8 * v.time)) * np.cos(2 * np.pi * v.pitch / 16 * v.time)
     hum = sum(
         (_level(v, k) * v.glide(np.full_like(v.time, v.pitch * k)) for k in range(1, 10)),
@@ -86,63 +86,63 @@ def _engine(v: Voice) -> Array:
     return hum * puffs + 0.3 * puffs * v.noise(100, 1500 + 3000 * v.hardness)
 
 
-def _drip(v: Voice) -> Array:
+def _drip(v: Note) -> Array:
     rise = v.pitch * (1 + 6 * v.time)
     return v.glide(np.minimum(rise, 0.45 * RATE)) * v.decay(0.05) + 0.2 * v.hardness * v.noise(4000, 9000) * np.exp(
         -v.time / 0.01
     )
 
 
-def _bird(v: Voice) -> Array:
+def _bird(v: Note) -> Array:
     warble = v.pitch * (1 + 0.25 * np.sin(2 * np.pi * 14 * v.time) - 0.8 * v.time)
     song = v.glide(warble) + (0.1 + 0.5 * v.hardness) * v.glide(2 * warble)
     return song * np.exp(-(((v.time - 0.12) / 0.07) ** 2))
 
 
-def _cricket(v: Voice) -> Array:
+def _cricket(v: Note) -> Array:
     pulses = np.maximum(0, np.sin(2 * np.pi * 28 * v.time)) ** 2 * (v.time < 0.22)
     tone = v.glide(np.full_like(v.time, v.pitch)) + 0.6 * v.hardness * v.glide(np.full_like(v.time, v.pitch * 1.5))
     return tone * pulses
 
 
-def _wind(v: Voice) -> Array:
+def _wind(v: Note) -> Array:
     slow = np.interp(v.time, np.linspace(0, 5, 12), v.rng.uniform(0.2, 1, 12)).astype(np.float32)
     width = 1.25 + 0.75 * v.hardness
     return slow * (v.noise(v.pitch / width, v.pitch * width) + 0.4 * v.hardness * v.noise(4000, 9000))
 
 
-def _ball(v: Voice) -> Array:
+def _ball(v: Note) -> Array:
     total = np.zeros_like(v.time)
     start, gap = 0.0, 0.22
     for k in range(5):  # each bounce sooner and softer than the last
         first = int(start * RATE)
-        later = Voice(v.time[: max(len(v.time) - first, 0)], v.pitch, v.hardness, v.rng)
+        later = Note(v.time[: max(len(v.time) - first, 0)], v.pitch, v.hardness, v.rng)
         total[first:] += np.float32(0.75**k) * later.partials([1.0, 2.4, 4.1], 0.7, 0.03)
         start, gap = start + gap, gap * 0.72
     return total
 
 
-def _rattle(v: Voice) -> Array:
+def _rattle(v: Note) -> Array:
     grains = np.maximum(0, np.sin(2 * np.pi * 19 * v.time)) ** 6 * (v.time < 0.32)
     return grains * v.noise(v.pitch, min(v.pitch * (1.6 + 1.4 * v.hardness), 0.48 * RATE))
 
 
-def _flute(v: Voice) -> Array:
+def _flute(v: Note) -> Array:
     vibrato = v.pitch * (1 + 0.02 * np.sin(2 * np.pi * 5.5 * v.time + v.rng.uniform(0, 6.28)))
     tone = v.glide(vibrato) + _level(v, 2) * v.glide(2 * vibrato) + _level(v, 3) * 0.7 * v.glide(3 * vibrato)
     return tone + 0.08 * v.noise(v.pitch, 0.45 * RATE)
 
 
-def _level(v: Voice, k: int) -> float:
+def _level(v: Note, k: int) -> float:
     """Level of the k-th harmonic of a sustained sound: harder is brighter."""
     return float(k ** (-2.2 + 1.7 * v.hardness))
 
 
 @dataclass(frozen=True)
 class Timbre:
-    """How a kind sounds: one strike or voice, its middle pitch in Hz, and whether it sounds all the time."""
+    """How a kind sounds: one note, its middle pitch in Hz, and whether it sounds all the time."""
 
-    play: Callable[[Voice], Array]
+    play: Callable[[Note], Array]
     pitch: float
     sustained: bool = False
 
@@ -163,7 +163,7 @@ TIMBRES = {
 }
 
 
-def render_sound(clip: Clip, seed: int) -> NDArray[np.float32]:
+def render_sound(clip: Factors, seed: int) -> NDArray[np.float32]:
     """The sound of a clip: mono (S,) at `RATE`, peak below 1."""
     rng = np.random.default_rng([seed, clip.index, 1])
     samples = int(clip.duration_s * RATE)
@@ -175,19 +175,19 @@ def render_sound(clip: Clip, seed: int) -> NDArray[np.float32]:
         if length <= 0:
             continue
         detune = 2.0 ** rng.normal(0, 0.02)
-        voice = Voice(np.arange(length, dtype=np.float32) / RATE, pitch * detune, clip.hardness, rng)
-        total[start : start + length] += np.float32(rng.uniform(0.7, 1.0)) * timbre.play(voice)
+        note = Note(np.arange(length, dtype=np.float32) / RATE, pitch * detune, clip.hardness, rng)
+        total[start : start + length] += np.float32(rng.uniform(0.7, 1.0)) * timbre.play(note)
     total = _tone_control(total, clip.hardness)
     total /= np.abs(total).max() + 1e-9
     floor = rng.uniform(0.002, 0.02) * _coloured_noise(samples, rng.uniform(0, 1.2), rng)
     return (rng.uniform(0.25, 0.9) * np.clip(total + floor, -1, 1)).astype(np.float32)
 
 
-def _strikes(timbre: Timbre, clip: Clip, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
-    """(first sample, length) of every strike or voice; more things strike more often, or sound in more voices."""
+def _strikes(timbre: Timbre, clip: Factors, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+    """(first sample, length) of every note; more things strike more often, or sound together."""
     if timbre.sustained:
-        for voice in range(clip.count):
-            yield int(rng.uniform(0, 0.15) * RATE) if voice else 0, int(clip.duration_s * RATE)
+        for thing in range(clip.count):
+            yield int(rng.uniform(0, 0.15) * RATE) if thing else 0, int(clip.duration_s * RATE)
         return
     gap_s = 1.0 / clip.count
     time_s = rng.uniform(0, gap_s)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from equiav.errors import ConfigError, MediaError
 from equiav.media.mux import write_clip
 from equiav.media.sandbox import Sandbox
-from equiav.toyworld.clip import draw_clip
+from equiav.toyworld.clip import Factors, draw_factors
 from equiav.toyworld.picture import FPS, SIDE, render_frames
 from equiav.toyworld.sound import RATE, render_sound
 
@@ -34,7 +34,7 @@ Shared by picture and sound (any single frame shows all of it):
 | the kind of thing (12 silhouettes with marks) | its timbre: modes, noise, glides |
 | its size | its pitch: larger is lower |
 | the hue of its body, from red (soft) to blue (hard) | brightness of the spectrum, length of the decay |
-| how many there are (1-4) | density: strikes per second, or voices |
+| how many there are (1-4) | density: strikes per second, or notes at once |
 
 Nuisance, drawn independently for the two modalities: background texture and colours, its drift, camera shift,
 lighting, grain, positions, tilt and sway of the things | loudness, onset, noise floor and its colour, exact
@@ -65,7 +65,8 @@ def make_world(
     for split in ("train", "test"):
         (out / split).mkdir(parents=True, exist_ok=True)
     _claim(out, seed, clips, test)
-    names = [f"{'test' if i >= clips - test else 'train'}/{draw_clip(seed, i).kind}-{i:06d}.mp4" for i in range(clips)]
+    drawn = [draw_factors(seed, i) for i in range(clips)]
+    names = [f"{'train' if i < clips - test else 'test'}/{clip.kind}-{i:06d}.mp4" for i, clip in enumerate(drawn)]
     boxes: dict[int, NDArray[np.int64]] = {}
     with Sandbox(partial(_render_file, out, seed), workers, CLIP_LIMIT_S) as sandbox:
         for (i, _), shown in sandbox.run(enumerate(names)):
@@ -74,7 +75,7 @@ def make_world(
             boxes[i] = shown
             if on_clip:
                 on_clip()
-    _write_tables(out, seed, names, [boxes[i] for i in range(clips)])
+    _write_tables(out, names, drawn, [boxes[i] for i in range(clips)])
 
 
 def _claim(out: Path, seed: int, clips: int, test: int) -> None:
@@ -91,15 +92,14 @@ def _claim(out: Path, seed: int, clips: int, test: int) -> None:
 def _render_file(out: Path, seed: int, task: tuple[int, str]) -> NDArray[np.int64]:
     """Write a clip that is not there yet; where its things are: boxes, as `render_frames` gives them."""
     index, name = task
-    clip = draw_clip(seed, index)
+    clip = draw_factors(seed, index)
     frames, boxes = render_frames(clip, seed)
     if not (out / name).exists():
         write_clip(out / name, frames, FPS, render_sound(clip, seed), RATE)
     return boxes
 
 
-def _write_tables(out: Path, seed: int, names: list[str], boxes: list[NDArray[np.int64]]) -> None:
-    drawn = [draw_clip(seed, i) for i in range(len(names))]
+def _write_tables(out: Path, names: list[str], drawn: list[Factors], boxes: list[NDArray[np.int64]]) -> None:
     labels = [[name, clip.kind, name.split("/")[0]] for name, clip in zip(names, drawn, strict=True)]
     _write_table(out / "labels.csv", ["path", "label", "split"], labels)
     factors = [
