@@ -186,7 +186,7 @@ def _cav_item(
     if place not in folders:
         try:
             found = [path.name for path in place.iterdir()]
-        except (OSError, ValueError):  # a video, nothing, or what we may not look at: reading it will say which
+        except (OSError, ValueError):  # a video, nothing, or a folder that may not be read: ingest records which
             found = []
         folders[place] = sorted(filter(FRAME_FOLDER.fullmatch, found), key=lambda text: int(text[6:]))
     sound = entry["wav"] if _has_text(entry, "wav") else ""

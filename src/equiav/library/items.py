@@ -35,7 +35,7 @@ SYSTEM_FOLDERS = re.compile(
     r"|__macosx|network trash folder|\.(spotlight|documentrevisions)-v100|\.temporaryitems|\.apple(double|db|desktop)",
     re.IGNORECASE,
 )
-# What the system does not let us look at is neither; the methods of Path raise there
+# False where access is denied; the methods of Path raise there
 is_file, is_folder = os.path.isfile, os.path.isdir
 CUT_SLACK_S = 1.0  # what a downloader may leave at the ends of a segment that it cuts out
 
@@ -124,7 +124,7 @@ def as_text(path: Path) -> str:
 
 
 def is_absent(path: Path) -> bool:
-    """Whether there is no such file; what the system does not let us look at may be there."""
+    """Whether there is no such file; False where access is denied: it may be there."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):

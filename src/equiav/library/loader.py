@@ -127,14 +127,14 @@ class ClipLoader:
 
     def _read(self, part: NDArray[np.int64], draws: NDArray[np.float64]) -> Batch:
         rows = self.rows[part]
-        heard, seen = covers(self.modalities, "audio"), covers(self.modalities, "visual")
-        columns = ["clip_id", "labels", *["fbank"] * heard, *["frames"] * seen]
+        audio, visual = covers(self.modalities, "audio"), covers(self.modalities, "visual")
+        columns = ["clip_id", "labels", *["fbank"] * audio, *["frames"] * visual]
         table = self.library.take(rows.tolist(), columns)
         nothing = np.zeros((len(rows), 0, self.library.features.mel_bins), np.float32)
-        pictures = pictures_of(table, draws) if seen else [np.zeros((0, 0, 3), np.uint8)] * len(rows)
+        pictures = pictures_of(table, draws) if visual else [np.zeros((0, 0, 3), np.uint8)] * len(rows)
         frames, sizes = stack_pictures(pictures)
         return Batch(
-            audio=torch.from_numpy(self.library.fbanks(table) if heard else nothing),
+            audio=torch.from_numpy(self.library.fbanks(table) if audio else nothing),
             frames=frames,
             sizes=sizes,
             clip_ids=table["clip_id"].to_pylist(),

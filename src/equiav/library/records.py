@@ -74,6 +74,6 @@ class Reject:
     origin: str = ""
 
     def is_final(self, stamp: tuple[int, int], alone: bool) -> bool:
-        """Whether there is no use in another look at the file, of this stamp now: `alone`, it is no copy of another."""
+        """Whether reading the file, of this stamp now, would change nothing; `alone`: it is no copy of another."""
         same = (self.file_size, self.file_mtime_ns) == stamp and self.reason not in TRANSIENT
         return same and (alone or self.stage == "probe")

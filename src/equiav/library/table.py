@@ -158,11 +158,9 @@ class Library:
 
     def positions(self, split: str | None = None, statuses: Collection[str] = WHOLE) -> NDArray[np.int64]:
         """Row numbers for `take`, of one split or all, in the table's order."""
-        table = self._rows(["clip_id", "status", "split"])
-        keep = np.array([status in statuses for status in table["status"].to_pylist()], dtype=bool)
-        if split is not None:
-            keep &= np.array([found == split for found in table["split"].to_pylist()], dtype=bool)
-        return np.flatnonzero(keep)
+        table = self._rows(["status", "split"])
+        rows = enumerate(zip(table["status"].to_pylist(), table["split"].to_pylist(), strict=True))
+        return np.array([i for i, (status, of) in rows if status in statuses and split in (None, of)], dtype=np.int64)
 
     def take(self, positions: Sequence[int], columns: list[str] | None = None) -> pa.Table:
         """Rows by number, in the order asked."""

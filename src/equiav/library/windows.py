@@ -31,7 +31,7 @@ from equiav.media.windows import (
 
 Stamp = tuple[int, int]
 LATEST_NS = 2**63 - 1  # the latest time that a table holds, in the year 2262; file systems allow later ones
-NO_FILE: Stamp = (-1, -1)  # where there is none, or none that can be looked at
+NO_FILE: Stamp = (-1, -1)  # there is none, or it cannot be reached
 
 
 class ClipWindow(NamedTuple):
@@ -142,7 +142,7 @@ def _read_clip(task: Task, examined: Examined, wanted: ClipWindow, path: Path) -
     if info.picture:
         pictures = Pictures([read_picture(path, features.frame_side, features.jpeg_quality)], [0.0])
     else:
-        # a decoder that stumbled over one window starts afresh for the next
+        # opened anew for each window: a decoder may not recover from an error
         with open_media(path) as container:
             if info.audio_end_s is not None:
                 sound = read_sound(container, path, window, features, info)
