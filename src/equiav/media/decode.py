@@ -306,11 +306,11 @@ def load_waveform(source: Path | str, sample_rate: int) -> NDArray[np.float32]:
         return read_audio(container, path, 0.0, info.audio_end_s or info.duration_s, sample_rate, info)
 
 
-class _Passing:
-    """Sound that goes by, of `size` samples at most: what is still wanted of it, and what was there of it."""
+class _Buffer:
+    """What is still wanted of a sound of `size` samples at most, which comes a part at a time."""
 
     def __init__(self, path: Path, size: int, sample_rate: int) -> None:
-        self.end = self.covered = 0  # samples that came by, with and without the silence of holes
+        self.end = self.covered = 0  # samples so far, with and without the silence of holes
         self._path, self._size, self._rate = path, size, sample_rate
         self._first, self._kept = 0, np.zeros(0, np.float32)
 
@@ -333,11 +333,11 @@ class _Passing:
         self.end += len(samples)
 
     def part(self, first: int, last: int) -> NDArray[np.float32]:
-        """The samples [first, last), as far as they came by."""
+        """The samples [first, last), as far as they are there."""
         return self._kept[first - self._first : last - self._first]
 
-    def forget(self, before: int) -> None:
-        """Let go of what came before a sample."""
+    def drop(self, before: int) -> None:
+        """Drop what came before a sample."""
         count = min(max(before - self._first, 0), len(self._kept))
         self._first, self._kept = self._first + count, self._kept[count:]
 
@@ -378,14 +378,14 @@ def stream_windows(
 
         seek(container, start_of(container), stream)
         source = _Source(container, stream, end_s, sample_rate, meter, damage, None)
-        sound, done = _Passing(path, round(end_s * sample_rate), sample_rate), 0
+        sound, done = _Buffer(path, round(end_s * sample_rate), sample_rate), 0
         for at_s, offset, block in _placed(source.blocks(), sample_rate):
             for _ in sound.add(round(at_s * sample_rate) + offset, block):
                 # the last window may become longer or shorter
                 while done < len(windows) - 1 and round(windows[done][1] * sample_rate) <= sound.end:
                     yield cut(done, windows[done])
                     done += 1
-                    sound.forget(round(windows[done][0] * sample_rate))
+                    sound.drop(round(windows[done][0] * sample_rate))
         _check_sound(path, damage, info, 0.0, end_s, sound.end / sample_rate, sound.covered / sample_rate)
         for number, window in list(enumerate(plan(sound.end / sample_rate)))[done:]:
             yield cut(number, window)

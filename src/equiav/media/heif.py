@@ -1,4 +1,4 @@
-"""The containers of HEIC, HEIF and AVIF pictures:  is a file one, is all of it there, in which light is its picture?
+"""The containers of HEIC, HEIF and AVIF pictures:  is a file one, is all of it there, in which color space is it?
 
 Boxes: ISO 14496-12 and 23008-12. Libraries that decode them fill up tiles that are missing, and FFmpeg takes a tile
 for a video: so both are decided here, before.
@@ -19,7 +19,7 @@ BRANDS = frozenset(
     b"heic heix heim heis hevc hevx hevm hevs avif avis avio mif1 mif2 msf1 miaf avci avcs vvic jpeg jpgs j2ki".split()
 )
 MAX_META = 16 * 2**20  # bytes of the box that says what there is; thousands of tiles need one of them
-Light = tuple[int, int]  # transfer curve and primaries, in the numbers of ITU-T H.273, which are FFmpeg's
+ColorSpace = tuple[int, int]  # transfer curve and primaries, in the numbers of ITU-T H.273, which are FFmpeg's
 
 
 def is_heif(head: bytes) -> bool:
@@ -27,8 +27,8 @@ def is_heif(head: bytes) -> bool:
     return head[4:8] == b"ftyp" and head[8:12] in BRANDS
 
 
-def check(file: BinaryIO, name: str) -> Light | None:
-    """The light in which the primary picture is coded, if the file says so; the file is left at its start.
+def check(file: BinaryIO, name: str) -> ColorSpace | None:
+    """The color space of the primary picture, if the file says so; the file is left at its start.
 
     Raises:
         MediaError: corrupt (a part is missing), unsupported (too many pixels; a sequence of pictures alone).

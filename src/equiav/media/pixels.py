@@ -1,7 +1,7 @@
 """What a decoded frame looks like:  frame → JPEG, upright, with square pixels;  JPEGs → do they show the same?
 
 Of an interlaced frame its first field is taken: the other one is of another moment. Colours that are not BT.709's or
-BT.601's become BT.709's (`hdr`), transparent pixels get a ground (`ground`).
+BT.601's become BT.709's (`hdr`), transparent pixels get a background.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from equiav.errors import MediaError
-from equiav.media.ground import on_ground
 from equiav.media.hdr import CURVES, is_beyond_sdr, to_sdr
 
 # Pictures without a colour matrix are in BT.709 from these sizes on, else in BT.601: mpv's and libplacebo's rule
@@ -42,6 +41,7 @@ WHOLE = frozenset({"png", "apng"})  # what these call interlaced is an order of 
 MAX_SIDE_DATA = 64  # numbers of side data below this are tried
 MAX_ASPECT = 4.0  # of a stored frame; the sides of a longer one are cut off
 MATRIX = struct.Struct("=9i")  # as FFmpeg gives a display matrix
+MIDDLE = 127.5  # grey level
 STILL = 3  # grey levels of 255: the blocks of a still picture change by less, through compression alone
 
 
@@ -76,14 +76,14 @@ def _rgb(
     scaler: VideoReformatter, frame: av.VideoFrame, size: tuple[int, int], interpolation: str
 ) -> NDArray[np.uint8]:
     """(H, W, 3) of the asked (width, height), as a BT.709 screen shows it."""
-    curve, primaries = _light_of(frame)
+    curve, primaries = _color_space(frame)
     wide = is_beyond_sdr(curve, primaries)
     kind = "rgb48le" if wide else "rgb24"
     pixels = scaler.reformat(frame, *size, kind, interpolation=interpolation, threads=1).to_ndarray()
     return to_sdr(np.asarray(pixels, np.uint16), curve, primaries) if wide else np.asarray(pixels, np.uint8)
 
 
-def _light_of(frame: av.VideoFrame) -> tuple[int, int]:
+def _color_space(frame: av.VideoFrame) -> tuple[int, int]:
     """Transfer curve and primaries; where a frame does not tell the latter but the matrix is BT.2020's, so are they."""
     primaries = frame.color_primaries
     if primaries == ColorPrimaries.UNSPECIFIED and frame.colorspace == Colorspace.BT2020:
@@ -134,15 +134,36 @@ def _opaque(scaler: VideoReformatter, frame: av.VideoFrame) -> av.VideoFrame:
 
     It is converted before it is made smaller: hidden pixels have colours too, which must not run into the others.
     """
-    curve, primaries = _light_of(frame)
+    curve, primaries = _color_space(frame)
     full = np.asarray(scaler.reformat(frame, format="rgba64le", threads=1).to_ndarray(), np.uint16)
     opacity = (full[..., 3] >> 8).astype(np.uint8)
     if opacity.min() == 255:
         return frame
     colours = full[..., :3]
     small = to_sdr(colours, curve, primaries) if is_beyond_sdr(curve, primaries) else (colours >> 8).astype(np.uint8)
-    flat = on_ground(Image.fromarray(np.dstack([small, opacity])))
+    flat = on_background(Image.fromarray(np.dstack([small, opacity])))
     return av.VideoFrame.from_ndarray(np.asarray(flat), format="rgb24")
+
+
+def on_background(picture: Image.Image) -> Image.Image:
+    """A picture of any mode as RGB, transparent pixels on white or black, whichever is further from what is visible.
+
+    Further from the mean grey level of its pixels, weighted by their opacity; white if both are as far, or if nothing
+    is visible.
+    """
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    colored = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
+    opacity = colored.getchannel("A")
+    if opacity.getextrema() == (255, 255):
+        return colored.convert("RGB")
+    weights = np.asarray(opacity)
+    visible = int(weights.sum(dtype=np.int64))
+    grey = np.einsum("hw,hw->", np.asarray(colored.convert("L")), weights, dtype=np.int64)
+    bright = visible > 0 and int(grey) > MIDDLE * visible
+    background = Image.new("RGB", colored.size, "black" if bright else "white")
+    background.paste(colored, mask=opacity)
+    return background
 
 
 def _turn(frame: av.VideoFrame) -> bytes | None:

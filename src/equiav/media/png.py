@@ -11,7 +11,7 @@ import struct
 import zlib
 from typing import BinaryIO
 
-from equiav.media.heif import Light
+from equiav.media.heif import ColorSpace
 from equiav.media.splice import Splice
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -20,10 +20,10 @@ MAX_KEPT = 2**20  # bytes of EXIF or of a text that may say an orientation; Pill
 TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # those that may say an orientation
 
 
-def picture_of(file: BinaryIO) -> tuple[BinaryIO, Light | None]:
-    """The PNG reduced to its picture and its orientation; and the light that it is coded in, if it says so."""
+def picture_of(file: BinaryIO) -> tuple[BinaryIO, ColorSpace | None]:
+    """The PNG reduced to its picture and its orientation; and its color space, if it says so."""
     size, at = file.seek(0, io.SEEK_END), len(SIGNATURE)
-    parts, light, last = [(0, at)], None, END
+    parts, color_space, last = [(0, at)], None, END
     while True:
         file.seek(at)
         head = file.read(8)
@@ -33,7 +33,7 @@ def picture_of(file: BinaryIO) -> tuple[BinaryIO, Light | None]:
             break
         if kind == b"cICP" and length == 4:
             primaries, curve, *_ = file.read(4)
-            light = curve, primaries
+            color_space = curve, primaries
         if critical or kind == b"tRNS" or _may_turn(file, kind, length):
             # what belongs together, as the many pieces of large pixels, becomes one part
             start = parts.pop()[0] if parts[-1][1] == at else at
@@ -42,7 +42,7 @@ def picture_of(file: BinaryIO) -> tuple[BinaryIO, Light | None]:
             last = b""  # cut in its pixels
             break
         at = end
-    return io.BufferedReader(Splice(file, [*parts, last])), light
+    return io.BufferedReader(Splice(file, [*parts, last])), color_space
 
 
 def _may_turn(file: BinaryIO, kind: bytes, length: int) -> bool:

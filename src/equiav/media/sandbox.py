@@ -29,7 +29,7 @@ from uuid import uuid4
 from typing_extensions import Self
 
 from equiav.errors import MediaError, WorkerError
-from equiav.media.worker import Connection, Duty
+from equiav.media.worker import Connection, Setup
 
 QUEUE = 2  # tasks a worker holds: the one in hand, and the next, so that it never waits for us
 TRIES = 2
@@ -50,7 +50,7 @@ class _Held(Generic[T]):
 
 
 @dataclass
-class _Worker(Generic[T]):
+class _Process(Generic[T]):
     process: subprocess.Popen[bytes]
     pipe: Connection
     held: deque[_Held[T]] = field(default_factory=deque)
@@ -69,7 +69,7 @@ class Sandbox(Generic[T, R]):
 
     def __init__(self, function: Callable[[T], R], workers: int, limit_s: float) -> None:
         self._function, self._limit_s, self._size = function, limit_s, workers
-        self._workers: list[_Worker[T]] = []
+        self._workers: list[_Process[T]] = []
         self._again: deque[_Held[T]] = deque()
         self._folder: str | None = None
         self._failed_starts = 0  # since the last that succeeded
@@ -138,7 +138,7 @@ class Sandbox(Generic[T, R]):
                     self._not_begun(worker, f"one had not begun after {START_S:.0f} s")
         return done
 
-    def _deadline(self, worker: _Worker[T]) -> float:
+    def _deadline(self, worker: _Process[T]) -> float:
         return worker.since + (self._limit_s if worker.ready else START_S)
 
     def _room(self) -> int:
@@ -155,16 +155,16 @@ class Sandbox(Generic[T, R]):
         with suppress(ConnectionError):  # it is dead: `wait` sees that too, and takes care of the task
             worker.pipe.send(held.task)
 
-    def _start(self) -> _Worker[T]:
+    def _start(self) -> _Process[T]:
         ours, theirs = connection.Pipe()
         with theirs, _no_interrupts():
-            worker: _Worker[T] = _Worker(_run(theirs.fileno()), ours, since=time.monotonic())
+            worker: _Process[T] = _Process(_run(theirs.fileno()), ours, since=time.monotonic())
             self._workers.append(worker)
         with suppress(ConnectionError):
-            ours.send(Duty(self._function, CPU_SHARE * self._limit_s, self._folder))
+            ours.send(Setup(self._function, CPU_SHARE * self._limit_s, self._folder))
         return worker
 
-    def _receive(self, worker: _Worker[T]) -> list[tuple[T, R | MediaError]]:
+    def _receive(self, worker: _Process[T]) -> list[tuple[T, R | MediaError]]:
         try:
             result = worker.pipe.recv()
         except (EOFError, OSError):
@@ -181,7 +181,7 @@ class Sandbox(Generic[T, R]):
             return []
         return [(worker.held.popleft().task, result)]
 
-    def _not_begun(self, worker: _Worker[T], how: str) -> None:
+    def _not_begun(self, worker: _Process[T], how: str) -> None:
         """A worker ended before it began any of its tasks.
 
         Raises:
@@ -192,7 +192,7 @@ class Sandbox(Generic[T, R]):
             raise WorkerError(f"worker processes cannot be started: {how}; standard error has what it wrote")
         self._remove(worker, list(worker.held))
 
-    def _give_up(self, worker: _Worker[T], error: MediaError) -> list[tuple[T, R | MediaError]]:
+    def _give_up(self, worker: _Process[T], error: MediaError) -> list[tuple[T, R | MediaError]]:
         """Give up a worker; the task it had in hand is suspect, the others have not begun."""
         suspect, *others = worker.held
         self._remove(worker, others)
@@ -201,7 +201,7 @@ class Sandbox(Generic[T, R]):
             return []
         return [(suspect.task, error)]
 
-    def _remove(self, worker: _Worker[T], not_begun: list[_Held[T]]) -> None:
+    def _remove(self, worker: _Process[T], not_begun: list[_Held[T]]) -> None:
         self._workers.remove(worker)
         _end(worker)
         for held in not_begun:
@@ -261,7 +261,7 @@ def _no_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end(worker: _Worker[T]) -> None:
+def _end(worker: _Process[T]) -> None:
     worker.process.kill()
     worker.process.wait()
     worker.pipe.close()

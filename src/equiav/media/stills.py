@@ -18,9 +18,8 @@ from pillow_heif import register_heif_opener
 from equiav.errors import MediaError
 from equiav.media import heif, png
 from equiav.media.frames import read_frames
-from equiav.media.ground import on_ground
 from equiav.media.hdr import is_beyond_sdr, to_sdr
-from equiav.media.pixels import encoded
+from equiav.media.pixels import encoded, on_background
 from equiav.media.probe import MediaInfo, check_pixels, describe, open_media, read_head
 
 PICTURE_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF"})
@@ -98,8 +97,8 @@ def load_image(source: Path | str | bytes) -> NDArray[np.uint8]:
 
 
 def _picture(file: Path | io.BytesIO, name: str) -> NDArray[np.uint8]:
-    with _opened(file, name, PICTURE_FORMATS) as (picture, light):
-        return _rgb(picture, name, light)
+    with _opened(file, name, PICTURE_FORMATS) as (picture, color_space):
+        return _rgb(picture, name, color_space)
 
 
 def upright_rgb(picture: Image.Image, name: str) -> NDArray[np.uint8]:
@@ -112,19 +111,19 @@ def upright_rgb(picture: Image.Image, name: str) -> NDArray[np.uint8]:
     return _rgb(picture, name, (nclx["transfer_characteristics"], nclx["color_primaries"]) if nclx else None)
 
 
-def _rgb(picture: Image.Image, name: str, light: heif.Light | None) -> NDArray[np.uint8]:
+def _rgb(picture: Image.Image, name: str, color_space: heif.ColorSpace | None) -> NDArray[np.uint8]:
     picture.load()
     turn = TURNS.get(_orientation(picture))
     upright = picture if turn is None else picture.transpose(turn)
     if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
         raise MediaError("unsupported", f"{name} is a picture of mode {upright.mode}, expected 8 bits")
-    if light and is_beyond_sdr(*light):
+    if color_space and is_beyond_sdr(*color_space):
         colours = np.asarray(upright.convert("RGB"), np.uint16) * np.uint16(257)
-        shown = Image.fromarray(to_sdr(colours, *light))
+        shown = Image.fromarray(to_sdr(colours, *color_space))
         if upright.has_transparency_data:
             shown.putalpha(upright.convert("RGBA").getchannel("A"))
         upright = shown
-    return np.asarray(on_ground(upright))
+    return np.asarray(on_background(upright))
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -153,20 +152,20 @@ def pillow_errors(name: str, expected: str = "picture in a known format") -> Ite
 @contextmanager
 def _opened(
     file: Path | io.BytesIO, name: str, formats: frozenset[str]
-) -> Iterator[tuple[Image.Image, heif.Light | None]]:
-    """A picture within our limits, its headers read, and the light it is coded in if it says so."""
-    light, is_heif = None, False
+) -> Iterator[tuple[Image.Image, heif.ColorSpace | None]]:
+    """A picture within our limits, its headers read, and its color space if it says so."""
+    color_space, is_heif = None, False
     try:
         with pillow_errors(name), file.open("rb") if isinstance(file, Path) else file as stream:
             head = stream.read(16)
             stream.seek(0)
             if is_heif := heif.is_heif(head):
-                light = heif.check(stream, name)
+                color_space = heif.check(stream, name)
             elif head.startswith(png.SIGNATURE):
-                stream, light = png.picture_of(stream)
+                stream, color_space = png.picture_of(stream)
             with Image.open(stream, formats=sorted(formats)) as picture:
                 check_pixels(name, *picture.size)
-                yield picture, light
+                yield picture, color_space
     except MediaError as error:
         if is_heif and error.reason == "not_media":
             raise MediaError("corrupt", f"{name} is a HEIF picture, but damaged or not in HEVC or AV1") from None

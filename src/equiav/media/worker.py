@@ -32,7 +32,7 @@ MEMORY_BYTES = 4 * 2**30  # that a worker may take beyond what its modules took;
 
 
 @dataclass(frozen=True)
-class Duty:
+class Setup:
     """What a worker is for, the first thing that it is sent."""
 
     function: Callable[[Any], Any]
@@ -48,17 +48,17 @@ def serve(handle: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(handle)
     try:
-        duty: Duty = pipe.recv()
+        setup: Setup = pipe.recv()
     except EOFError:
         return
     except Exception as error:  # noqa: BLE001 - its modules cannot be loaded, for whatever reason: the parent says so
         pipe.send(f"{type(error).__name__}: {error}")
         return
-    tempfile.tempdir = duty.folder
+    tempfile.tempdir = setup.folder
     _limit_memory()
     gc.freeze()  # the modules: a collection looks at what tasks left alone, and costs next to nothing
     tasks: SimpleQueue[Any] = SimpleQueue()
-    threading.Thread(target=_listen, args=(pipe, tasks, duty.folder), daemon=True).start()
+    threading.Thread(target=_listen, args=(pipe, tasks, setup.folder), daemon=True).start()
     result = None
     while True:
         try:
@@ -68,8 +68,8 @@ def serve(handle: int) -> None:
         del result
         gc.collect()  # decoders lie in cycles, and the collector does not see how much FFmpeg holds in them
         task = tasks.get()
-        _limit_processor(duty.cpu_s)
-        result = _done(duty.function, task)
+        _limit_processor(setup.cpu_s)
+        result = _done(setup.function, task)
         del task
 
 
