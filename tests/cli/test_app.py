@@ -158,9 +158,9 @@ def test_a_run_of_another_recipe_is_refused(equiav, videos, tmp_path):
     assert "another recipe: optim.lr was 0.001, now 0.1" in err.replace("\n", " ")
 
 
-@pytest.mark.parametrize(("asked", "stopped"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_training_that_is_asked_to_stop_says_so_saves_and_keeps_the_next_command_from_running(
-    videos, tmp_path, asked, stopped
+@pytest.mark.parametrize(("sent", "stopped"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_training_that_a_signal_stops_prints_it_saves_and_keeps_the_next_command_from_running(
+    videos, tmp_path, sent, stopped
 ):
     library, run = tmp_path / "L", tmp_path / "R"
     command = [sys.executable, "-m", "equiav"]
@@ -169,7 +169,7 @@ def test_a_training_that_is_asked_to_stop_says_so_saves_and_keeps_the_next_comma
     child = subprocess.Popen(train, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not list((run / "state").glob("step-*")) and child.poll() is None:
         time.sleep(0.2)
-    child.send_signal(asked)
+    child.send_signal(sent)
     out, err = child.communicate(timeout=60)
     assert child.returncode == stopped, err
     assert err.count("stopping after this step") == 1
@@ -180,8 +180,8 @@ def test_a_training_that_is_asked_to_stop_says_so_saves_and_keeps_the_next_comma
     assert newest.name == f"step-{found['step']:08d}"
 
 
-@pytest.mark.parametrize(("asked", "stopped"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_ingest_says_how_to_go_on_and_leaves_no_folder_behind(videos, tmp_path, asked, stopped):
+@pytest.mark.parametrize(("sent", "stopped"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_ingest_prints_how_to_go_on_and_leaves_no_folder_behind(videos, tmp_path, sent, stopped):
     folder, temporary = tmp_path / "V", tmp_path / "tmp"
     folder.mkdir()
     temporary.mkdir()
@@ -191,7 +191,7 @@ def test_an_interrupted_ingest_says_how_to_go_on_and_leaves_no_folder_behind(vid
     command = [sys.executable, "-m", "equiav", "ingest", folder, "--library", tmp_path / "L", "--workers", "1", *TINY]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(temporary)})
     assert child.stderr.readline().startswith("ingesting: 1/60")
-    child.send_signal(asked)
+    child.send_signal(sent)
     _, err = child.communicate(timeout=60)
     assert (child.returncode, "run the same command again" in err) == (stopped, True), err
     assert list(temporary.iterdir()) == []

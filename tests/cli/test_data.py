@@ -2,7 +2,6 @@
 
 import io
 import json
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -47,7 +46,7 @@ def test_from_a_datasets_list_with_gaps_to_coverage_stats_and_exports(equiav, tm
     assert (code, "cannot be written" in err.replace("\n", " ")) == (1, True)
 
 
-def test_ingest_says_what_it_relabelled_and_what_it_ignored(equiav, tmp_path):
+def test_ingest_prints_what_it_relabelled_and_what_it_ignored(equiav, tmp_path):
     media, library = tmp_path / "media", tmp_path / "L"
     media.mkdir()
     write_media(media / "v.mp4", frames=pictures(7), sound=tone(0.7))
@@ -57,8 +56,8 @@ def test_ingest_says_what_it_relabelled_and_what_it_ignored(equiav, tmp_path):
     assert (code, first) == (0, "1 file: 1 clip added (1 ok), 0 already there, 1 other file ignored")
     assert tails == "1 tail shorter than 0.655 s was dropped (0.045 s in all)"
     _, out, _ = equiav("stats", "--library", library, "--json")
-    told = json.loads(out)["tails"]
-    assert (told["count"], told["seconds"], told["unknown"]) == (1, pytest.approx(0.045, abs=1e-6), 0)
+    counts = json.loads(out)["tails"]
+    assert (counts["count"], counts["seconds"], counts["unknown"]) == (1, pytest.approx(0.045, abs=1e-6), 0)
     assert tails in equiav("stats", "--library", library)[1]
     listed = tmp_path / "labels.csv"
     listed.write_text("path,label\nmedia/v.mp4,dog\n")
@@ -69,24 +68,21 @@ def test_ingest_says_what_it_relabelled_and_what_it_ignored(equiav, tmp_path):
     assert (code, out.splitlines()[0]) == (0, "1 file: 0 clips added, 1 already there")
 
 
-def test_ingest_says_which_folders_of_systems_it_left_out(equiav, tmp_path):
+def test_ingest_prints_which_folders_of_systems_it_left_out(equiav, tmp_path):
     for name in ("a.mp4", "#recycle/b.mp4", "sub/@eaDir/c.mp4", "@eaDir/d.mp4"):
         (tmp_path / "v" / name).parent.mkdir(parents=True, exist_ok=True)
         write_media(tmp_path / "v" / name, frames=pictures(7), sound=tone(0.7))
     code, out, _ = equiav("ingest", tmp_path / "v", "-L", tmp_path / "L", *TINY)
-    said = "left out, with all that is in them, as the system's own folders: #recycle 1, @eaDir 2"
-    assert (code, out.splitlines()[1]) == (0, said)
-    told = json.loads(equiav("ingest", tmp_path / "v", "-L", tmp_path / "L", "--json")[1])
-    assert (told["files"], told["system_folders"]) == (1, {"#recycle": 1, "@eaDir": 2})
+    line = "left out, with all that is in them, as the system's own folders: #recycle 1, @eaDir 2"
+    assert (code, out.splitlines()[1]) == (0, line)
+    report = json.loads(equiav("ingest", tmp_path / "v", "-L", tmp_path / "L", "--json")[1])
+    assert (report["files"], report["system_folders"]) == (1, {"#recycle": 1, "@eaDir": 2})
 
 
-@pytest.mark.parametrize("show", [data._print_left_out, data._print_rejects])
-def test_nothing_of_a_long_path_is_cut(show, monkeypatch):
+def test_nothing_of_a_long_path_is_cut(monkeypatch):
     console = Console(width=80, file=io.StringIO())
     monkeypatch.setattr(data, "out", console)
-    detail = "there is no file /" + "x" * 100
-    row = ("/a/b.mp4", "missing", detail)
-    show([SimpleNamespace(path=row[0], reason=row[1], detail=detail)] if "rejects" in show.__name__ else [row])
+    data._print_failures("1 file", [("/a/b.mp4", "missing", "there is no file /" + "x" * 100)])
     assert console.file.getvalue().count("x") == 100
 
 
@@ -95,8 +91,8 @@ def test_an_ingest_whose_workers_cannot_start_is_an_error_and_calls_no_file_bad(
 ):
     with monkeypatch.context() as patch:
         patch.setattr(sandbox, "get_executable", lambda: b"/no/python")
-        code, _, said = equiav("ingest", good_video, "-L", tmp_path / "L", *TINY)
-    assert (code, "error: worker processes cannot be started: /no/python" in said) == (1, True)
+        code, _, err = equiav("ingest", good_video, "-L", tmp_path / "L", *TINY)
+    assert (code, "error: worker processes cannot be started: /no/python" in err) == (1, True)
     assert Library(tmp_path / "L").rejects() == []
     assert equiav("ingest", good_video, "-L", tmp_path / "L")[0] == 0
     assert Library(tmp_path / "L").count() == 2

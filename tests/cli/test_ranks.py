@@ -77,15 +77,15 @@ def start(code, *arguments):
 def ends(processes):
     """Exit code, standard output and error of each."""
     try:
-        said = [process.communicate(timeout=60) for process in processes]
+        printed = [process.communicate(timeout=60) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    return [(process.returncode, *both) for process, both in zip(processes, said, strict=True)]
+    return [(process.returncode, *both) for process, both in zip(processes, printed, strict=True)]
 
 
 @pytest.mark.parametrize("fails", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_an_error_on_one_rank_ends_both_and_is_told_by_it_and_by_the_first(fails):
+def test_an_error_on_one_rank_ends_both_and_is_printed_by_it_and_by_the_first(fails):
     found = ends(start(MEET.format(fails=fails, does="raise TrainingError('nothing to train on')")))
     line = f"error: rank {fails}: nothing to train on\n"
     assert [code for code, _, _ in found] == [1, 1]
@@ -95,7 +95,7 @@ def test_an_error_on_one_rank_ends_both_and_is_told_by_it_and_by_the_first(fails
 
 
 @pytest.mark.slow
-def test_an_error_that_all_have_is_told_once():
+def test_an_error_that_all_have_is_printed_once():
     found = ends(start(MEET.format(fails="rank", does="raise TrainingError('nothing to train on')")))
     assert [code for code, _, _ in found] == [1, 1]
     assert [err.count("error: rank 0: nothing to train on\n") for _, _, err in found] == [1, 0]
@@ -103,7 +103,7 @@ def test_an_error_that_all_have_is_told_once():
 
 
 @pytest.mark.slow
-def test_an_unexpected_error_is_told_with_its_place_and_a_verb_that_ends_well_says_nothing():
+def test_an_unexpected_error_is_printed_with_its_place_and_a_verb_that_succeeds_prints_nothing():
     found = ends(start(MEET.format(fails=1, does="[][rank]")))
     assert [code for code, _, _ in found] == [1, 1]
     assert "Traceback" in found[1][2]
@@ -127,7 +127,7 @@ def test_exits_and_interrupts_are_no_failures(monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
-    monkeypatch.setattr("equiav.cli.ranks.LOOK_S", 0.01)
+    monkeypatch.setattr("equiav.cli.ranks.POLL_S", 0.01)
     for leaving in (SystemExit(3), KeyboardInterrupt(), BrokenPipeError()):
         with pytest.raises(type(leaving)), end_together():
             raise leaving

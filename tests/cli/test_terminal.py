@@ -35,7 +35,7 @@ def test_without_a_terminal_there_are_plain_lines(monkeypatch):
     assert "\x1b" not in text
 
 
-def test_without_a_terminal_the_end_is_told_once_whatever_comes_after_it(monkeypatch):
+def test_without_a_terminal_the_end_is_printed_once_whatever_comes_after_it(monkeypatch):
     out = io.StringIO()
     monkeypatch.setattr(terminal, "err", Console(file=out, width=80, force_terminal=False))
     with terminal.Bar("embedding", "clips") as bar:
@@ -69,7 +69,7 @@ sys.exit(terminal.stop_code())
 """
 
 
-def asked_to_stop(rounds, *, environment=None):
+def started(rounds, *, environment=None):
     code = CHILD.format(rounds=rounds)
     child = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
@@ -78,32 +78,32 @@ def asked_to_stop(rounds, *, environment=None):
     return child
 
 
-@pytest.mark.parametrize(("asked", "stopped"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_that_it_will_stop_is_said_in_the_middle_of_a_long_step(asked, stopped):
-    child = asked_to_stop(rounds=8_000_000)
-    child.send_signal(asked)
-    said, _ = child.communicate(timeout=60)
-    first, last = said.splitlines()
+@pytest.mark.parametrize(("sent", "stopped"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_that_it_will_stop_is_printed_in_the_middle_of_a_long_step(sent, stopped):
+    child = started(rounds=8_000_000)
+    child.send_signal(sent)
+    printed, _ = child.communicate(timeout=60)
+    first, last = printed.splitlines()
     assert first == "stopping after this step; Ctrl-C again stops at once, without saving"
     assert (last, child.returncode) == ("over True", stopped)
 
 
 def test_a_second_ctrl_c_ends_even_a_step_that_never_ends():
-    child = asked_to_stop(rounds=2**31 - 1)
+    child = started(rounds=2**31 - 1)
     child.send_signal(signal.SIGINT)
     assert child.stdout.readline().startswith("stopping")
     child.send_signal(signal.SIGINT)
-    said, _ = child.communicate(timeout=60)
-    assert (said, child.returncode) == ("interrupted; run the same command again to go on\n", 130)
+    printed, _ = child.communicate(timeout=60)
+    assert (printed, child.returncode) == ("interrupted; run the same command again to go on\n", 130)
 
 
-def test_the_ctrl_c_that_a_launcher_hands_on_is_no_second_one():
-    child = asked_to_stop(8_000_000, environment={**os.environ, "WORLD_SIZE": "2"})
+def test_the_ctrl_c_that_a_launcher_forwards_is_no_second_one():
+    child = started(8_000_000, environment={**os.environ, "WORLD_SIZE": "2"})
     for _ in range(2):
         child.send_signal(signal.SIGINT)
-    said, _ = child.communicate(timeout=60)
-    assert said.splitlines()[-1] == "over True"
-    assert said.count("stopping") == 1
+    printed, _ = child.communicate(timeout=60)
+    assert printed.splitlines()[-1] == "over True"
+    assert printed.count("stopping") == 1
 
 
 def test_handlers_are_what_they_were_once_the_work_is_over():

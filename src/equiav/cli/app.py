@@ -1,7 +1,6 @@
-"""The command line as a whole: `main`, what becomes of errors and signals, and the verbs demo and doctor.
+"""The command line as a whole: `main`, errors, signals and exit codes, and the verbs demo and doctor.
 
-Exit codes: see `HELP`.
-Heavy imports live inside the verbs, so that `equiav --help` answers at once.
+Heavy imports stand inside the verbs, so that `equiav --help` answers at once.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -24,12 +24,13 @@ from equiav.cli.evaluation import evaluate_app, report_app
 from equiav.cli.options import AsJson
 from equiav.cli.terminal import (
     SEVERAL,
+    STOPPED,
     Bar,
     err,
     interrupt_on_sigterm,
     out,
+    print_interrupted,
     print_json,
-    say_interrupted,
     stop_code,
     stop_on_signal,
 )
@@ -38,13 +39,19 @@ from equiav.cli.use import use_app
 from equiav.errors import EquiAVError, explain
 from equiav.machine import share_heaps
 
-HELP = """Learn joint sound-and-image embeddings from plain videos with EquiAV, and use them.
+HELP = """Learn joint embeddings of sound and picture from plain videos with EquiAV, and use them.
 
-A folder of videos to ranked hits: equiav ingest VIDEOS --library L, equiav pretrain toy --library L --run R,
-equiav embed --library L --run R, equiav search --library L --run R --audio dog.wav
+From a folder of videos to ranked hits:
 
-Exit codes: 0 done; 1 error; 2 wrong usage; 3 done, but some files failed; 130 stopped by Ctrl-C, 143 by SIGTERM: the
-same command goes on.
+\b
+  equiav ingest VIDEOS --library L
+  equiav pretrain toy --library L --run R
+  equiav embed --library L --run R
+  equiav search --library L --run R --audio dog.wav
+
+\b
+Exit codes: 0 done; 1 error; 2 wrong usage; 3 done, but some files failed;
+130 stopped by Ctrl-C, 143 by SIGTERM: the same command goes on.
 """
 
 app = typer.Typer(
@@ -61,7 +68,7 @@ MARKS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "broken": "[bold red]b
 
 
 def main() -> NoReturn:
-    """Entry point: run a verb; errors of ours become one line and exit code 1."""
+    """Entry point: run a verb; an `EquiAVError` is printed as one line, with exit code 1."""
     share_heaps()
     interrupt_on_sigterm()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -69,13 +76,13 @@ def main() -> NoReturn:
         with _with_the_others():
             app(standalone_mode=True)
     except SystemExit as leaving:
-        # Typer makes Exit(130) of it; a training that saved and stopped has said so itself
+        # Typer makes Exit(130) of it; a training that saved and stopped has printed that itself
         if isinstance(getattr(leaving.__context__, "__cause__", None), KeyboardInterrupt):
-            say_interrupted()
+            print_interrupted()
             sys.exit(stop_code())
         raise
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
+        if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which is not imported for this
             raise
         what = str(error).partition("\n")[0].strip()
         err.print(
@@ -119,35 +126,33 @@ def _root(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option("--out", help="Where everything goes.")] = Path("demo"),
+    folder: Annotated[Path, typer.Option("--out", help="Folder for all that the demo makes.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the world and of training.")] = 0,
-    fast: Annotated[bool, typer.Option("--fast", help="A tenth of it: a smoke test, not a result.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="A tenth of the work: a smoke test, not a result.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """The whole way on a made-up world: videos, ingest, pretrain, evaluate, embed, search, and a page to look at.
+    """Do everything once, on a made-up world: videos, ingest, pretrain, evaluate, embed, search, an HTML page.
 
     Example: equiav demo --out demo
     """
     from equiav.demo import run_demo
 
-    def say(text: str) -> None:
-        err.print(text, highlight=False)
-
+    say = partial(err.print, highlight=False)
     page = run_demo(folder, seed=seed, fast=fast, bar=Bar, say=say, stopping=stop_on_signal)
     if page is None:
         if as_json:
             print_json({"page": None, "stopped": True})
-        err.print("stopped and saved; run the same command again to go on")
+        err.print(STOPPED)
         raise typer.Exit(stop_code())
     print_json({"page": page, "retrieval": folder / "retrieval.json"}) if as_json else typer.echo(str(page))
 
 
 @app.command()
 def doctor(
-    folder: Annotated[Path, typer.Option("--for", help="Folder where libraries and runs shall go.")] = Path(),
+    folder: Annotated[Path, typer.Option("--for", help="Folder for libraries and runs: its disk is checked.")] = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Look at versions, codecs, speed, memory and disk, and say what is wrong. Exit code 1 when something is broken.
+    """Check versions, codecs, speed, memory and disk. Exit code 1 if something is broken.
 
     Example: equiav doctor --for /data
     """

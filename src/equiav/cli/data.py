@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from equiav.cli.options import AsJson, LibraryPath, Overrides
-from equiav.cli.terminal import Bar, err, out, print_json
-from equiav.errors import ConfigError
+from equiav.cli.options import AsJson, LibraryPath, Overrides, write_page
+from equiav.cli.terminal import Bar, err, out, print_json, show
 from equiav.words import counted
 
 if TYPE_CHECKING:
-    from equiav.library.coverage import Coverage
+    from equiav.library.coverage import Coverage, IngestReport
 
 EXIT_PARTIAL = 3
+SHOWN_FAILURES = 20
 
 data_app = typer.Typer()
 
@@ -33,21 +33,30 @@ def ingest(
     overrides: Overrides = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="Recipe whose `features` to use; default those of the library, of a new one `base`'s."),
+        typer.Option(
+            help="Recipe whose `features` to use; default: the library's own, for a new library those of `base`."
+        ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default one per core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; default: one per core.")] = None,
     media: Annotated[Path | None, typer.Option(help="Folder of the files that a dataset's list names.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="class_labels_indices.csv; default the one by the list.")] = None,
-    split: Annotated[str, typer.Option(help="Split of what the source gives no split.")] = "train",
-    prune: Annotated[bool, typer.Option("--prune", help="Drop the clips of this source whose files are gone.")] = False,
+    labels: Annotated[
+        Path | None, typer.Option(help="class_labels_indices.csv; default: the one beside the list.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the clips to which the source gives none.")] = "train",
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove the clips of this source whose files are gone.")
+    ] = False,
     ray: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Read on a Ray cluster: its address, or local for one here.")
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Read on a Ray cluster: its address, auto, or local for one on this machine."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read media files into a library. Run it again to add new files; nothing is added twice.
 
-    Videos, sounds and pictures: what has no sound or no picture can be searched, but is not trained on.
+    Clips with only sound or only a picture can be searched, but are not trained on.
 
     Examples: equiav ingest videos --library L --prune
               equiav ingest labels.csv -L L --recipe toy features.clip_s=2.5
@@ -65,123 +74,54 @@ def ingest(
         features = load_recipe(recipe or "base", overrides or []).features
     listing = read_source(source, media=media, label_map=labels, split=split)
 
-    def say(clips: int, files: int) -> None:
-        err.print(f"dropping {counted(clips, 'clip')} of {counted(files, 'file')} gone", highlight=False)
+    def print_pruned(clips: int, files: int) -> None:
+        err.print(f"removing {counted(clips, 'clip')} of {counted(files, 'missing file')}", highlight=False)
 
+    options = {"workers": workers, "ray": ray, "prune": prune, "on_prune": print_pruned}
     with Bar("ingesting", "files") as bar:
-        report = run_ingest(
-            listing,
-            library,
-            features,
-            workers=workers,
-            ray=ray,
-            prune=prune,
-            on_prune=say,
-            on_progress=bar.update,
-        )
-    if as_json:
-        print_json(asdict(report))
-    else:
-        kinds = ", ".join(f"{count} {status}" for status, count in report.statuses.items())
-        typer.echo(
-            f"{counted(report.files, 'file')}: {counted(report.clips_added, 'clip')} added{kinds and f' ({kinds})'}, "
-            f"{report.clips_present} already there"
-            + (
-                f", {counted(report.duplicates, 'copy of a clip', 'copies of clips')} under another name"
-                if report.duplicates
-                else ""
-            )
-            + (f", {report.clips_relabelled} with other labels or split than before" if report.clips_relabelled else "")
-            + (f", {counted(report.ignored, 'other file')} ignored" if report.ignored else "")
-        )
-        if report.system_folders:
-            folders = ", ".join(f"{name} {count}" for name, count in report.system_folders.items())
-            typer.echo(f"left out, with all that is in them, as the system's own folders: {folders}")
-        if report.tails.count or report.tails.unknown:
-            typer.echo(report.tails)
-        _print_rejects(report.rejects)
-        print_coverage(report.coverage)
+        report = run_ingest(listing, library, features, **options, on_progress=bar.update)
+    print_json(asdict(report)) if as_json else _print_ingested(report)
     if report.rejects:
         raise typer.Exit(EXIT_PARTIAL)
 
 
-def _print_rejects(rejects: list[Any]) -> None:
-    if not rejects:
+def _print_ingested(report: IngestReport) -> None:
+    statuses = ", ".join(f"{count} {status}" for status, count in report.statuses.items())
+    parts = [
+        f"{counted(report.files, 'file')}: {counted(report.clips_added, 'clip')} added{statuses and f' ({statuses})'}",
+        f"{report.clips_present} already there",
+    ]
+    if report.duplicates:
+        parts.append(f"{counted(report.duplicates, 'copy of a clip', 'copies of clips')} under another name")
+    if report.clips_relabelled:
+        parts.append(f"{report.clips_relabelled} with other labels or split than before")
+    if report.ignored:
+        parts.append(f"{counted(report.ignored, 'other file')} ignored")
+    typer.echo(", ".join(parts))
+    if report.system_folders:
+        folders = ", ".join(f"{name} {count}" for name, count in report.system_folders.items())
+        typer.echo(f"left out, with all that is in them, as the system's own folders: {folders}")
+    if report.tails.count or report.tails.unknown:
+        typer.echo(report.tails)
+    title = f"{counted(len(report.rejects), 'file')} could not be read, or only partly"
+    _print_failures(title, [(one.path, one.reason, one.detail) for one in report.rejects])
+    if len(report.rejects) > SHOWN_FAILURES:
+        typer.echo(f"… and {len(report.rejects) - SHOWN_FAILURES} more, all in the library's rejects table")
+    _print_coverage(report.coverage)
+
+
+def _print_failures(title: str, rows: Sequence[Iterable[object]]) -> None:
+    """The first of them, by source, reason and detail; nothing of a path is cut."""
+    if not rows:
         return
-    table = Table(
-        Column("file", overflow="fold"),
-        "reason",
-        Column("detail", overflow="fold"),
-        title=f"{counted(len(rejects), 'file')} could not be read, or only partly",
-        title_justify="left",
-    )
-    for reject in rejects[:20]:
-        table.add_row(*(escape(str(part)) for part in (reject.path, reject.reason, reject.detail)))
+    table = Table(*(Column(name, overflow="fold") for name in ("source", "reason", "detail")))
+    table.title, table.title_justify = title, "left"
+    for row in rows[:SHOWN_FAILURES]:
+        table.add_row(*(escape(str(part)) for part in row))
     out.print(table)
-    if len(rejects) > 20:
-        typer.echo(f"… and {len(rejects) - 20} more, all in the library's rejects table")
 
 
-@data_app.command()
-def stats(
-    library: LibraryPath,
-    page: Annotated[Path | None, typer.Option("--out", help="HTML page to write, with sample clips.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Count what a library holds: status, durations, labels, copies, normalisation, coverage of the lists it came from.
-
-    Example: equiav stats --library L --out library.html
-    """
-    from equiav.library.stats import library_stats
-    from equiav.library.table import Library
-    from equiav.pages.library import stats_page
-
-    shelf = Library(library)
-    found = library_stats(shelf)
-    if page:
-        try:
-            page.write_text(stats_page(shelf, found), encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"{page} cannot be written: {error.strerror}") from None
-        err.print(str(page), highlight=False, markup=False)
-    print_json(found.to_dict()) if as_json else out.print(found.to_table())
-
-
-@data_app.command("export-clips")
-def export_clips(
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="New file (csv, jsonl) or folder (webdataset, cav).")],
-    library: LibraryPath,
-    kind: Annotated[
-        Literal["csv", "jsonl", "webdataset", "cav"],
-        typer.Option(
-            "--as", help="A list of windows of the source files; or sound and frames, in tars or CAV-MAE's way."
-        ),
-    ] = "csv",
-    split: Annotated[str | None, typer.Option(help="Split to export; default all.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that decode sound.")] = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Write the clips of a library for other programs; `equiav ingest` reads it back.
-
-    Examples: equiav export-clips clips.csv --library L
-              equiav export-clips shards --library L --as webdataset --split train
-    """
-    from equiav.library.export import export_clips as run_export
-    from equiav.library.table import Library
-
-    with Bar("exporting", "clips") as bar:
-        report = run_export(Library(library), target, kind, split=split, workers=workers, on_progress=bar.update)
-    if as_json:
-        print_json(asdict(report))
-    else:
-        typer.echo(f"{counted(report.clips, 'clip')} in {target}")
-        _print_left_out([(one.source, one.reason, one.detail) for one in report.left_out])
-    if report.left_out:
-        raise typer.Exit(EXIT_PARTIAL)
-
-
-def print_coverage(coverage: Sequence[Coverage]) -> None:
-    """How much of a list was there."""
+def _print_coverage(coverage: Sequence[Coverage]) -> None:
     if not coverage:
         return
     table = Table("split", "listed", "found", "missing", "unreadable", title="coverage", title_justify="left")
@@ -190,25 +130,69 @@ def print_coverage(coverage: Sequence[Coverage]) -> None:
     out.print(table)
 
 
-def _print_left_out(rows: Sequence[tuple[str, str, str]]) -> None:
-    if not rows:
-        return
-    folded = (Column(name, overflow="fold") for name in ("source", "reason", "detail"))  # nothing of a path is cut
-    table = Table(*folded, title=f"{counted(len(rows), 'clip')} left out", title_justify="left")
-    for row in rows[:20]:
-        table.add_row(*(escape(part) for part in row))
-    out.print(table)
+@data_app.command()
+def stats(
+    library_path: LibraryPath,
+    page: Annotated[Path | None, typer.Option("--out", help="HTML page to write, with sample clips.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count what a library holds: clips by status, hours, labels, copies, normalisation, coverage of its lists.
+
+    Example: equiav stats --library L --out library.html
+    """
+    from equiav.library.stats import library_stats
+    from equiav.library.table import Library
+    from equiav.pages.library import stats_page
+
+    library = Library(library_path)
+    found = library_stats(library)
+    if page:
+        write_page(page, stats_page(library, found))
+        err.print(str(page), highlight=False, markup=False)
+    show(found, as_json)
+
+
+@data_app.command("export-clips")
+def export_clips(
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="New file (csv, jsonl) or folder (webdataset, cav).")],
+    library: LibraryPath,
+    form: Annotated[
+        Literal["csv", "jsonl", "webdataset", "cav"],
+        typer.Option("--as", help="A list of windows of the source files; or sound and frames, in tars or as CAV-MAE."),
+    ] = "csv",
+    split: Annotated[str | None, typer.Option(help="Split to export; default: all.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that decode sound.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Export the clips of a library for other programs, or to ingest again. A model: `equiav export`.
+
+    Examples: equiav export-clips clips.csv --library L
+              equiav export-clips shards --library L --as webdataset --split train
+    """
+    from equiav.library.export import export_clips as run_export
+    from equiav.library.table import Library
+
+    with Bar("exporting", "clips") as bar:
+        report = run_export(Library(library), target, form, split=split, workers=workers, on_progress=bar.update)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        typer.echo(f"{counted(report.clips, 'clip')} in {target}")
+        left_out = [(one.source, one.reason, one.detail) for one in report.left_out]
+        _print_failures(f"{counted(len(left_out), 'clip')} left out", left_out)
+    if report.left_out:
+        raise typer.Exit(EXIT_PARTIAL)
 
 
 @data_app.command()
 def toyworld(
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write the videos into.")],
     clips: Annotated[int, typer.Option("--clips", "-n", min=2, help="Number of videos.")] = 1600,
-    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Same seed, same world.")] = 0,
-    test: Annotated[int | None, typer.Option(help="Videos of the test split; default an eighth.")] = None,
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of the world.")] = 0,
+    test: Annotated[int | None, typer.Option(help="Videos of the test split; default: an eighth.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Render a made-up audio-visual world to ordinary .mp4 files, with labels.csv.
+    """Render videos of a made-up audio-visual world as ordinary .mp4 files, with labels.csv.
 
     Example: equiav toyworld videos --clips 400 --seed 1
     """
@@ -228,11 +212,11 @@ def toyworld(
 def augment_gallery(
     clip: Annotated[str, typer.Argument(metavar="CLIP", help="Id of a clip of the library.")],
     page: Annotated[Path, typer.Argument(metavar="OUT.html", help="Page to write.")],
-    library: LibraryPath,
+    library_path: LibraryPath,
     recipe: Annotated[str, typer.Option(help="Recipe whose transformations to show.")] = "base",
     as_json: AsJson = False,
 ) -> None:
-    """Draw every transformation of a recipe on one clip, low, neutral and high, with its slots.
+    """Show every transformation of a recipe on one clip: each parameter low, neutral and high, on an HTML page.
 
     Example: equiav augment-gallery 0123456789abcdef01234567 gallery.html -L L
     """
@@ -243,12 +227,12 @@ def augment_gallery(
     from equiav.media.decode import load_image
     from equiav.pages.transformations import augment_gallery as draw
 
-    shelf, settings = Library(library), load_recipe(recipe)
-    row, (mean, std) = shelf.clip(clip), shelf.log_mel_stats()
+    library, settings = Library(library_path), load_recipe(recipe)
+    row, (mean, std) = library.clip(clip), library.log_mel_stats()
     frame = load_image(row["frames"][len(row["frames"]) // 2]).transpose(2, 0, 1).copy()
     spaces = (
-        audio_space(settings.augment, shelf.features.time_frames, shelf.features.mel_bins),
+        audio_space(settings.augment, library.features.time_frames, library.features.mel_bins),
         visual_space(settings.augment, settings.model.image_side),
     )
-    page.write_text(draw((row["fbank"] - mean) / std, frame, *spaces), encoding="utf-8")
+    write_page(page, draw((row["fbank"] - mean) / std, frame, *spaces))
     print_json({"page": page}) if as_json else typer.echo(str(page))

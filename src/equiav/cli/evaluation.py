@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from equiav.cli.options import AsJson, Device, LibraryPath, RunPath, load_model
-from equiav.cli.terminal import IS_MAIN, Bar, err, out, print_json
+from equiav.cli.options import AsJson, Device, LibraryPath, RunPath, Split, load_model, open_to_measure, write_page
+from equiav.cli.terminal import IS_MAIN, Bar, err, out, print_json, show
 from equiav.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 Frames = Annotated[
     int | None, typer.Option(min=1, help="Stored frames whose probabilities are averaged; default all, 1: the middle.")
 ]
-SeenFeature = Annotated[
-    Literal["pooled", "embedding"], typer.Option("--features", help="Mean patch token, or what search compares.")
+Feature = Annotated[
+    Literal["pooled", "embedding"],
+    typer.Option("--features", help="The mean patch token, or the embedding that search compares."),
 ]
 ResultFile = Annotated[
     Path | None, typer.Option("--out", dir_okay=False, help="File for the result, to compare later.")
 ]
-Modalities = Annotated[Literal["audio", "visual", "both"], typer.Option(help="What is looked at.")]
+Modalities = Annotated[Literal["audio", "visual", "both"], typer.Option(help="Modalities to classify by.")]
 TrainSplit = Annotated[str, typer.Option("--train", help="Split to learn from.")]
 Folds = Annotated[bool, typer.Option("--folds", help="The library's splits are folds: measure on each.")]
 Stratified = Annotated[
@@ -38,11 +39,11 @@ def evaluate_compare(
     context: typer.Context,
     compare: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(help="Two results, written by `--out`: what differs, and is it beyond chance?", metavar="A B"),
+        typer.Option(help="Two results that `--out` stored: what differs, and is it beyond chance?", metavar="A B"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model on a library, or compare two measurements.
+    """Measure a model on a library, or with --compare put two stored results side by side.
 
     Examples: equiav evaluate retrieval -L L -R runs/toy --out before.json
               equiav evaluate --compare before.json after.json
@@ -53,26 +54,28 @@ def evaluate_compare(
             raise typer.Exit(2)
         return
     if context.invoked_subcommand is not None:
-        raise ConfigError(f"--compare stands alone: without {context.invoked_subcommand}")
+        raise ConfigError(
+            f"--compare takes two stored results and nothing else: leave out {context.invoked_subcommand}"
+        )
     from equiav.evaluate.results import Result, compare_results
 
     found = compare_results(*(Result.load(path) for path in compare))
-    print_json(found.to_dict()) if as_json else out.print(found.to_table())
+    show(found, as_json)
 
 
 @evaluate_app.command("retrieval")
 def evaluate_retrieval(
-    library: LibraryPath,
+    library_path: LibraryPath,
     run: RunPath,
-    split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    split: Split = "test",
     scoring: Annotated[
         Literal["middle", "diagonal"],
         typer.Option(help="One frame and the whole sound; or each frame with the sound around it (CAV-MAE Sync)."),
     ] = "middle",
-    subset: Annotated[Path | None, typer.Option(help="Ids of the clips to rank: a CSV, or CAV-MAE's JSON.")] = None,
+    subset: Annotated[Path | None, typer.Option(help="Ids of the clips to rank: a CSV or CAV-MAE's JSON.")] = None,
     training: Annotated[
         Path | None,
-        typer.Option("--trained-on", help="Another library that the model was trained on; its own run's is known."),
+        typer.Option("--trained-on", help="Another library that the model was trained on; the run knows its own."),
     ] = None,
     result: ResultFile = None,
     device: Device = "auto",
@@ -86,34 +89,33 @@ def evaluate_retrieval(
     from equiav.evaluate.retrieval import evaluate_retrieval as measure
     from equiav.evaluate.retrieval import retrieval_result
     from equiav.library.table import Library
-    from equiav.train.trained_on import load_trained_on
 
-    shelf, model = Library(library), load_model(run, device)
+    library, model, learned = open_to_measure(library_path, run, device)
     with Bar("embedding", "clips") as bar:
         report = measure(
-            shelf,
+            library,
             model,
             split=split,
             scoring=scoring,
             subset=subset,
             training=Library(training) if training else None,
-            learned=load_trained_on(run),
+            learned=learned,
             on_progress=bar.update,
         )
     if result is not None:
-        retrieval_result(report, shelf, model, run=run).save(result)
-    print_json(report.to_dict()) if as_json else out.print(report.to_table())
+        retrieval_result(report, library, model, run=run).save(result)
+    show(report, as_json)
 
 
 @evaluate_app.command("probe")
 def evaluate_probe(
-    library: LibraryPath,
+    library_path: LibraryPath,
     run: RunPath,
     kind: Annotated[Literal["linear", "sgd", "knn", "attentive"], typer.Option(help="The classifier.")] = "linear",
-    feature: SeenFeature = "pooled",
+    feature: Feature = "pooled",
     modalities: Modalities = "both",
     train: TrainSplit = "train",
-    split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    split: Split = "test",
     folds: Folds = False,
     stratified: Stratified = None,
     seed: Annotated[int, typer.Option(min=0, help="Of attentive and SGD probes, stratified folds, intervals.")] = 0,
@@ -121,25 +123,26 @@ def evaluate_probe(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Say how well a simple classifier tells the labels from frozen features.
+    """Classify frozen features with a simple probe, and measure how often it is right.
 
     Examples: equiav evaluate probe --library L --run runs/toy
               equiav evaluate probe -L L -R R --kind knn --modalities audio --folds
               equiav evaluate probe --library L --run runs/toy --stratified 5
     """
-    settings = {"train": train, "test": split, "folds": folds, "stratified": stratified, "seed": seed}
-    _probe(library, run, result, device, as_json, kind=kind, feature=feature, modalities=modalities, **settings)
+    features = {"kind": kind, "feature": feature, "modalities": modalities}
+    clips = {"train": train, "test": split, "folds": folds, "stratified": stratified}
+    _probe(library_path, run, result, device, as_json, **features, **clips, seed=seed)
 
 
 @evaluate_app.command("knn")
 def evaluate_knn(
-    library: LibraryPath,
+    library_path: LibraryPath,
     run: RunPath,
     neighbours: Annotated[int, typer.Option("-k", min=1, help="Training clips that vote.")] = 20,
-    feature: SeenFeature = "pooled",
+    feature: Feature = "pooled",
     modalities: Modalities = "both",
     train: TrainSplit = "train",
-    split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    split: Split = "test",
     folds: Folds = False,
     stratified: Stratified = None,
     seed: Annotated[int, typer.Option(min=0, help="Of stratified folds and intervals.")] = 0,
@@ -147,59 +150,47 @@ def evaluate_knn(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Say how often the nearest training clips have a clip's label: nothing is learned.
+    """Classify by the nearest training clips: nothing is learned.
 
     Examples: equiav evaluate knn --library L --run runs/toy -k 20
               equiav evaluate knn -L L -R R --modalities audio --features embedding
     """
-    settings = {"train": train, "test": split, "folds": folds, "stratified": stratified, "seed": seed}
-    _probe(
-        library,
-        run,
-        result,
-        device,
-        as_json,
-        kind="knn",
-        feature=feature,
-        modalities=modalities,
-        neighbours=neighbours,
-        **settings,
-    )
+    features = {"kind": "knn", "neighbours": neighbours, "feature": feature, "modalities": modalities}
+    clips = {"train": train, "test": split, "folds": folds, "stratified": stratified}
+    _probe(library_path, run, result, device, as_json, **features, **clips, seed=seed)
 
 
-def _probe(library: Path, run: Path, result: Path | None, device: str, as_json: bool, **settings: Any) -> None:
+def _probe(library_path: Path, run: Path, result: Path | None, device: str, as_json: bool, **settings: Any) -> None:
     from equiav.evaluate.probe import probe, probe_result
-    from equiav.library.table import Library
-    from equiav.train.trained_on import load_trained_on
 
-    shelf, model = Library(library), load_model(run, device)
+    library, model, learned = open_to_measure(library_path, run, device)
     with Bar("embedding", "clips") as bar:
-        found = probe(shelf, model, **settings, learned=load_trained_on(run), on_progress=bar.update)
+        found = probe(library, model, **settings, learned=learned, on_progress=bar.update)
     if result is not None:
-        probe_result(found, shelf, model, seed=settings["seed"], run=run).save(result)
-    print_json(found.to_dict()) if as_json else out.print(found.to_table())
+        probe_result(found, library, model, seed=settings["seed"], run=run).save(result)
+    show(found, as_json)
 
 
 @evaluate_app.command("classify")
 def evaluate_classify(
-    library: LibraryPath,
+    library_path: LibraryPath,
     run: Annotated[Path, typer.Option("--run", "-R", help="Run folder, made by `equiav finetune`.")],
-    split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
+    split: Split = "test",
     frames: Frames = None,
     result: ResultFile = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Say how well a fine-tuned classifier knows the labels of a library's clips.
+    """Measure a fine-tuned classifier on the labels of a library's clips.
 
     Example: equiav evaluate classify -L L -R runs/classes --out classes.json
     """
     from equiav.train.processes import leave
 
-    found = measure_classes(library, run, split, frames, result, device)
+    found = measure_classes(library_path, run, split, frames, result, device)
     leave()
     if IS_MAIN:
-        print_json(found.to_dict()) if as_json else out.print(found.to_table())
+        show(found, as_json)
 
 
 @evaluate_app.command("mteb")
@@ -207,7 +198,7 @@ def evaluate_mteb(
     run: RunPath,
     tasks: Annotated[str, typer.Option(help="Names of mteb tasks, with commas between them.")],
     folder: Annotated[Path | None, typer.Option("--out", help="Folder of mteb's results; default RUN/mteb.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Items that pass the model at once.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Items in one batch.")] = 32,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -235,28 +226,27 @@ def evaluate_mteb(
 
 @evaluate_app.command("localise")
 def evaluate_localise(
-    library: LibraryPath,
+    library_path: LibraryPath,
     run: RunPath,
-    split: Annotated[str, typer.Option(help="Split to look at.")] = "test",
+    split: Split = "test",
     boxes: Annotated[
         Path | None, typer.Option(help="CSV of boxes: path, time_s, x0, y0, x1, y1; without it no figures.")
     ] = None,
     page: Annotated[
-        Path | None, typer.Option("--out", help="HTML page, with the result beside it as .json; default in the run.")
+        Path | None,
+        typer.Option("--out", help="HTML page, with the result beside it as .json; default in the run folder."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of other clips' sounds.")] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Map where in each picture the sound is, as overlays on a page; with boxes, say how well.
+    """Map where in each picture the sound is, on a page; with boxes, measure how well.
 
     Example: equiav evaluate localise -L L -R R --boxes boxes.csv --out maps.html
     """
     from equiav.evaluate.boxes import Boxes
     from equiav.evaluate.localise import localisation_result, localise
-    from equiav.library.table import Library
     from equiav.pages.localisation import localise_page
-    from equiav.train.trained_on import load_trained_on
 
     page = page or run / "report" / "localise.html"
     if page.suffix == ".json":
@@ -264,18 +254,13 @@ def evaluate_localise(
             f"--out {page}: expected the name of a page, such as {page.with_suffix('.html')}; the result "
             "is written beside it as .json"
         )
-    shelf, model = Library(library), load_model(run, device)
+    library, model, learned = open_to_measure(library_path, run, device)
     known = Boxes(boxes) if boxes else None
     with Bar("mapping", "clips") as bar:
-        learned = load_trained_on(run)
-        found = localise(shelf, model, known, split=split, learned=learned, seed=seed, on_progress=bar.update)
+        found = localise(library, model, known, split=split, learned=learned, seed=seed, on_progress=bar.update)
     if found.ids:
-        localisation_result(found, shelf, model, seed=seed, run=run).save(page.with_suffix(".json"))
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(localise_page(found), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{page} cannot be written: {error.strerror}") from None
+        localisation_result(found, library, model, seed=seed, run=run).save(page.with_suffix(".json"))
+    write_page(page, localise_page(found), make_folder=True)
     if as_json:
         print_json({**found.to_dict(), "page": page})
         return
@@ -285,7 +270,7 @@ def evaluate_localise(
 
 
 def measure_classes(
-    library: Path, run: Path, split: str, frames: int | None, result: Path | None, device: str = "auto"
+    library_path: Path, run: Path, split: str, frames: int | None, result: Path | None, device: str = "auto"
 ) -> Classified:
     """Measure a fine-tuned run; the first process stores the result."""
     from equiav.evaluate.classify import classify, classify_result
@@ -293,55 +278,47 @@ def measure_classes(
     from equiav.model.classifier import Classifier
     from equiav.train.trained_on import load_trained_on
 
-    shelf, classifier = Library(library), Classifier.from_pretrained(run)
+    library, classifier, learned = Library(library_path), Classifier.from_pretrained(run), load_trained_on(run)
     with Bar("measuring", "clips") as bar:
-        learned = load_trained_on(run)
         found = classify(
-            shelf, classifier, split=split, frames=frames, device=device, learned=learned, on_progress=bar.update
+            library, classifier, split=split, frames=frames, device=device, learned=learned, on_progress=bar.update
         )
     if result is not None and IS_MAIN:
-        classify_result(found, shelf, classifier, run=run).save(result)
+        classify_result(found, library, classifier, run=run).save(result)
     return found
 
 
 @report_app.command()
 def diagnose(
-    library: LibraryPath,
+    library_path: LibraryPath,
     run: RunPath,
     page: Annotated[
-        Path | None, typer.Option("--out", help="Page to write, its figures beside it as .json; default in the run.")
+        Path | None,
+        typer.Option("--out", help="HTML page, with its figures beside it as .json; default in the run folder."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split to measure on.")] = "test",
-    clips: Annotated[int, typer.Option(min=8, help="At most so many clips.")] = 200,
+    split: Split = "test",
+    clips: Annotated[int, typer.Option(min=8, help="At most so many clips of the split.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of clips and of transformations.")] = 0,
     gate: Annotated[
-        str | None, typer.Option(help="Conditions on figures of the JSON; exit code 1 when one does not hold.")
+        str | None, typer.Option(help="Conditions on figures of the JSON; exit code 1 if one does not hold.")
     ] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Measure what the predictor knows of the transformations, how good the centroid is, and what both cost.
+    """Measure what the predictor knows of each transformation, how good the centroid is, and what both cost.
 
     Examples: equiav diagnose --library L --run runs/toy --out report.html
               equiav diagnose -L L -R R --gate "flip.mrr>0.2,centroid.k16<0.1"
     """
     from equiav.diagnose.figures import parse_gate
-    from equiav.library.table import Library
     from equiav.pages.diagnosis import verdicts, write_report
-    from equiav.train.trained_on import load_trained_on
 
     conditions = parse_gate(gate) if gate is not None else []
     page = page or run / "report" / "equivariance.html"
+    library, model, learned = open_to_measure(library_path, run, device)
     with Bar("measuring", "parts") as bar:
         found = write_report(
-            Library(library),
-            load_model(run, device),
-            page,
-            split=split,
-            clips=clips,
-            seed=seed,
-            learned=load_trained_on(run),
-            on_progress=bar.update,
+            library, model, page, split=split, clips=clips, seed=seed, learned=learned, on_progress=bar.update
         )
     if as_json:
         typer.echo(page.with_suffix(".json").read_text(encoding="utf-8"))

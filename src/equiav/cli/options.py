@@ -1,4 +1,4 @@
-"""Options and arguments that several verbs share, and the model that a run names."""
+"""Options and arguments that several verbs share, and what they name: a library, a run's model, a page to write."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import typer
 from equiav.errors import ConfigError
 
 if TYPE_CHECKING:
+    from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
+    from equiav.train.trained_on import TrainedOn
 
 LibraryPath = Annotated[Path, typer.Option("--library", "-L", help="Library folder, made by `equiav ingest`.")]
 RunPath = Annotated[Path, typer.Option("--run", "-R", help="Run folder, made by `equiav pretrain`.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. optim.lr=1e-4.")]
+Split = Annotated[str, typer.Option(help="Split to measure on.")]
 Device = Annotated[
     str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.")
 ]
@@ -29,3 +32,25 @@ def load_model(run: Path, device: str = "auto") -> EquiAV:
         raise ConfigError(f"{run}: no such folder; expected a run that `equiav pretrain` made, or a model's folder")
     folder = run / "model" if (run / "model").is_dir() else run
     return EquiAV.from_pretrained(folder, device=device)
+
+
+def open_to_measure(library: Path, run: Path, device: str) -> tuple[Library, EquiAV, TrainedOn | None]:
+    """A library, the model of a run on its device, and the clips that it was trained on, where the run has them."""
+    from equiav.library.table import Library
+    from equiav.train.trained_on import load_trained_on
+
+    return Library(library), load_model(run, device), load_trained_on(run)
+
+
+def write_page(page: Path, text: str, *, make_folder: bool = False) -> None:
+    """Write an HTML page.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        if make_folder:
+            page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{page} cannot be written: {error.strerror}") from None

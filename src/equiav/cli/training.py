@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from equiav.cli.evaluation import Frames, measure_classes
 from equiav.cli.options import AsJson, LibraryPath, Overrides, RunPath, load_model
-from equiav.cli.terminal import IS_MAIN, Bar, err, out, print_json, stop_code, stop_on_signal
+from equiav.cli.terminal import IS_MAIN, STOPPED, Bar, err, out, print_json, show, stop_code, stop_on_signal
 from equiav.errors import ConfigError
 from equiav.words import counted
 
@@ -28,11 +28,11 @@ def pretrain(
     run: RunPath,
     overrides: Overrides = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would take: parameters, memory, time, negatives, shapes.")
+        bool, typer.Option("--dry-run", help="Train nothing; show parameters, memory, time, negatives, shapes.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a model on a library. Run it again to go on where it was.
+    """Train a model on a library, without labels. The same command goes on where a stopped run was.
 
     Examples: equiav pretrain toy --library L --run runs/toy train.epochs=20
               equiav pretrain base --library L --run runs/base --dry-run
@@ -52,7 +52,7 @@ def pretrain(
             found = estimate(load_recipe(recipe, overrides or []), Library(library), run, on_step=bar.update)
         leave()
         if IS_MAIN:
-            print_json(found.to_dict()) if as_json else out.print(found.to_table())
+            show(found, as_json)
         if found.advice:
             err.print(f"[bold yellow]warning:[/] {escape(found.advice)}", highlight=False, soft_wrap=True)
         return
@@ -88,18 +88,18 @@ def _print_pretrained(library: Path, done: Outcome, as_json: bool) -> None:
 def compare(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe (toy, base) or a YAML file.")],
     library: LibraryPath,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for all runs and the table.")],
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the runs, the table and the picture.")],
     settings: Annotated[
         list[str] | None, typer.Argument(help="key=a,b,c makes variants; key=value holds for all.")
     ] = None,
     table: Annotated[
-        str | None, typer.Option(help="Rows with several settings each: a shipped table (paper) or a YAML file.")
+        str | None, typer.Option(help="Variants with several settings each: a shipped table (paper) or a YAML file.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 3,
     split: Annotated[str, typer.Option(help="Split to measure retrieval on.")] = "test",
     as_json: AsJson = False,
 ) -> None:
-    """Train variants of a recipe with the same budget, and put them into one table. Run it again to go on.
+    """Train variants of a recipe with the same budget and compare them. Stored results: `equiav evaluate --compare`.
 
     Examples: equiav compare toy -L L --out C model.method=equiav,invariant,plain
               equiav compare toy -L L --out ablations --table paper train.epochs=6
@@ -122,7 +122,7 @@ def compare(
     if results is None:
         if as_json:
             print_json({"out": folder, "stopped": True})
-        err.print("stopped and saved; run the same command again to go on")
+        err.print(STOPPED)
     elif as_json:
         typer.echo((folder / "compare.json").read_text(encoding="utf-8"))
     else:
@@ -135,20 +135,20 @@ def compare(
 @train_app.command()
 def finetune(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe (finetune-toy, …) or a YAML file.")],
-    library: LibraryPath,
+    library_path: LibraryPath,
     run: Annotated[Path, typer.Option("--run", "-R", help="Run folder to make.")],
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="R0", help="Pretrained run, model or hf://owner/name; without it from scratch."),
+        typer.Option("--from", metavar="R0", help="Pretrained run, model or hf://owner/name; default: from scratch."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. task.modalities=audio.")
     ] = None,
-    test: Annotated[str, typer.Option(help="Split to measure on in the end; nothing is chosen on it.")] = "test",
+    test: Annotated[str, typer.Option(help="Split to measure on at the end; nothing is chosen on it.")] = "test",
     frames: Frames = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a classifier with a library's labels, on a pretrained model. Run it again to go on where it was.
+    """Train a classifier with a library's labels. The same command goes on where a stopped run was.
 
     Examples: equiav finetune finetune-toy -L L -R runs/classes --from runs/toy
               equiav finetune finetune-vggsound -L L -R V --from R
@@ -161,20 +161,20 @@ def finetune(
     from equiav.train.processes import leave
 
     _check_overrides(overrides or [], source)
-    settings, shelf = load_finetune_recipe(recipe, overrides or [], source=source), Library(library)
+    settings, library = load_finetune_recipe(recipe, overrides or [], source=source), Library(library_path)
     if test in (settings.data.split, settings.data.validation):
         raise ConfigError(f"split {test!r} is trained or chosen on: name another with --test")
     with stop_on_signal() as should_stop, Bar("training", "steps") as bar:
         done = run_finetune(
             settings,
-            shelf,
+            library,
             run,
             test=test,
             on_step=lambda step: bar.update(step.step, step.steps, step.describe()),
             should_stop=should_stop,
         )
-    measures = done.done and not done.stopped and shelf.count(test, USABLE[settings.task.modalities]) > 0
-    found = measure_classes(library, run, test, frames, run / "result.json") if measures else None
+    measures = done.done and not done.stopped and library.count(test, USABLE[settings.task.modalities]) > 0
+    found = measure_classes(library_path, run, test, frames, run / "result.json") if measures else None
     leave()
     if IS_MAIN:
         _print_finetuned(done, found, run, test, as_json)
@@ -195,7 +195,7 @@ def _print_finetuned(done: Outcome, found: Classified | None, run: Path, test: s
         )
         if found:
             out.print(found.to_table())
-            typer.echo(f"{run / 'result.json'}: equiav evaluate --compare takes it")
+            typer.echo(f"{run / 'result.json'}: for equiav evaluate --compare")
         elif not done.stopped:
             err.print(f"split {test!r} has no clips: nothing was measured")
 
@@ -213,11 +213,11 @@ def _check_overrides(overrides: list[str], source: str | None) -> None:
 def convert(
     official: Annotated[Path, typer.Argument(help="The authors' checkpoint, a .pth file.")],
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Model folder to write.")],
-    heads: Annotated[int, typer.Option(min=1, help="Attention heads per block: the file does not say.")] = 12,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model that OUT holds.")] = False,
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads per block, which the file does not hold.")] = 12,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model in OUT.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn the EquiAV authors' checkpoint into a model folder. Nothing but tensors is read from the file.
+    """Convert the EquiAV authors' checkpoint into a model folder. Only tensors are read from the file.
 
     Example: equiav convert equiav_pretrained.pth models/equiav
     """
@@ -237,7 +237,7 @@ def convert(
         return
     typer.echo(f"{parameters / 1e6:.1f} M parameters in {folder}")
     typer.echo(
-        f"its libraries have features.sample_rate={features.sample_rate} clip_s={features.clip_s:g} "
+        f"it needs libraries of features.sample_rate={features.sample_rate} clip_s={features.clip_s:g} "
         f"mel_bins={features.mel_bins} time_frames={features.time_frames}\nnext: " + "\n      ".join(commands)
     )
 
@@ -248,7 +248,7 @@ def export(
     onnx: Annotated[Path, typer.Option(help="Folder for audio.onnx and visual.onnx.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write the two towers as ONNX files (features in, unit embeddings out), checked against PyTorch.
+    """Export a model: two ONNX files, features in, unit embeddings out. Clips: `equiav export-clips`.
 
     Example: equiav export --run runs/toy --onnx exported
     """

@@ -18,7 +18,7 @@ use_app = typer.Typer()
 
 @use_app.command()
 def embed(library: LibraryPath, run: RunPath, device: Device = "auto", as_json: AsJson = False) -> None:
-    """Embed every clip of a library, for search. Run it again after ingesting more.
+    """Embed every clip of a library, for search. Run it again after each ingest.
 
     Example: equiav embed --library L --run runs/toy
     """
@@ -41,15 +41,15 @@ def search(
     image: Annotated[Path | None, typer.Option(help="Search by a picture.")] = None,
     video: Annotated[Path | None, typer.Option(help="Search by a video: its sound and its picture.")] = None,
     clip: Annotated[
-        str | None, typer.Option(help="Search by a clip of the library, by its id; `--json` shows ids.")
+        str | None, typer.Option(help="Search by a clip of the library: its id, which `--json` shows.")
     ] = None,
     by: Annotated[
         Literal["audio", "visual", "both"] | None,
         typer.Option(
-            help="Compare with the clips' audio, visual, or both; default the other one, of --video and --clip both."
+            help="Compare with the clips' audio, visual or both; default: the other one, for --video and --clip both."
         ),
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="How many hits.")] = 5,
+    k: Annotated[int, typer.Option("-k", help="Number of hits.")] = 5,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
