@@ -56,7 +56,7 @@ def test_audio_numbers_have_the_released_ranges():
     assert shift.max() <= T - 1
     assert shift.std() == pytest.approx(2 * T / 12**0.5, rel=0.02)
     assert (v[:, 7] == 1).all()
-    # FACTS: i/128 and h/128 reach 8, j/1024 and w/1024 never pass 1/8
+    # i/128 and h/128 reach 8, j/1024 and w/1024 never pass 1/8
     assert 7 < v[:, 10].max() <= 8
     assert v[:, [9, 11]].max() <= 0.125
     area = (v[:, 10] * M / T) * (v[:, 11] * T / M)

@@ -231,6 +231,6 @@ def test_compiled_blocks_give_the_same_loss_and_gradient():
 def test_full_size_model_has_the_released_number_of_parameters():
     with torch.device("meta"):
         model = EquiAV(ModelConfig.model_validate({"architecture": {"share": "none"}}), seed=None)
-    # the release adds dead norms in 24 blocks, three-channel audio kernels, and stored positions (FACTS §1.5)
+    # the release adds dead norms in 24 blocks, three-channel audio kernels, and stored positions
     released = sum(p.numel() for p in model.parameters()) + 24 * 6144 + 2 * 768 * 16 * 16 + (512 + 196) * 768
     assert round(released / 1e6, 1) == 211.7

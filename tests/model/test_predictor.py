@@ -37,7 +37,7 @@ def test_alternatives_have_the_attention_predictors_number_of_parameters(kind, s
     assert predictor_parameters(Architecture(**sizes, predictor=kind)) == pytest.approx(target, rel=0.02)
 
 
-# FACTS §1.4: the paper's overhead in GMAC for S samples, audio (N=512, 24 parameters) and visual (N=196, 18)
+# The paper's overhead in GMAC for S samples, audio (N=512, 24 parameters) and visual (N=196, 18)
 @pytest.mark.parametrize(
     ("samples", "audio", "visual"), [(1, 0.41, 0.16), (4, 0.43, 0.18), (8, 0.45, 0.20), (16, 0.50, 0.24)]
 )

@@ -29,7 +29,7 @@ class Augment(Settings):
 
 
 class Architecture(Settings):
-    """Sizes of the encoders, the predictor and the heads (DESIGN: ViT-B/16 and the released predictor)."""
+    """Sizes of the encoders, the predictor and the heads (default: ViT-B/16 and the released predictor)."""
 
     width: int = Field(default=768, gt=0, description="D, the width of a token.")
     depth: int = Field(default=12, gt=0, description="Transformer blocks per encoder.")

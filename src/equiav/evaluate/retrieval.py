@@ -8,8 +8,8 @@ right answer. Two scoring modes of the field, which are not comparable with each
   spectrogram frames; the score of two clips is the mean of the cosines of frame k and sound k. (They take 16 frames;
   here it is the library's `frames_per_clip`.)
 
-The model's embedding is deterministic: the released code embeds with fresh random transformation parameters (DESIGN §4,
-difference 6), so its figures change from run to run.
+The model's embedding is deterministic: the released code embeds with fresh random transformation parameters,
+so its figures change from run to run.
 """
 
 from __future__ import annotations

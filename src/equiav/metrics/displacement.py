@@ -1,6 +1,6 @@
 """What a transformation does to an embedding, against what the predictor says it does: tensors → one number per clip.
 
-Notation (FACTS of the field, cited at each measure):  p = f(x) the plain embedding, q = f(t(x)) that of the really
+Notation (the source is cited at each measure):  p = f(x) the plain embedding, q = f(t(x)) that of the really
 transformed input, r = u(x, t) the predicted one;  q − p the true displacement, r − p the predicted one.
 
     p, q, r (n, M, E)  →  measures (n,), a mean over the M views of a clip; NaN where a clip is not moved at all

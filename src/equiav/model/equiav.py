@@ -3,7 +3,7 @@
     audio (B, T, M), visual (B, 3, H, W), their augmented views and psi(t)
       -> encoders -> tokens -> predictor -> latents -> heads -> EquiAVOutput: six embeddings (B, E), not normalised
 
-DESIGN §4; Kim et al., ICML 2024 (arXiv 2403.09502); models/pt_EquiAV.py. Where we differ from the release on purpose:
+Kim et al., ICML 2024 (arXiv 2403.09502); models/pt_EquiAV.py. Where we differ from the release on purpose:
 the base and the augmented view pass the encoder as one batch; the predictor may be shared between the modalities
 (`share: modalities`); the centroid at inference uses a fixed set of parameter vectors kept with the weights, where the
 release draws fresh ones for every clip.
@@ -243,7 +243,7 @@ class EquiAV(
         audio_centroid_params: Float[Tensor, "B K P"] | None = None,
         visual_centroid_params: Float[Tensor, "B K P"] | None = None,
     ) -> EquiAVOutput:
-        """The six embeddings of a training batch, not normalised (DESIGN §4).
+        """The six embeddings of a training batch, not normalised.
 
         Args:
             audio: standardised log-mel of the base view.

@@ -1,4 +1,4 @@
-"""What pretraining is about: a batch's views and their parameters, the three losses, and signs of health (DESIGN §4).
+"""What pretraining is about: a batch's views and their parameters, the three losses, and signs of health.
 
 clips (B) → base views, augmented views, ψ(t) of the view (B, P) and of the centroid (B, K, P) → model → losses
 """
@@ -29,7 +29,7 @@ VIEW, CENTROID, ROLL = 0, 1, 9  # streams of randomness; a space takes two per n
 
 
 class Pretraining:
-    """The objective of DESIGN §4: a batch's views and their parameters, and the three losses.
+    """EquiAV's objective: a batch's views and their parameters, and the three losses.
 
     What is drawn for a clip depends on (seed, epoch, clip id) alone: neither the number of processes nor the clips it
     shares a batch with change its views.
