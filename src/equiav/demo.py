@@ -105,7 +105,7 @@ def _page(
     losses = [{key: value for key, value in row.items() if not key.startswith("accuracy")} for row in rows]
     summary = [
         f"{library.count('train')} short videos of a made-up world, no labels, {steps} training steps; then "
-        f"{report.clips} clips that the model has never seen, each asked to find its other half.",
+        f"{report.clips} held-out clips: each sound is to find its own picture, and each picture its own sound.",
         f"All of it took {seconds / 60:.1f} minutes on this machine, or less if parts were there already.",
     ]
     return demo_page(

@@ -192,9 +192,11 @@ def test_items_that_hold_nothing_are_named(ours, model):
 
 
 def test_text_is_refused_before_anything_is_loaded(ours, model, tmp_path):
-    with pytest.raises(ConfigError, match="VGGSoundAVT2VRetrieval: asks with text, and the model has no text tower"):
+    with pytest.raises(
+        ConfigError, match="VGGSoundAVT2VRetrieval: needs text queries, and the model has no text tower"
+    ):
         ours.evaluate_mteb(model, ["VGGSoundAVT2VRetrieval"], tmp_path)
-    with pytest.raises(ConfigError, match="Made: asks with text"):
+    with pytest.raises(ConfigError, match="Made: needs text queries"):
         embedded(ours, model, text=["a dog"])
 
 

@@ -178,7 +178,7 @@ def test_links_that_lead_out_of_the_folder_are_not_followed(tmp_path, videos, go
 
 def test_other_features_are_refused(tmp_path, videos):
     ingest(videos / "a.mp4", tmp_path / "L", TINY, workers=1)
-    with pytest.raises(LibraryError, match="mel_bins is 32, asked 64"):
+    with pytest.raises(LibraryError, match="mel_bins is 32, requested 64"):
         ingest(videos, tmp_path / "L", TINY.model_copy(update={"mel_bins": 64}), workers=1)
 
 

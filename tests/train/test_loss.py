@@ -26,7 +26,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 def naive_intra(p: Tensor, u: Tensor, t: float) -> float:
-    """The three losses, term by term."""
+    """NT-Xent, term by term."""
     total = 0.0
     for anchors, others in ((p, u), (u, p)):
         for i in range(len(p)):

@@ -4,7 +4,8 @@
     SpaceParams --apply(x)--> x'                 the view
     SpaceParams --encode--> psi(t) (n, P)        what the predictor is told; --decode--> SpaceParams
 
-x' = apply(x, t) and psi(t) come from the same numbers, so they cannot disagree. Nothing is kept on the objects: the same parameters replay the same view.
+x' = apply(x, t) and psi(t) come from the same numbers, so they cannot disagree.
+Nothing is kept on the objects: the same parameters replay the same view.
 
 n parameter sets · P slots · U uniforms per set.
 """

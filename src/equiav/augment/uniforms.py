@@ -88,7 +88,7 @@ def _checked_group(n: int, group: int | None, method: str) -> int:
         raise ConfigError(f"no sampling method {method!r}{nearest(method, get_args(Method))}")
     group = group or max(n, 1)
     if n % group:
-        raise ConfigError(f"{n} samples are not whole groups of {group}: ask for a multiple of {group}")
+        raise ConfigError(f"{n} samples are not whole groups of {group}: the number must be a multiple of {group}")
     return group
 
 
@@ -132,7 +132,7 @@ def _mix_int(word: int) -> int:
 def _reversed_sobol(count: int, width: int, device: torch.device) -> Tensor:
     """The first `count` Sobol' points as bit-reversed 32-bit words (count, U)."""
     if width > _SOBOL_DIMENSIONS:
-        raise ConfigError(f"a Sobol sequence has at most {_SOBOL_DIMENSIONS} dimensions, asked for {width}")
+        raise ConfigError(f"a Sobol sequence has at most {_SOBOL_DIMENSIONS} dimensions, {width} were requested")
     points = torch.quasirandom.SobolEngine(width).draw(count, dtype=torch.float64)
     return _reverse((points * 2.0**32).to(torch.int64)).to(device)
 

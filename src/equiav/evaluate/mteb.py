@@ -251,7 +251,7 @@ def _meta(model: EquiAV, name: str) -> ModelMeta:
 
 
 def _no_text(tasks: str) -> str:
-    return f"{tasks}: asks with text, and the model has no text tower; it embeds sounds, pictures and videos"
+    return f"{tasks}: needs text queries, and the model has no text tower; it embeds sounds, pictures and videos"
 
 
 def _batches(rows: Any, size: int) -> Iterator[list[dict[str, Any]]]:

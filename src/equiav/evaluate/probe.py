@@ -198,7 +198,9 @@ def _splits(
     if folds and len(splits) < 2:
         raise LibraryError(f"{library.path}: folds need at least two splits, found {', '.join(splits) or 'none'}")
     if len(set(splits)) < len(splits):
-        raise LibraryError(f"a probe is not measured on what it learned from: train and test are both {train!r}")
+        raise LibraryError(
+            f"a probe is not measured on the clips that it learned from: train and test are both {train!r}"
+        )
     return splits
 
 
@@ -223,9 +225,7 @@ def _stratified(
         raise LibraryError(f"{folds} folds need as many sources of clips, found {len(set(sources))}")
     rarest = np.where(goal, goal.sum(0), len(goal) + 1).argmin(1)
     if (most := np.bincount(rarest).max()) < folds:
-        raise LibraryError(
-            f"{folds} folds need a label with as many clips, the commonest has {most}: ask for fewer folds"
-        )
+        raise LibraryError(f"{folds} folds need a label with as many clips, the commonest has {most}: take fewer folds")
     cut = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(goal, rarest, sources)
     found = {f"fold {i}": there for i, (_, there) in enumerate(cut, 1)}
     if empty := [name for name, there in found.items() if not len(there)]:

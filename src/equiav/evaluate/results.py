@@ -65,7 +65,7 @@ class Result(FrozenResult):
     evaluation: str
     about: About
     figures: dict[str, Measured]
-    items: list[str] = Field(description="Ids of what was asked, in the order of `per_item`.")
+    items: list[str] = Field(description="Ids of the queries or clips, in the order of `per_item`.")
     sources: list[int] = Field([], description="A number for each item, equal where two are of one source.")
     per_item: dict[str, list[float]] = Field(description="Figures whose mean over the items they are → their values.")
     details: dict[str, Any] = Field(description="The evaluation's own report.")

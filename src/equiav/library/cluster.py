@@ -131,15 +131,15 @@ class RayPool(Generic[T, R]):
 
 def _about_tokens() -> str:
     """What a cluster that asks for a token needs here: at an address that is named, Ray itself looks for none."""
-    asked = "`ray get-auth-token` on its head prints it"
+    source = "`ray get-auth-token` on its head prints it"
     if os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
         return (
-            f"RAY_AUTH_MODE=token is set here: is the token that of the cluster ({asked}; here it is RAY_AUTH_TOKEN, "
+            f"RAY_AUTH_MODE=token is set here: is the token that of the cluster ({source}; here it is RAY_AUTH_TOKEN, "
             "the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token)?"
         )
     return (
-        "if it asks for a token, as `ray start` makes it where there is one, set RAY_AUTH_MODE=token here, and the "
-        f"cluster's token ({asked}) as RAY_AUTH_TOKEN, its file as RAY_AUTH_TOKEN_PATH, or put it into "
+        "if the cluster needs a token, as with `ray start` where there is one, set RAY_AUTH_MODE=token here, and the "
+        f"cluster's token ({source}) as RAY_AUTH_TOKEN, its file as RAY_AUTH_TOKEN_PATH, or put it into "
         "~/.ray/auth_token"
     )
 

@@ -65,7 +65,7 @@ class Library:
             self.features = Features.model_validate_json(metadata.get(FEATURES_KEY, b"{}"))
         except ValidationError as error:
             raise LibraryError(
-                f"{self._clips_path}: feature settings that this equiav does not know: {error}"
+                f"{self._clips_path}: feature settings that this version of equiav cannot read: {error}"
             ) from None
 
     @classmethod
@@ -86,7 +86,7 @@ class Library:
             raise LibraryError(f"{path} has no columns {', '.join(missing)}: ingest into a new folder")
         if library.features != features:
             found, wanted = library.features.model_dump(), features.model_dump()
-            differ = "; ".join(f"{k} is {found[k]}, asked {wanted[k]}" for k in found if found[k] != wanted[k])
+            differ = "; ".join(f"{k} is {found[k]}, requested {wanted[k]}" for k in found if found[k] != wanted[k])
             raise LibraryError(f"{path} was made with other features: {differ}. Use the same, or another folder")
         return library
 

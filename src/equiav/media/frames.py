@@ -76,7 +76,9 @@ def read_frames(
                 raise MediaError("corrupt", f"{path.name}: the picture at {asked_s:.2f} s is damaged")
     times = [time_s for time_s, _ in played.shown]
     if times[0] > times_s[-1] + max(MAX_LEAD_S, 2.0 / (info.fps or 1.0)):
-        raise MediaError("gap", f"{path.name}: no picture before {times[0]:.2f} s, asked for {times_s[-1]:.2f} s")
+        raise MediaError(
+            "gap", f"{path.name}: no picture before {times[0]:.2f} s, one at {times_s[-1]:.2f} s is needed"
+        )
     _check_last(container, stream, path, info, played, times_s[-1])
     # some containers leave it to the decoder to say
     pixel = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1)

@@ -139,7 +139,7 @@ def ranked(
 def few_sources(count: int) -> str:
     """What to say of intervals over fewer than `FEW` sources."""
     if count == 1:
-        return "all clips are of 1 source: what another source would give cannot be told, there is no interval"
+        return "all clips are of 1 source: there is no interval, which would be over sources"
     return f"the clips are of {count} sources: with fewer than {FEW} the intervals are rough, and rather too narrow"
 
 

@@ -95,7 +95,7 @@ class RetrievalResult(FrozenResult):
     nDCG@10 is 1/log2(1 + rank) for ranks up to 10, else 0.
     """
 
-    gallery_size: int = Field(description="Items ranked for every query; as many queries were asked.")
+    gallery_size: int = Field(description="Items ranked for every query; there are as many queries.")
     sources: int = Field(description="Sources that the items are windows of: what the intervals resample.")
     gallery_duplicates: int = Field(description="Gallery embeddings equal to an earlier one.")
     recall_at_1: Estimate

@@ -132,7 +132,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise ModelError(
             f"{path}: refused, because it holds more than tensors{f' ({found[1]})' if found else ''}, and loading that "
-            "could run code; ask for a file of plain tensors"
+            "could run code; expected a file of plain tensors"
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError):
         raise _no_checkpoint(path) from None

@@ -300,8 +300,8 @@ def _video_windows(item: Any, features: Features) -> Iterator[tuple[np.ndarray, 
     with _as_path(item) as path, open_media(path) as container:
         info = describe(container, path)
         if info.audio_end_s is None or info.video_end_s is None:
-            lacks, asks = ("audio", "a picture") if info.audio_end_s is None else ("video", "a sound")
-            raise MediaError(f"no_{lacks}", f"{path.name} has one track; ask with it as {asks}, not as a video")
+            lacks, use = ("audio", "a picture") if info.audio_end_s is None else ("video", "a sound")
+            raise MediaError(f"no_{lacks}", f"{path.name} has one track; use it as {use}, not as a video")
         for window in cut(span_of(info, features, path.name), info, features):
             sound = read_audio(container, path, window.start_s, window.end_s, features.sample_rate, info)
             jpeg = middle_picture(container, path, window, features, info)

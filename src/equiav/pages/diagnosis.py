@@ -262,7 +262,7 @@ def _unseen_chart(branch: BranchReport, *, trained: bool) -> Markup:
 
 def _of(points: list[Point], x: list[float], way: str) -> Series:
     known = {v: found for v, p in zip(x, points, strict=True) if (found := p.cosine.get(way)) is not None}
-    return Series.of(f"cosine, told: {way}", known)
+    return Series.of(f"cosine, given: {way}", known)
 
 
 def _spectra(found: Diagnosis) -> Markup:

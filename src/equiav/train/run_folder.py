@@ -115,7 +115,7 @@ def _precision(wish: str, begun: Begun | None) -> str:
     if begun and kept == "bf16" and choose_precision("auto") != kept:
         log.warning(
             "%s was begun in bf16, which this machine computes slowly; it goes on in bf16. Another run folder and "
-            "train.precision=fp32 begin anew",
+            "train.precision=fp32 start again from the beginning",
             begun.run,
         )
     return kept or choose_precision(wish)
@@ -195,8 +195,8 @@ def begun_run(run: Path | None) -> Begun | None:
     trained_on = load_trained_on(run)
     if trained_on is None:
         raise TrainingError(
-            f"{run} does not say which clips it was begun with: it has no trained_on.json, as every run of "
-            "this equiav has. Finish it with the one that it was begun with, or begin another run: another --run folder"
+            f"{run} has no trained_on.json, which lists the clips of a run: it is of an older equiav. "
+            "Finish it with that one, or begin another run in another --run folder"
         )
     start = read_json(run / START) if (run / START).is_file() else {"encoders": None, "weights": {}}
     config = start["encoders"] and parse_settings(ModelConfig, start["encoders"], where=str(run / START))
