@@ -44,13 +44,8 @@ def perform(task):
 
 
 def run_all(tasks, workers=2, limit_s=60.0, function=perform):
-    done, waiting = [], list(tasks)
     with Sandbox(function, workers, limit_s) as sandbox:
-        while waiting or sandbox.busy:
-            while waiting and sandbox.has_room():
-                sandbox.submit(waiting.pop(0))
-            done += sandbox.wait()
-    return done
+        return list(sandbox.run(tasks))
 
 
 def test_every_task_comes_back_once_whatever_its_neighbours_do(tmp_path):
