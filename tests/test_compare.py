@@ -178,7 +178,7 @@ def test_what_is_stored_counts_for_the_recipe_that_it_was_made_with(place):
     assert found[0].figures == _result_of(place / "out")["figures"]
 
 
-def test_a_table_whose_row_was_edited_is_told_before_anything_is_trained(place, monkeypatch):
+def test_a_table_whose_row_was_edited_is_refused_before_anything_is_trained(place, monkeypatch):
     library, rows = Library(place / "L"), {"first": ["model.method=invariant"], "second": ["model.method=plain"]}
     _compare(library, place / "out", table=rows)
     rows = {"new": [], "second": ["model.method=equiav"], "first": ["model.method=invariant"]}
@@ -269,7 +269,7 @@ def test_other_code_measures_anew(place, monkeypatch):
     assert after["made_of"] == before["made_of"]
 
 
-def test_weights_to_start_from_that_have_changed_are_told(place):
+def test_weights_to_start_from_that_have_changed_are_an_error(place):
     library = Library(place / "L")
     source = place / "source"
     pretraining.pretrain(small_recipe(), library, source)

@@ -127,7 +127,7 @@ def test_mteb_takes_the_device(monkeypatch, equiav, tmp_path):
     assert "no device 'cuda:99' here" in said
 
 
-def test_a_model_goes_where_the_verbs_are_told_and_stays_on_the_processor_for_others(tmp_path, monkeypatch):
+def test_a_model_goes_to_the_device_of_the_verb_and_stays_on_the_processor_in_python(tmp_path, monkeypatch):
     model = make_model()
     model.save_pretrained(tmp_path / "R" / "model")
     moves = []

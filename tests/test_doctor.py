@@ -30,7 +30,7 @@ def test_a_sound_machine_has_nothing_broken(tmp_path):
     assert not (tmp_path / "to").exists()
 
 
-def test_slow_bf16_is_told_with_what_to_do(tmp_path, rates):
+def test_slow_bf16_is_noted_with_what_to_do(tmp_path, rates):
     rates["bf16"] = 1e9
     check = checks(tmp_path)["matrix products"]
     assert (check.state, "train with train.precision=fp32" in check.advice) == ("note", True)

@@ -102,7 +102,7 @@ def test_a_device_that_is_not_there_is_an_error_with_those_that_are(machine, nam
         pick_device(name)
 
 
-def test_a_pytorch_without_cuda_is_named_to_who_asks_for_it(machine, monkeypatch):
+def test_a_pytorch_without_cuda_is_named_where_cuda_is_requested(machine, monkeypatch):
     machine(cuda=0)
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.version, "hip", None)

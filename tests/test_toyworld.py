@@ -42,7 +42,7 @@ def test_the_same_seed_gives_the_same_clip_and_another_seed_another():
     assert not np.array_equal(render_sound(one, 0), render_sound(one, 1))
 
 
-def test_kinds_are_spread_evenly():
+def test_classes_are_spread_evenly():
     drawn = [draw_factors(0, i).kind for i in range(240)]
     assert {drawn.count(kind) for kind in KINDS} == {20}
 
@@ -84,7 +84,7 @@ def test_a_thing_is_inside_its_box_at_each_time_and_touches_all_its_sides():
         assert np.abs(np.array(found) - box).max() <= 2
 
 
-def test_every_kind_looks_and_sounds_unlike_every_other():
+def test_every_class_looks_and_sounds_unlike_every_other():
     pictures = {kind: render_frames(clip(kind=kind), 0)[0][0].astype(float) for kind in KINDS}
     sounds = {kind: np.abs(np.fft.rfft(render_sound(clip(kind=kind), 0))) for kind in KINDS}
     for a in KINDS:

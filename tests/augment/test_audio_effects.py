@@ -125,7 +125,7 @@ def test_stretch_samples_time_about_the_middle():
 
 
 @pytest.mark.parametrize("snr_db", [0.0, 10.0, 20.0])
-def test_noise_on_a_map_has_the_power_asked_for(snr_db):
+def test_noise_on_a_map_has_the_power_that_is_set(snr_db):
     space = audio_space(Augment(audio={"noise": {"log_std": 4.0}}), 1024, 64)
     x = torch.randn(1, 1024, 64, generator=seeded()) * 0.2
     y = space.apply(x, params_of(space, (1.0, snr_db, 0.5)))
@@ -142,7 +142,7 @@ def test_two_views_compose_to_one(order):
     assert torch.allclose(both, space.apply(space.apply(x, first), then), atol=1e-5)
 
 
-def test_views_that_do_not_compose_are_told():
+def test_views_that_do_not_compose_are_an_error():
     space = audio_space(Augment(), T, M)
     with pytest.raises(ConfigError, match=r"also on: .*crop"):
         space.compose(space.sample(8, seeded()), space.identity(8))

@@ -220,7 +220,7 @@ def test_sizes_of_the_papers_lists():
         ({"effects": "released"}, "variant: released only"),
     ],
 )
-def test_a_wrong_name_or_range_is_told(settings, words):
+def test_a_wrong_name_or_range_is_an_error(settings, words):
     def both() -> None:
         audio_space(Augment(**settings), T, M).sample(1, seeded())
         visual_space(Augment(**settings), S).sample(1, seeded())
@@ -229,7 +229,7 @@ def test_a_wrong_name_or_range_is_told(settings, words):
         both()
 
 
-def test_inputs_that_do_not_fit_are_told():
+def test_inputs_that_do_not_fit_are_an_error():
     space = SPACES["audio"]
     x = torch.zeros(4, T, M)
     with pytest.raises(ConfigError, match="4 inputs but 3"):

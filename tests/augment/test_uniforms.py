@@ -113,6 +113,6 @@ def test_noise_follows_from_its_seed():
     assert stats.kstest(found[3].numpy(), "uniform").pvalue > 1e-3
 
 
-def test_too_many_dimensions_for_sobol_are_told():
+def test_too_many_dimensions_for_sobol_are_an_error():
     with pytest.raises(ConfigError, match="dimensions"):
         from_generator(4, 30_000, seeded(), "sobol")

@@ -253,7 +253,7 @@ def test_two_views_compose_to_one():
     assert (both - space.apply(space.apply(frame, first), then)).abs().mean() < 0.01
 
 
-def test_views_that_do_not_compose_are_told():
+def test_views_that_do_not_compose_are_an_error():
     space = visual_space(Augment(), S)
     with pytest.raises(ConfigError, match=r"also on: .*jitter"):
         space.compose(space.sample(8, seeded()), space.identity(8))

@@ -111,7 +111,7 @@ def test_an_unexpected_error_is_printed_with_its_place_and_a_verb_that_succeeds_
     assert ends(start(MEET.format(fails=None, does="pass"))) == [(0, "met\nover\n", "")] * 2
 
 
-def test_a_rank_that_was_asked_to_stop_and_waits_for_one_that_failed_ends_too():
+def test_a_rank_that_is_stopping_and_waits_for_one_that_failed_ends_too():
     first, second = start(MEET.format(fails=1, does="time.sleep(2); raise OSError(28, 'No space left', 'state')"))
     line = "error: rank 1: state: No space left\n"
     assert [next(iter(process.stdout or ())) for process in (first, second)] == ["met\n"] * 2

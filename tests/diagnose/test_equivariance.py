@@ -124,7 +124,7 @@ def test_what_is_always_on_rests_switched_on_without_effect():
     assert not rest(visual_space(Augment(), 32)).values.equal(rest(space).values)
 
 
-def test_a_transform_that_is_never_on_cannot_be_asked_about():
+def test_a_transform_that_is_never_on_cannot_be_measured():
     space = audio_space(Augment(audio={"gain": {"p": 0}, "reverse": {}}), FRAMES, BINS)
     with pytest.raises(ConfigError, match="never on"):
         alone(space, "gain", 2, torch.Generator())
@@ -193,7 +193,7 @@ def test_retrieval_by_count_compares_with_no_predictor():
     assert found["256"].value == 1, "both sides are one model: at the same mean they find each other"
 
 
-def test_beyond_the_range_the_told_amount_is_worth_more_than_none(monkeypatch):
+def test_beyond_the_range_the_true_amount_is_worth_more_than_none(monkeypatch):
     branch = HandMade(n=10, transforms=["gain", "reverse"])
     monkeypatch.setattr("equiav.diagnose.unseen._EXTRA", {"audio": {}, "visual": {}})
     found = unseen(branch, branch.embed_inputs(branch.clips.audio), Effort(unseen_clips=6))

@@ -22,7 +22,7 @@ def test_a_figure_is_a_mean_with_an_interval_around_it():
     assert found.n == 400
 
 
-def test_what_cannot_be_told_is_left_out():
+def test_values_that_are_no_numbers_are_left_out():
     found = figure(np.array([1.0, np.nan, 2.0]))
     assert (found.value, found.n) == (1.5, 2)
     assert figure(np.array([np.nan])) is None

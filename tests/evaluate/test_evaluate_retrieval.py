@@ -136,7 +136,7 @@ def test_a_stored_result_holds_the_reports_figures_and_compares_with_itself(libr
     assert "ranks" not in stored.details["audio_to_visual"]
 
 
-def test_the_n_of_a_figure_is_the_queries_that_it_was_asked_with(library, model):
+def test_the_n_of_a_figure_is_the_number_of_its_queries(library, model):
     library.update([{"clip_id": f"clip{i:02d}", "labels": [], "split": "test"} for i in range(4)])
     figures = retrieval_result(evaluate_retrieval(library, model, resamples=50), library, model).figures
     assert figures["audio_to_visual.recall_at_1"].n == figures["visual_to_audio.median_rank"].n == 13
@@ -211,7 +211,7 @@ def films(tmp_path):
     return windows(Library.create(tmp_path / "films", FEATURES))
 
 
-def test_windows_of_few_files_are_drawn_file_by_file_and_said_to_be_few(films, model):
+def test_windows_of_few_files_are_drawn_file_by_file_with_a_warning(films, model):
     report = evaluate_retrieval(films, model, resamples=100)
     assert (report.clips, report.audio_to_visual.sources) == (44, 9)
     assert report.clip_sources == [i % 9 for i in range(44)]
@@ -255,7 +255,7 @@ def run_of(library, folder, split="train", start=None):
     return load_trained_on(folder)
 
 
-def test_all_windows_of_a_file_that_was_trained_on_are_seen(films, model, tmp_path):
+def test_all_windows_of_a_file_that_was_trained_on_count_as_trained_on(films, model, tmp_path):
     """Of film0 to film8 the training had one other window of film1, and the content of a window of film2 elsewhere."""
     trained = Library.create(tmp_path / "trained", FEATURES)
     trained.append(

@@ -200,7 +200,7 @@ def test_text_is_refused_before_anything_is_loaded(ours, model, tmp_path):
         embedded(ours, model, text=["a dog"])
 
 
-def test_an_unknown_task_is_told_the_near_ones(ours, model, tmp_path):
+def test_the_error_of_an_unknown_task_lists_the_near_ones(ours, model, tmp_path):
     with pytest.raises(ConfigError, match=r"no task 'VGGSoundA2V'; near: .*VGGSoundAVA2VRetrieval"):
         ours.evaluate_mteb(model, ["VGGSoundA2V"], tmp_path)
     with pytest.raises(ConfigError, match="no task was named"):

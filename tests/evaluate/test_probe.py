@@ -65,7 +65,7 @@ def test_what_was_learned_from_is_not_measured_on(library, model):
         probe(library, model, train="a", test="a")
 
 
-def test_classes_apart_are_told_apart_by_a_plane_and_noise_is_not():
+def test_separate_classes_are_separated_by_a_plane_and_noise_is_not():
     rng = np.random.default_rng(0)
     label = np.arange(180) % 3
     targets = np.eye(3, dtype=bool)[label]
@@ -175,7 +175,7 @@ def test_without_labels_or_with_one_class_there_is_nothing_to_probe(library, mod
 
 
 @pytest.mark.parametrize("kind", ["linear", "sgd", "knn"])
-def test_where_one_class_alone_is_learned_every_clip_is_said_to_be_of_it(library, model, kind):
+def test_where_one_class_alone_is_learned_every_clip_is_classified_as_it(library, model, kind):
     shelve(library, lambda i: ["rare" if i in (6, 7) else "common"], lambda i: "ab"[i > 5])
     assert list(probe(library, model, kind=kind, train="a", test="b").right.values()) == [0.0, 0.0, 1.0]
 
@@ -206,7 +206,7 @@ def test_neighbours_vote_by_their_nearness():
     assert scores[1, 1] > 0.9
 
 
-def test_an_attentive_probe_finds_the_token_that_tells():
+def test_an_attentive_probe_finds_the_informative_token():
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(240, 6, 8, generator=generator)
     label = torch.randint(0, 3, (240,), generator=generator)

@@ -52,7 +52,7 @@ def test_what_is_no_result_is_refused(tmp_path, text):
         result([1]).save(tmp_path / "r.json" / "below.json")
 
 
-def test_a_folder_is_no_file_for_a_result_and_is_told_before_anything_is_measured(tmp_path, equiav):
+def test_a_folder_is_no_file_for_a_result_and_is_refused_before_anything_is_measured(tmp_path, equiav):
     with pytest.raises(ConfigError, match="cannot be written: Is a directory"):
         result([1]).save(tmp_path)
     assert not list(tmp_path.parent.glob(".*.part"))
@@ -60,7 +60,7 @@ def test_a_folder_is_no_file_for_a_result_and_is_told_before_anything_is_measure
     assert (code, "is a directory" in err) == (2, True), err
 
 
-def test_a_result_of_another_version_is_refused_by_the_field_that_tells(tmp_path):
+def test_a_result_of_another_version_is_refused_by_its_version_field(tmp_path):
     file = tmp_path / "r.json"
     result([0, 1]).save(file)
     file.write_text(file.read_text().replace('"schema_version": 1', '"schema_version": 2'))

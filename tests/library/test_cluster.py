@@ -190,7 +190,7 @@ def test_an_address_without_a_cluster_is_an_error_that_names_it(tmp_path, good_v
 
 
 @pytest.mark.filterwarnings("default")
-def test_a_token_that_is_asked_for_and_not_there_is_an_error_that_says_where_to_put_it(good_video, tmp_path):
+def test_a_missing_token_is_an_error_that_says_where_to_put_it(good_video, tmp_path):
     """In a process of its own: Ray reads its settings once."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     found = subprocess.run(

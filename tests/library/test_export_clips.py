@@ -49,7 +49,7 @@ def stored(library, split):
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_a_list_names_the_same_clips_and_what_it_cannot_name_is_said(library, tmp_path, kind):
+def test_a_list_names_the_same_clips_and_reports_what_it_cannot_name(library, tmp_path, kind):
     out = tmp_path / f"clips.{kind}"
     report = export_clips(library, out, kind)
     assert (report.clips, [left.reason for left in report.left_out]) == (4, ["unsupported"])
@@ -109,7 +109,7 @@ def test_a_clip_whose_source_is_gone_or_another_is_left_out(tmp_path):
     assert len(read_source(tmp_path / "out" / "clips-000000.tar").items) == 1
 
 
-def test_nothing_is_written_over_and_nothing_is_said_so(library, tmp_path):
+def test_nothing_is_written_over_and_an_export_of_nothing_is_an_error(library, tmp_path):
     (tmp_path / "mine.csv").write_text("mine")
     with pytest.raises(ConfigError, match="is there already"):
         export_clips(library, tmp_path / "mine.csv", "csv")

@@ -182,7 +182,7 @@ def test_other_features_are_refused(tmp_path, videos):
         ingest(videos, tmp_path / "L", TINY.model_copy(update={"mel_bins": 64}), workers=1)
 
 
-def test_no_library_and_a_damaged_one_are_told_apart(tmp_path):
+def test_no_library_and_a_damaged_one_are_different_errors(tmp_path):
     with pytest.raises(LibraryError, match="holds no library; make one"):
         Library(tmp_path)
     (tmp_path / "clips.lance").mkdir()

@@ -109,7 +109,7 @@ def test_a_window_that_failed_for_a_reason_of_the_moment_is_tried_again(tmp_path
     assert report.rejects == Library(tmp_path / "L").rejects() == [reject] * (1 - added)
 
 
-def test_a_file_that_is_away_for_a_while_keeps_its_clips(tmp_path, good_video):
+def test_a_file_that_is_missing_for_a_while_keeps_its_clips(tmp_path, good_video):
     """An unmounted drive must not empty the library."""
     video = tmp_path / "v.mp4"
     video.write_bytes(good_video.read_bytes())
@@ -220,7 +220,7 @@ def test_a_copy_gives_what_pruning_dropped(tmp_path, good_video):
     assert [(Path(row["source"]).name, row["labels"]) for row in rows(tmp_path / "L")] == [("b.mp4", ["b"])] * 2
 
 
-def test_nothing_is_pruned_when_the_source_itself_is_away(tmp_path, good_video):
+def test_nothing_is_pruned_when_the_source_itself_is_missing(tmp_path, good_video):
     (tmp_path / "drive").mkdir()
     (tmp_path / "drive" / "v.mp4").write_bytes(good_video.read_bytes())
     table = tmp_path / "t.csv"
@@ -408,7 +408,7 @@ def test_who_opened_an_old_library_reads_on_while_an_ingest_changes_all_of_it(tm
     assert Library(tmp_path / "L").take([0])["labels"].to_pylist() == [["cat"]]
 
 
-def test_a_full_disk_is_said_and_loses_nothing(tmp_path, film):
+def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path, film):
     """A limit on the size of files stands for the disk: the append fails, the next run goes on."""
     code = (
         "import resource, sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
@@ -430,7 +430,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, film):
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "zeros", "cut"])
-def test_a_damaged_library_is_said_to_be_one(tmp_path, good_video, damage):
+def test_a_damaged_library_is_an_error_that_says_so(tmp_path, good_video, damage):
     ingest(good_video, tmp_path / "L", TINY, workers=1)
     (data,) = (tmp_path / "L" / "clips.lance" / "data").iterdir()
     whole = data.read_bytes()
@@ -535,7 +535,7 @@ def test_silence_has_no_statistics(tmp_path):
         Library(tmp_path / "L").log_mel_stats()
 
 
-def test_a_library_that_cannot_be_written_says_so(tmp_path, good_video):
+def test_a_library_that_cannot_be_written_is_an_error(tmp_path, good_video):
     (tmp_path / "L").write_text("a file, not a folder")
     with pytest.raises(LibraryError, match="cannot be written"):
         ingest(good_video, tmp_path / "L", TINY, workers=1)
@@ -767,7 +767,7 @@ def test_a_tar_that_grew_is_known_by_its_new_size(tmp_path, good_video, here):
     assert {row["file_size"] for row in rows(tmp_path / "L")} == {tar.stat().st_size}
 
 
-def test_a_file_that_is_away_gets_its_new_labels(tmp_path, good_video, here):
+def test_a_missing_file_gets_its_new_labels(tmp_path, good_video, here):
     table = tmp_path / "l.csv"
     (tmp_path / "a.mp4").write_bytes(good_video.read_bytes())
     for label in ("dog", "cat"):

@@ -313,7 +313,7 @@ def test_a_wrong_jsonl_names_its_line(tmp_path, text, message):
         ("t.csv", "path,label,label\na.mp4,dog,bark\n", "two columns are called label"),
     ],
 )
-def test_a_csv_in_which_a_column_cannot_be_told_is_named(tmp_path, name, text, message):
+def test_a_csv_with_an_ambiguous_column_is_named(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_source(tmp_path if name == "metadata.csv" else tmp_path / name)

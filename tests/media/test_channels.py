@@ -97,7 +97,7 @@ def turned(kind):
     "kind",
     ["opposite", "nearly", "with some of one's own", "with an offset", "six, two against two", "a soft one of six"],
 )
-def test_where_the_mean_cancels_the_loudest_channel_is_heard_in_whatever_part_it_is_read(tmp_path, kind):
+def test_where_the_mean_cancels_the_loudest_channel_is_taken_in_whatever_part_it_is_read(tmp_path, kind):
     channels = np.stack(turned(kind))
     layout = {2: "stereo", 6: "5.1"}[len(channels)]
     path = write_sound(tmp_path / "x.wav", channels, layout, "pcm_f32le")

@@ -95,7 +95,7 @@ def test_wide_gamut_without_high_range_is_changed_in_gamut_alone():
     assert (shown(greys([1.0]), SDR) == 255).all()
 
 
-def test_the_primaries_that_are_said_count():
+def test_the_primaries_in_the_header_count():
     """The same signal is a purer colour in BT.2020 than in Display P3, and purer there than in BT.709."""
     signal = pq(np.array([[60.0, 20.0, 20.0]]))
     purity = [np.ptp(shown(signal, PQ, primaries)[0]) for primaries in (BT709, P3, BT2020)]

@@ -244,7 +244,7 @@ def test_one_worker_that_ended_before_it_began_is_replaced_by_another(tmp_path, 
         ("sys.frozen", True, "set_executable"),
     ],
 )
-def test_where_there_is_no_python_to_run_that_is_said(monkeypatch, name, value, said):
+def test_where_there_is_no_python_to_run_the_error_says_so(monkeypatch, name, value, said):
     monkeypatch.setattr(name, value, raising=False)
     with Sandbox(perform, 1, 60.0) as sandbox, pytest.raises(WorkerError, match=said):
         sandbox.submit(("echo", 1))

@@ -88,7 +88,7 @@ def test_what_telephones_put_behind_a_picture_does_not_matter(grids, kind):
 
 @pytest.mark.parametrize("kind", ["hvc1", "av01"])
 @pytest.mark.parametrize("side", [20_000, 60_000])
-def test_too_many_pixels_are_seen_before_they_are_decoded(tmp_path, grids, kind, side):
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, grids, kind, side):
     path = tmp_path / "x.heic"
     path.write_bytes(grids[kind].replace(struct.pack(">II", 384, 256), struct.pack(">II", side, side)))
     assert reason_of(probe_picture, path) == "unsupported"

@@ -34,7 +34,7 @@ def test_predicting_the_opposite_has_cosine_minus_1_and_error_2():
     assert torch.allclose(measures.relative_error(P, Q, opposite), torch.full((12,), 2.0))
 
 
-def test_of_views_that_do_not_move_nothing_is_told():
+def test_views_that_do_not_move_have_no_figures():
     still = P.clone()
     for measure in (measures.displacement_cosine, measures.relative_error, measures.step_ratio):
         assert measure(P, still, Q).isnan().all()

@@ -61,7 +61,7 @@ def test_logits_of_equal_embeddings_are_flat():
 
 
 @pytest.mark.parametrize("alarm", ALARMS, ids=lambda alarm: alarm.name)
-def test_an_alarm_rings_beyond_its_threshold_and_says_what_to_do(alarm):
+def test_an_alarm_comes_beyond_its_threshold_and_says_what_to_do(alarm):
     low = alarm.below is not None
     bad, good = (0.0, 1.0) if low else (1.0, 0.0)
     for measure in (alarm.measure, f"audio.{alarm.measure}"):

@@ -324,7 +324,7 @@ def test_a_picture_is_the_same_as_file_object_and_tensor(model, tmp_path):
     assert np.array_equal(found[0], found[2])
 
 
-def test_what_encode_does_not_take_is_said(model, tmp_path):
+def test_what_encode_does_not_take_is_an_error(model, tmp_path):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(ConfigError, match="expected paths, files, bytes or arrays, or a list of them; found int"):
         encode(model, audio=3)

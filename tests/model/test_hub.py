@@ -114,7 +114,7 @@ def test_pushing_uploads_the_folder(monkeypatch):
     assert set(seen) == {"config.json", "model.safetensors", "README.md"}
 
 
-def test_a_hub_id_is_fetched_at_its_revision_and_offline_when_asked(folder, monkeypatch):
+def test_a_hub_id_is_fetched_at_its_revision_and_offline_when_set(folder, monkeypatch):
     asked = []
 
     def download(repo_id, file, *, revision, local_files_only):
@@ -139,21 +139,21 @@ def no_hub(monkeypatch):
 @pytest.mark.parametrize(
     "name", ["runs/tyo", "runs/tyo/model", "tyo", "./runs/tyo", "/nowhere/model", Path("runs/tyo")]
 )
-def test_a_mistyped_folder_is_an_error_and_never_asks_the_hub(load, name, no_hub, tmp_path, monkeypatch):
+def test_a_mistyped_folder_is_an_error_and_never_reaches_the_hub(load, name, no_hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match=rf"{name}: no such folder; expected a model folder or a run"):
         load(name)
 
 
 @pytest.mark.parametrize("modality", ["audio", "visual"])
-def test_mistyped_starting_weights_are_an_error_and_never_ask_the_hub(modality, no_hub, tmp_path, monkeypatch):
+def test_mistyped_starting_weights_are_an_error_and_never_reach_the_hub(modality, no_hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("weights/mae", "weights/mae.pth"):
         with pytest.raises(ModelError, match=f"{name}: no such file"):
             load_mae(small_model(), modality, name)
 
 
-def test_a_name_like_a_hub_id_says_how_to_ask_the_hub(no_hub):
+def test_the_error_of_a_name_like_a_hub_id_says_how_to_use_the_hub(no_hub):
     with pytest.raises(ModelError, match=r"a model on the Hugging Face Hub is written hf://someone/rain"):
         EquiAV.from_pretrained("someone/rain")
 
@@ -173,7 +173,7 @@ def test_a_folder_without_a_model_is_an_error(tmp_path):
         EquiAV.from_pretrained(tmp_path)
 
 
-def test_offline_without_the_files_says_so(monkeypatch, tmp_path):
+def test_offline_without_the_files_is_an_error_that_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match="go online once, or give a folder"):
         EquiAV.from_pretrained("hf://someone/never-downloaded", local_files_only=True)

@@ -89,7 +89,7 @@ def test_pictures_show_what_the_caption_says(page):
     assert abs(reversed_sound - images.array("Sound, untouched")[:, ::-1]).mean() < 3
 
 
-def test_numpy_goes_in_and_wrong_inputs_are_told(spaces):
+def test_numpy_goes_in_and_wrong_inputs_are_an_error(spaces):
     sound, frame = clip()
     small = (audio_space(Augment(audio={"gain": {}}), T, M), visual_space(Augment(visual={"flip": {}}), S))
     assert augment_gallery(sound.numpy(), frame.numpy(), *small) == augment_gallery(sound, frame, *small)

@@ -229,7 +229,7 @@ def test_a_clip_that_has_other_modalities_now_is_not_found_by_the_old_ones(tmp_p
     assert index.search(vector=vectors[1], by="visual", k=1)[0].clip_id == "clip001"
 
 
-def test_clips_that_are_not_embedded_are_counted_and_said(tmp_path, caplog):
+def test_clips_that_are_not_embedded_are_counted_and_reported(tmp_path, caplog):
     vectors = np.eye(4, dtype=np.float32)
     filled(tmp_path, vectors, vectors)
     assert caplog.messages == []
@@ -244,7 +244,7 @@ def test_clips_that_are_not_embedded_are_counted_and_said(tmp_path, caplog):
     assert caplog.messages[1:] == [said.replace("3 clips are", "1 clip is").replace("of 7", "of 5")]
 
 
-def test_what_is_wrong_with_a_library_is_said(tmp_path):
+def test_what_is_wrong_with_a_library_is_reported(tmp_path):
     vectors = np.eye(4, dtype=np.float32)
     with pytest.raises(LibraryError, match="no library"):
         SearchIndex(tmp_path / "nowhere", of_width(4))

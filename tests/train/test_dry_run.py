@@ -56,7 +56,7 @@ def test_shards_share_the_weights():
     assert weights_gb(1_000_000, small_recipe().train, 4) == pytest.approx(0.016)
 
 
-def test_every_step_is_told_and_the_last_one_ends_it(library, tmp_path):
+def test_every_step_is_reported_and_the_last_one_ends_it(library, tmp_path):
     told = []
     dry_run(small_recipe(), library, tmp_path, on_step=lambda *step: told.append(step))
     assert [done for done, _, _ in told] == [*range(len(told) - 1), len(told) - 2]
@@ -138,7 +138,7 @@ def command_line(*words):
     ],
     ids=" ".join,
 )
-def test_the_memory_that_is_said_is_what_a_run_takes(tmp_path, settings):
+def test_the_memory_that_is_reported_is_what_a_run_takes(tmp_path, settings):
     """Of processes of their own; the run's peak is read from the system when it ends."""
     library = make_library(tmp_path, clips=24).path
     words = ("pretrain", "toy", "--library", library, "--run", tmp_path / "run")

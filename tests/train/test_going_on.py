@@ -118,7 +118,7 @@ def test_a_run_goes_on_with_its_own_clips_when_the_library_has_grown(copy, libra
     assert "goes on with the 5 clips that it began with" in caplog.text
 
 
-def test_a_library_that_lost_clips_is_refused_and_told_which(copy, tmp_path):
+def test_a_library_that_lost_clips_is_refused_and_the_clips_are_named(copy, tmp_path):
     begin(small_recipe(), copy, tmp_path / "run")
     first, second, *_ = copy.clips("train", ["clip_id", "source"]).to_pylist()
     copy.remove([first["clip_id"]])
@@ -203,7 +203,7 @@ def test_a_given_mean_is_kept_where_the_deviation_is_measured(library, tmp_path)
     assert mean != pytest.approx(-3.0)
 
 
-def test_a_run_that_does_not_say_its_clips_is_refused(library, tmp_path):
+def test_a_run_without_a_list_of_its_clips_is_refused(library, tmp_path):
     begin(small_recipe(), library, tmp_path / "run")
     assert load_trained_on(tmp_path / "run") is not None
     (tmp_path / "run" / "trained_on.json").unlink()

@@ -99,7 +99,7 @@ def test_no_step_uses_more_than_all_of_the_processor(tmp_path, monkeypatch):
     assert max(lines, key=lambda line: line["clips_per_s"])["mfu"] == 1
 
 
-def test_memory_is_said_at_its_peak(tmp_path):
+def test_memory_is_reported_at_its_peak(tmp_path):
     class Large(SumOfRow):
         def losses(self, output, batch):
             torch.ones(50_000_000)  # 0.2 GB that are gone when the step is done
@@ -164,7 +164,7 @@ def test_all_files_of_a_state_have_the_same_permissions(tmp_path):
     assert {path.name: path.stat().st_mode for path in state.iterdir()} == dict.fromkeys(names, usual)
 
 
-def test_a_run_saves_between_epochs_as_often_as_it_is_told(tmp_path):
+def test_a_run_saves_between_epochs_as_often_as_is_set(tmp_path):
     run(tmp_path / "r", epochs=1, stop_after=5, save_every=2)
     assert {p.name for p in (tmp_path / "r/state").iterdir()} == {"step-00000004", "step-00000005"}
 

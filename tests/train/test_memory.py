@@ -64,7 +64,7 @@ def test_on_a_gpu_the_peak_is_begun_anew_and_the_clock_waits_for_the_work(monkey
     assert calls == ["reset", "synchronize", "clock", "work", "synchronize", "clock", "peak"]
 
 
-def test_a_failed_allocation_is_told_from_other_errors():
+def test_a_failed_allocation_is_distinguished_from_other_errors():
     with pytest.raises(RuntimeError) as failed:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert is_out_of_memory(failed.value)

@@ -93,7 +93,7 @@ def test_every_clip_is_drawn_once_in_an_epoch_and_each_epoch_has_its_own_order(l
     assert numbers == list(range(6))
 
 
-def test_about_the_asked_share_of_clips_is_mixed_with_others_by_a_beta_share(library):
+def test_about_the_set_share_of_clips_is_mixed_with_others_by_a_beta_share(library):
     batches = loader(library)
     shares = torch.cat([batch.shares for epoch in range(60) for batch in batches.epoch(epoch)])
     mixed = shares[shares < 1]

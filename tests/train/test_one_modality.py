@@ -77,7 +77,7 @@ def test_a_classifier_of_that_modality_learns_from_them_and_is_measured(
     assert (code, json.loads(out)["clips"]) == (0, 3), err
 
 
-def test_both_modalities_are_still_asked_for_where_both_are_looked_at(equiav, library, source, tmp_path):
+def test_both_modalities_are_still_needed_where_both_are_used(equiav, library, source, tmp_path):
     code, _, err = equiav("finetune", "finetune-toy", "-L", library.path, "-R", tmp_path / "r", "--from", source)
     assert code == 1
     assert "0 clips with sound and picture" in err

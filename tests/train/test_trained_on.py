@@ -50,7 +50,7 @@ def test_the_model_of_a_run_knows_it_too_and_a_model_alone_does_not(run, tmp_pat
     assert load_trained_on(tmp_path) is None
 
 
-def test_a_run_that_starts_from_another_has_seen_its_clips_too(run, library_of, tmp_path):
+def test_a_run_that_starts_from_another_was_trained_on_its_clips_too(run, library_of, tmp_path):
     labelled = library_of()
     recipe = tiny_recipe("data.validation=val", "train.average_last=null", source=run)
     finetune(recipe, labelled, tmp_path / "fine")
