@@ -11,9 +11,9 @@ from equiav.diagnose.branch import Effort, alone, rest, states
 from equiav.diagnose.centroid import ToReal, centroid_report, retrieval_by_count
 from equiav.diagnose.composition import composition
 from equiav.diagnose.equivariance import ALL, YARDSTICKS, all_together, displacement, gallery, slot_curves
-from equiav.diagnose.figures import Figure
 from equiav.diagnose.unseen import ITSELF, NEAREST, NOTHING, unseen
 from equiav.errors import ConfigError
+from equiav.metrics.figures import Figure
 
 
 def rows_of(branch, **options):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from equiav.diagnose.figures import Figure, figure, parse_gate
+from equiav.diagnose.figures import figure, parse_gate
 from equiav.errors import ConfigError
+from equiav.metrics.figures import Figure
 
 FIGURES = {
     "visual.alone.flip.mrr": Figure(0.6, 0.5, 0.7, 9),

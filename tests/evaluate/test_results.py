@@ -11,8 +11,9 @@ from equiav.errors import ConfigError
 from equiav.evaluate.classify import Classified
 from equiav.evaluate.localise import Localisation
 from equiav.evaluate.probe import Probed
-from equiav.evaluate.results import About, Comparison, Difference, Measured, Result, compare_results
+from equiav.evaluate.results import About, Comparison, Difference, Result, compare_results
 from equiav.metrics.bootstrap import mean_intervals
+from equiav.metrics.figures import Figure
 from equiav.metrics.retrieval import RetrievalReport, retrieval_metrics
 
 ABOUT = {
@@ -27,7 +28,7 @@ def result(values, *, ids=None, evaluation="retrieval", **about):
     return Result(
         evaluation=evaluation,
         about=About(**ABOUT | about),
-        figures={"recall": Measured(value=values.mean(), low=low[0], high=high[0], n=len(values))},
+        figures={"recall": Figure(value=values.mean(), low=low[0], high=high[0], n=len(values))},
         items=ids or [str(i) for i in range(len(values))],
         per_item={"recall": values.tolist()},
         details={},

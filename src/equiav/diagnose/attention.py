@@ -18,7 +18,8 @@ from torch import Tensor
 
 from equiav.augment.space import SpaceParams
 from equiav.diagnose.branch import FULL, Branch, Effort, alone, join, rest, trained_on
-from equiav.diagnose.figures import Figure, figure
+from equiav.diagnose.figures import figure
+from equiav.metrics.figures import Figure
 from equiav.model.predictor import AttentionPredictor
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from equiav.augment.uniforms import Method
 from equiav.diagnose.branch import FULL, Branch, Effort, batched, latents, repeat, rest
-from equiav.diagnose.figures import Figure, figure
+from equiav.diagnose.figures import figure
+from equiav.metrics.figures import Figure
 
 if TYPE_CHECKING:
     from jaxtyping import Float

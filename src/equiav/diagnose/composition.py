@@ -16,9 +16,10 @@ import torch
 from equiav.augment.audio import AudioSpace
 from equiav.augment.visual import VisualSpace
 from equiav.diagnose.branch import FULL, Branch, Effort, join, states, trained_on
-from equiav.diagnose.figures import Figure, figure
+from equiav.diagnose.figures import figure
 from equiav.errors import ConfigError
 from equiav.metrics import displacement as measures
+from equiav.metrics.figures import Figure
 
 COMPOSABLE = {"audio": ("shift", "gain", "contrast", "reverse"), "visual": ("crop", "flip", "grayscale")}
 

@@ -21,11 +21,11 @@ from equiav.diagnose.centroid import CentroidReport, centroid_report, retrieval_
 from equiav.diagnose.composition import Composition, composition
 from equiav.diagnose.cost import Cost, costs
 from equiav.diagnose.equivariance import ALL, CurvePoint, Table, displacement, slot_curves
-from equiav.diagnose.figures import Figure
 from equiav.diagnose.unseen import Point, unseen
 from equiav.errors import LibraryError
 from equiav.evaluate.leaks import seen_in_training
 from equiav.metrics import health
+from equiav.metrics.figures import Figure
 from equiav.words import counted
 
 if TYPE_CHECKING:

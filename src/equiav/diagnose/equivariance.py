@@ -22,8 +22,9 @@ from torch import Tensor
 
 from equiav.augment.space import AugmentationSpace, SpaceParams
 from equiav.diagnose.branch import FULL, Branch, Effort, States, alone, along, join, repeat, rest, states, trained_on
-from equiav.diagnose.figures import Figure, figure
+from equiav.diagnose.figures import figure
 from equiav.metrics import displacement as measures
+from equiav.metrics.figures import Figure
 from equiav.metrics.sources import another, numbered
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Row:
     def beats_all(self) -> bool | None:
         """Whether the predictor's displacement cosine is above every yardstick's beyond the 95 % interval."""
         known = [margin for margin in self.margins.values() if margin is not None]
-        return all(margin.low > 0 for margin in known) if known else None
+        return all(margin.ends[0] > 0 for margin in known) if known else None
 
 
 @dataclass(frozen=True)

@@ -12,24 +12,10 @@ from torch import Tensor
 
 from equiav.config import nearest
 from equiav.errors import ConfigError
-from equiav.metrics.bootstrap import RESAMPLES, mean_intervals
+from equiav.metrics.figures import Figure, mean_figures
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A mean over n clips, or draws; low and high bound its 95 % bootstrap interval over the clips' sources.
-
-    With one source there is no interval: NaN. `sources` is None where values of draws are resampled.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    sources: int | None = None
 
 
 def figure(
@@ -45,9 +31,7 @@ def figure(
     if not known.any():
         return None
     array, units = array[known], None if sources is None else sources[known]
-    (low,), (high,) = mean_intervals(array[:, None], resamples=RESAMPLES, seed=0, sources=units)
-    count = None if units is None else len(np.unique(units))
-    return Figure(float(array.mean()), float(low), float(high), len(array), count)
+    return mean_figures({"": array}, units)[""]
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from equiav.augment.transform import build_transforms
 from equiav.augment.visual import VisualSpace
 from equiav.diagnose.branch import FULL, Branch, Effort, batched, join, latents, repeat, rest, trained_on
 from equiav.diagnose.equivariance import gallery
-from equiav.diagnose.figures import Figure, figure
+from equiav.diagnose.figures import figure
 from equiav.metrics import displacement as measures
+from equiav.metrics.figures import Figure
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +19,19 @@ import numpy as np
 from equiav.config import check_features
 from equiav.evaluate.gallery import recordings_of
 from equiav.evaluate.leaks import seen_in_training
-from equiav.evaluate.results import Measured, Result, about
+from equiav.evaluate.results import Result, about
 from equiav.library.records import USABLE
 from equiav.machine import pick_device
-from equiav.metrics.bootstrap import FEW, RESAMPLES, few_sources, interval, mean_intervals, ranked, resampled_classes
+from equiav.metrics.bootstrap import interval, ranked, resampled_classes
 from equiav.metrics.classification import d_prime, mean_auc, mean_average_precision, top_hits
-from equiav.metrics.retrieval import counted_clips, ends, seen_warning
+from equiav.metrics.figures import (
+    Figure,
+    counted_clips,
+    figure_table,
+    mean_figures,
+    seen_warning,
+    source_warning,
+)
 from equiav.metrics.sources import numbered
 from equiav.train.processes import make_accelerator
 from equiav.train.scoring import Scores, score_split
@@ -60,7 +67,7 @@ class Classified:
     split: str
     frames: int
     clip_ids: list[str]
-    figures: dict[str, Measured]
+    figures: dict[str, Figure]
     per_clip: dict[str, list[float]]
     per_class: dict[str, float]
     baselines: dict[str, float] = field(default_factory=dict)
@@ -70,13 +77,11 @@ class Classified:
     @property
     def warnings(self) -> list[str]:
         """What makes the figures easier than they look, or their intervals less sure."""
-        count = len(set(self.sources))
-        few = [few_sources(count)] if 0 < count < FEW else []
-        return few + seen_warning(self.trained_on, len(self.clip_ids))
+        return source_warning(len(set(self.sources))) + seen_warning(self.trained_on, len(self.clip_ids))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        figures = {name: value.model_dump() for name, value in self.figures.items()}
+        figures = {name: asdict(value) for name, value in self.figures.items()}
         counts = {"clips": len(self.clip_ids), "sources": len(set(self.sources)), "frames": self.frames}
         said = {"figures": figures, "baselines": self.baselines}
         said |= {"trained_on": self.trained_on, "warnings": self.warnings}
@@ -84,24 +89,14 @@ class Classified:
 
     def to_table(self) -> Table:
         """For people."""
-        from rich.markup import escape
-        from rich.table import Table
-
         clips = counted_clips(len(self.clip_ids), len(set(self.sources)) or None)
         classes = counted(len(self.per_class), "class", "classes")
         title = f"split {self.split!r}: {clips}, {classes} [95 % interval]"
-        table = Table(
-            *("", "", BASELINE),
-            title=escape(title),
-            title_justify="left",
-            min_width=len(title),
-            caption="; ".join(self.warnings) or None,
-            caption_justify="left",
-        )
+        table = figure_table("", "", BASELINE, title=title, warnings=self.warnings, min_width=len(title))
         for name, found in self.figures.items():
             scale = 1 if name == "d_prime" else 100
             base = f"{scale * self.baselines[name]:.4g}" if name in self.baselines else ""
-            table.add_row(SHOWN[name], f"{scale * found.value:.4g} {ends(found.low, found.high, scale, '.4g')}", base)
+            table.add_row(SHOWN[name], found.text(scale, ".4g"), base)
         return table
 
 
@@ -182,21 +177,14 @@ def _prevalence(found: Scores) -> dict[str, float]:
 
 def _of_clips(
     found: Scores, sources: Int64[np.ndarray, " n"], seed: int
-) -> tuple[dict[str, Measured], dict[str, list[float]]]:
+) -> tuple[dict[str, Figure], dict[str, list[float]]]:
     hits = {f"top{k}": top_hits(found.truth, found.probabilities, k) for k in (1, 5) if k < found.truth.shape[1]}
-    columns = np.stack(list(hits.values()), axis=1)
-    low, high = mean_intervals(columns, resamples=RESAMPLES, seed=seed, sources=sources)
-    counts = {"n": len(columns), "sources": len(np.unique(sources))}
-    figures = {
-        name: Measured(value=float(own.mean()), low=float(low[i]), high=float(high[i]), **counts)
-        for i, (name, own) in enumerate(hits.items())
-    }
-    return figures, {name: own.tolist() for name, own in hits.items()}
+    return mean_figures(hits, sources, seed=seed), {name: own.tolist() for name, own in hits.items()}
 
 
 def _of_classes(
     found: Scores, sources: Int64[np.ndarray, " n"], seed: int
-) -> tuple[dict[str, Measured], dict[str, list[float]]]:
+) -> tuple[dict[str, Figure], dict[str, list[float]]]:
     again = resampled_classes(found.truth, found.probabilities, seed=seed, sources=sources)
     values = mean_average_precision(found.truth, found.probabilities), mean_auc(found.truth, found.probabilities)
     rows = {
@@ -207,4 +195,4 @@ def _of_classes(
     # the d' of an AUC of 1 is not finite; without an interval there is a value still
     known = {name: row for name, row in rows.items() if math.isfinite(row[0]) and not np.isinf(row).any()}
     counts = {"n": len(found.truth), "sources": len(np.unique(sources))}
-    return {name: Measured(value=v, low=low, high=high, **counts) for name, (v, low, high) in known.items()}, {}
+    return {name: Figure(value, low, high, **counts) for name, (value, low, high) in known.items()}, {}

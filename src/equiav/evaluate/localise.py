@@ -17,7 +17,7 @@ B batch · G rows and columns of patches · N = G² tokens · E embedding width 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +31,9 @@ from equiav.errors import ConfigError, LibraryError
 from equiav.evaluate.boxes import Boxes, mask
 from equiav.evaluate.gallery import recordings_of
 from equiav.evaluate.leaks import seen_in_training
-from equiav.evaluate.results import Measured, Result, about
+from equiav.evaluate.results import Result, about
 from equiav.library.loader import ClipLoader
-from equiav.metrics.bootstrap import FEW, RESAMPLES, few_sources, mean_intervals
-from equiav.metrics.retrieval import ends, seen_warning
+from equiav.metrics.figures import Figure, figure_table, mean_figures, seen_warning, source_warning
 from equiav.metrics.sources import another, numbered
 from equiav.model.encode import embed_log_mels, embed_pictures
 from equiav.words import counted
@@ -96,7 +95,7 @@ class Localisation:
     shown: list[ShownClip] = field(default_factory=list)
     trained_on: int | None = None
 
-    def figures(self) -> dict[str, Measured]:
+    def figures(self) -> dict[str, Figure]:
         """Means with 95 % bootstrap intervals, and what the own sound adds to another clip's, pair by pair."""
         if not self.ids:
             return {}
@@ -105,42 +104,26 @@ class Localisation:
             own, other = (np.array(self.scores[kind][name]) for kind in ("own_sound", "other_sound"))
             columns[f"own_minus_other.{name}"] = (own - other).tolist()
         columns["random_point.pointing"] = self.covered
-        table, sources = np.array(list(columns.values())).T, np.array(self.sources)
-        low, high = mean_intervals(table, resamples=RESAMPLES, seed=0, sources=sources)
-        counts = {"n": len(self.ids), "sources": len(set(self.sources))}
-        return {
-            name: Measured(value=float(np.mean(values)), low=float(low[i]), high=float(high[i]), **counts)
-            for i, (name, values) in enumerate(columns.items())
-        }
+        return mean_figures(columns, np.array(self.sources))
 
     @property
     def warnings(self) -> list[str]:
         """What makes the figures easier than they look, or their intervals less sure."""
-        count = len(set(self.sources))
-        return ([few_sources(count)] if 0 < count < FEW else []) + seen_warning(self.trained_on, len(self.ids))
+        return source_warning(len(set(self.sources))) + seen_warning(self.trained_on, len(self.ids))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        figures = {name: found.model_dump() for name, found in self.figures().items()}
+        figures = {name: asdict(found) for name, found in self.figures().items()}
         counts = {"clips": self.clips, "clips_with_boxes": len(self.ids), "sources": len(set(self.sources))}
         said = {"trained_on": self.trained_on, "warnings": self.warnings}
         return {"split": self.split, **counts, "figures": figures, **said}
 
     def to_table(self) -> Table:
         """For people."""
-        from rich.markup import escape
-        from rich.table import Table
-
         verb = "has" if self.clips == 1 else "have"
         title = f"localisation on split {self.split!r}: {len(self.ids)} of {counted(self.clips, 'clip')} {verb} boxes"
-        table = Table(
-            "map",
-            *(f"{name} %" for name in MEASURES.values()),
-            title=escape(title),
-            title_justify="left",
-            caption="; ".join(self.warnings) or None,
-            caption_justify="left",
-        )
+        measures = (f"{name} %" for name in MEASURES.values())
+        table = figure_table("map", *measures, title=title, warnings=self.warnings)
         for name, cells in self.rows():
             table.add_row(name, *cells)
         return table
@@ -149,8 +132,9 @@ class Localisation:
         """What each row of a table says: percent, with intervals; empty where a map has no such measure."""
         figures = self.figures()
         names = {**KINDS, "own_minus_other": "own minus another's sound, paired", "random_point": "a random point"}
+        shown = {name: found.text(100, ".1f") for name, found in figures.items()}
         return [
-            (text, [_cell(figures.get(f"{kind}.{measure}")) for measure in MEASURES])
+            (text, [shown.get(f"{kind}.{measure}", "") for measure in MEASURES])
             for kind, text in names.items()
             if figures
         ]
@@ -286,7 +270,3 @@ def _score(found: Localisation, clip_id: str, clip: ShownClip) -> None:
     for kind, values in clip.maps.items():
         for name, value in scores(values, inside).items():
             found.scores[kind][name].append(value)
-
-
-def _cell(found: Measured | None) -> str:
-    return f"{100 * found.value:.1f} {ends(found.low, found.high, 100, '.1f')}" if found else ""

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from equiav.config import Modalities
-from equiav.evaluate.results import Measured, Result, about
-from equiav.metrics.bootstrap import FEW, few_sources
-from equiav.metrics.retrieval import counted_clips, seen_warning
+from equiav.evaluate.results import Result, about
+from equiav.metrics.figures import Figure, counted_clips, figure_table, seen_warning, source_warning
 from equiav.words import counted
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class Probed:
     @property
     def warnings(self) -> list[str]:
         """What makes the figure easier than it looks, or its interval less sure."""
-        said = [few_sources(self.sources)] if self.sources is not None and self.sources < FEW else []
+        said = source_warning(self.sources)
         if self.shared:
             own = ": windows of a clip's own source do not vote" if self.kind == "knn" else ""
             clips = counted(self.clips, "clip")
@@ -89,18 +88,11 @@ class Probed:
     def to_table(self) -> Table:
         """For people."""
         from rich.markup import escape
-        from rich.table import Table
 
         clips, classes = counted_clips(self.clips, self.sources), counted(self.classes, "class", "classes")
         title = f"{self.described}, {self.modalities}: {classes}, {clips}"
-        table = Table(
-            *("measured on", f"{self.measure} %"),
-            title=title,
-            title_justify="left",
-            min_width=len(title),
-            caption="; ".join(self.warnings) or None,
-            caption_justify="left",
-        )
+        columns = ("measured on", f"{self.measure} %")
+        table = figure_table(*columns, title=title, warnings=self.warnings, min_width=len(title))
         for name, value in self.folds.items():
             table.add_row(escape(name), f"{100 * value:.1f}")
         if len(self.folds) > 1:
@@ -118,9 +110,7 @@ def probe_result(found: Probed, library: Library, model: EquiAV, *, seed: int = 
     return Result(
         evaluation="probe",
         about=about(model, library, found.measured_on, protocol=found.described, seed=seed, run=run),
-        figures={
-            name: Measured(value=found.value, low=found.low, high=found.high, n=found.clips, sources=found.sources)
-        },
+        figures={name: Figure(value=found.value, low=found.low, high=found.high, n=found.clips, sources=found.sources)},
         items=list(found.right),
         sources=found.groups,
         per_item={name: list(found.right.values())} if found.right else {},

@@ -22,8 +22,8 @@ from pydantic import Field, ValidationError
 
 from equiav._version import __version__
 from equiav.errors import ConfigError
-from equiav.metrics.bootstrap import FEW, RESAMPLES, few_sources, mean_intervals
-from equiav.metrics.retrieval import Bound, FrozenResult
+from equiav.metrics.figures import Figure, mean_figures, source_warning
+from equiav.metrics.retrieval import FrozenResult
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,16 +31,6 @@ if TYPE_CHECKING:
     from equiav.library.table import Library
     from equiav.model.classifier import Classifier
     from equiav.model.equiav import EquiAV
-
-
-class Measured(FrozenResult):
-    """One figure with its 95 % interval over n items of so many sources; without an interval where that is one."""
-
-    value: float
-    low: Bound
-    high: Bound
-    n: int
-    sources: int | None = Field(None, description="None in results stored before sources were counted.")
 
 
 class About(FrozenResult):
@@ -64,7 +54,7 @@ class Result(FrozenResult):
     schema_version: Literal[1] = 1
     evaluation: str
     about: About
-    figures: dict[str, Measured]
+    figures: dict[str, Figure]
     items: list[str] = Field(description="Ids of the queries or clips, in the order of `per_item`.")
     sources: list[int] = Field([], description="A number for each item, equal where two are of one source.")
     per_item: dict[str, list[float]] = Field(description="Figures whose mean over the items they are → their values.")
@@ -233,9 +223,7 @@ def _notes(first: Result, second: Result, paired_sources: int | None) -> list[st
             f"the {' and the '.join(older)} result was stored without sources"
             + ("" if paired_sources else ": clips are taken as independent, though windows of one file are not")
         )
-    if paired_sources is not None and paired_sources < FEW:
-        notes.append(few_sources(paired_sources))
-    return notes
+    return notes + source_warning(paired_sources)
 
 
 def _difference(
@@ -245,10 +233,8 @@ def _difference(
     if pairs and name in first.per_item and name in second.per_item:
         here, there = np.array(first.per_item[name]), np.array(second.per_item[name])
         steps = np.array([there[j] - here[i] for i, j in pairs])
-        (low,), (high,) = mean_intervals(steps[:, None], resamples=RESAMPLES, seed=0, sources=sources)
-        if math.isnan(low):
-            return Difference(name, a.value, b.value, None, None, paired=True)
-        return Difference(name, a.value, b.value, float(low), float(high), paired=True)
+        step = mean_figures({name: steps}, sources)[name]
+        return Difference(name, a.value, b.value, step.low, step.high, paired=True)
     gap = b.value - a.value
     if a.low is None or a.high is None or b.low is None or b.high is None:
         return Difference(name, a.value, b.value, None, None, paired=False)

@@ -28,8 +28,9 @@ from equiav.config import check_features
 from equiav.errors import LibraryError
 from equiav.evaluate.gallery import choose, recordings_of, shared_sources
 from equiav.evaluate.leaks import seen_in_training, split_of_training
-from equiav.evaluate.results import Measured, Result, about
+from equiav.evaluate.results import Result, about
 from equiav.library.loader import ClipLoader, pictures_of
+from equiav.metrics.figures import Figure
 from equiav.metrics.retrieval import RetrievalReport, RetrievalResult, retrieval_metrics
 from equiav.metrics.sources import numbered
 from equiav.model.encode import embed_log_mels, embed_pictures
@@ -124,7 +125,7 @@ def retrieval_result(
     """The report as a result that can be stored and compared."""
     directions = {"audio_to_visual": report.audio_to_visual, "visual_to_audio": report.visual_to_audio}
     figures = {
-        f"{way}.{name}": Measured(
+        f"{way}.{name}": Figure(
             value=found.value,
             low=found.low,
             high=found.high,

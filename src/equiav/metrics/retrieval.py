@@ -11,17 +11,24 @@ of the tied items. Before and after all ties is reported beside it whenever that
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from equiav.errors import ConfigError
-from equiav.metrics.bootstrap import FEW, few_sources, mean_intervals, median_interval
+from equiav.metrics.bootstrap import median_interval
 from equiav.metrics.class_level import ClassScores, harmonic_number
+from equiav.metrics.figures import (
+    RankingFigure,
+    counted_clips,
+    figure_table,
+    mean_figures,
+    seen_warning,
+    source_warning,
+)
 from equiav.metrics.ranking import merge_equal_rows, rank, unit_rows
 from equiav.metrics.sources import numbered
 from equiav.words import counted
@@ -29,45 +36,13 @@ from equiav.words import counted
 if TYPE_CHECKING:
     from jaxtyping import Float64, Int64
 
-RECALLS = (1, 5, 10)
+RECALLS, MEAN_AP = (1, 5, 10), "mean_average_precision"
 
 
 class FrozenResult(BaseModel):
     """A frozen record that writes itself as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-# An end of an interval: None where there is none, since what was measured on is all of one source
-Bound = Annotated[float | None, BeforeValidator(lambda x: None if x is None or math.isnan(x) else x)]
-
-
-def ends(low: float | None, high: float | None, scale: float = 1, form: str = ".3g") -> str:
-    """An interval as tables show it."""
-    return "[no interval]" if low is None or high is None else f"[{scale * low:{form}}, {scale * high:{form}}]"
-
-
-def counted_clips(clips: int, sources: int | None) -> str:
-    """How many clips, and of how many sources where these are fewer."""
-    few = f" of {counted(sources, 'source')}" if sources is not None and sources < clips else ""
-    return counted(clips, "clip") + few
-
-
-def seen_warning(seen: int | None, clips: int) -> list[str]:
-    """What to say of clips of sources that the model was trained on."""
-    if not seen:
-        return []
-    what = "are among those that the model was trained on, or windows of the same sources"
-    return [f"{seen} of {counted(clips, 'clip')} {what}"]
-
-
-class Estimate(FrozenResult):
-    """One figure with its 95 % interval and what a random order would give."""
-
-    value: float
-    low: Bound = Field(description="Lower end of the 95 % bootstrap interval over the queries' sources.")
-    high: Bound = Field(description="Upper end of it.")
-    chance: float = Field(description="Expected value for a random order of the gallery.")
 
 
 class Ties(FrozenResult):
@@ -83,9 +58,9 @@ class ClassLevel(FrozenResult):
 
     queries: int = Field(description="Queries with at least one relevant item.")
     sources: int = Field(description="Sources that they come from.")
-    precision_at_1: Estimate
-    precision_at_10: Estimate
-    mean_average_precision: Estimate
+    precision_at_1: RankingFigure
+    precision_at_10: RankingFigure
+    mean_average_precision: RankingFigure
 
 
 class RetrievalResult(FrozenResult):
@@ -98,13 +73,13 @@ class RetrievalResult(FrozenResult):
     gallery_size: int = Field(description="Items ranked for every query; there are as many queries.")
     sources: int = Field(description="Sources that the items are windows of: what the intervals resample.")
     gallery_duplicates: int = Field(description="Gallery embeddings equal to an earlier one.")
-    recall_at_1: Estimate
-    recall_at_5: Estimate
-    recall_at_10: Estimate
-    median_rank: Estimate
-    mean_rank: Estimate
-    mean_reciprocal_rank: Estimate
-    ndcg_at_10: Estimate
+    recall_at_1: RankingFigure
+    recall_at_5: RankingFigure
+    recall_at_10: RankingFigure
+    median_rank: RankingFigure
+    mean_rank: RankingFigure
+    mean_reciprocal_rank: RankingFigure
+    ndcg_at_10: RankingFigure
     ties: Ties | None = Field(None, description="None when no partner is tied.")
     class_level: ClassLevel | None = Field(
         None, description="With the own partner in the gallery, where it counts as relevant; None without labels."
@@ -114,12 +89,12 @@ class RetrievalResult(FrozenResult):
     )
     ranks: list[float] = Field(description="Rank of the own partner of every query, in the order of the pairs.")
 
-    def estimates(self) -> dict[str, Estimate]:
+    def estimates(self) -> dict[str, RankingFigure]:
         """All figures by name, those of the class level behind a dot."""
-        found = {name: value for name, value in self if isinstance(value, Estimate)}
+        found = {name: value for name, value in self if isinstance(value, RankingFigure)}
         for level in ("class_level", "class_level_others"):
             known = getattr(self, level)
-            found |= {f"{level}.{name}": value for name, value in known or () if isinstance(value, Estimate)}
+            found |= {f"{level}.{name}": value for name, value in known or () if isinstance(value, RankingFigure)}
         return found
 
     def asked(self, figure: str) -> int:
@@ -172,11 +147,9 @@ class RetrievalReport(FrozenResult):
         said += seen_warning(self.trained_on, self.clips)
         if self.listed is not None:
             said[:0] = [f"{self.found} of {self.listed} listed ids found", *self.elsewhere]
-        if self.audio_to_visual.sources < FEW:
-            said.insert(0, few_sources(self.audio_to_visual.sources))
         if self.rejected:
             said.append(f"{counted(self.rejected, 'item')} of the library gave no clip, or not all of theirs")
-        return said
+        return source_warning(self.audio_to_visual.sources) + said
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -184,24 +157,15 @@ class RetrievalReport(FrozenResult):
 
     def to_table(self) -> Any:
         """A rich table: a row per figure, a column per direction, the gallery size in its title."""
-        from rich.markup import escape
-        from rich.table import Table
-
         clips = counted_clips(self.clips, self.audio_to_visual.sources)
         title = f"retrieval ({self.scoring}) on split {self.split!r}: {clips}; value [95 % interval]"
-        table = Table(
-            "",
+        ways = (
             f"sound → picture (of {self.audio_to_visual.gallery_size})",
             f"picture → sound (of {self.visual_to_audio.gallery_size})",
-            "chance",
-            title=escape(title),  # the split's name is the user's
-            title_justify="left",
-            caption=escape("; ".join(self.warnings)) or None,
-            caption_justify="left",
         )
+        table = figure_table("", *ways, "chance", title=title, warnings=self.warnings)
         for name, there, back in _table_rows(self.audio_to_visual, self.visual_to_audio):
-            cells = [f"{found.value:.3g} {ends(found.low, found.high)}" for found in (there, back)]
-            table.add_row(name, *cells, f"{there.chance:.3g}")
+            table.add_row(name, there.text(), back.text(), f"{there.chance:.3g}")
         return table
 
 
@@ -252,10 +216,9 @@ def retrieval_metrics(
             queries=tied, optimistic=_point_values(ranks.optimistic), pessimistic=_point_values(ranks.pessimistic)
         )
     chance = _chance(len(query_rows))
-    columns = {name: _Column(values, chance[name]) for name, values in _per_query(ranks.mean).items()}
-    estimates: Any = _estimates(columns, known, resamples=resamples, seed=seed)
+    figures: Any = _with_chance(_per_query(ranks.mean), chance, known, resamples, seed)
     low, high = median_interval(ranks.mean, resamples=resamples, seed=seed, sources=known)
-    median = Estimate(value=float(np.median(ranks.mean)), low=low, high=high, chance=chance["median_rank"])
+    median = RankingFigure(value=float(np.median(ranks.mean)), low=low, high=high, chance=chance["median_rank"])
     of_classes = [
         _class_level(scores, known[scores.queries], resamples=resamples, seed=seed) if scores else None
         for scores in levels
@@ -269,15 +232,8 @@ def retrieval_metrics(
         class_level=of_classes[0],
         class_level_others=of_classes[1],
         ranks=ranks.mean.tolist(),
-        **estimates,
+        **figures,
     )
-
-
-class _Column(NamedTuple):
-    """What each query adds to a figure, and what a random order would give."""
-
-    values: Float64[np.ndarray, " q"]
-    chance: float
 
 
 def _per_query(ranks: Float64[np.ndarray, " n"]) -> dict[str, Float64[np.ndarray, " n"]]:
@@ -307,25 +263,22 @@ def _chance(n: int) -> dict[str, float]:
 
 
 def _class_level(scores: ClassScores, sources: Int64[np.ndarray, " q"], *, resamples: int, seed: int) -> ClassLevel:
-    columns = {
-        "precision_at_1": _Column(scores.precision_at[1], scores.chance_precision),
-        "precision_at_10": _Column(scores.precision_at[10], scores.chance_precision),
-        "mean_average_precision": _Column(scores.average_precision, scores.chance_average_precision),
-    }
-    estimates = _estimates(columns, sources, resamples=resamples, seed=seed)
-    return ClassLevel(queries=len(sources), sources=len(np.unique(sources)), **estimates)
+    columns = {f"precision_at_{k}": values for k, values in scores.precision_at.items()}
+    chance = {**dict.fromkeys(columns, scores.chance_precision), MEAN_AP: scores.chance_average_precision}
+    figures: Any = _with_chance({**columns, MEAN_AP: scores.average_precision}, chance, sources, resamples, seed)
+    return ClassLevel(queries=len(sources), sources=len(np.unique(sources)), **figures)
 
 
-def _estimates(
-    columns: dict[str, _Column], sources: Int64[np.ndarray, " q"], *, resamples: int, seed: int
-) -> dict[str, Estimate]:
-    """Means of the same queries with their intervals: all columns see the same resamples."""
-    table = np.stack([column.values for column in columns.values()], axis=1)
-    ends = zip(*mean_intervals(table, resamples=resamples, seed=seed, sources=sources), strict=True)
-    return {
-        name: Estimate(value=float(column.values.mean()), low=low, high=high, chance=column.chance)
-        for (name, column), (low, high) in zip(columns.items(), ends, strict=True)
-    }
+def _with_chance(
+    columns: dict[str, Float64[np.ndarray, " q"]],
+    chance: dict[str, float],
+    sources: Int64[np.ndarray, " q"],
+    resamples: int,
+    seed: int,
+) -> dict[str, RankingFigure]:
+    """The means of what each query adds, beside what a random order gives."""
+    found = mean_figures(columns, sources, resamples=resamples, seed=seed)
+    return {name: RankingFigure(one.value, one.low, one.high, chance[name]) for name, one in found.items()}
 
 
 _SHORT_NAMES = {
@@ -338,11 +291,11 @@ _SHORT_NAMES = {
     "ndcg_at_10": "nDCG@10",
     "precision_at_1": "P@1",
     "precision_at_10": "P@10",
-    "mean_average_precision": "mAP",
+    MEAN_AP: "mAP",
 }
 
 
-def _table_rows(there: RetrievalResult, back: RetrievalResult) -> Iterator[tuple[str, Estimate, Estimate]]:
+def _table_rows(there: RetrievalResult, back: RetrievalResult) -> Iterator[tuple[str, RankingFigure, RankingFigure]]:
     """Short name and figure of both directions; class level last, without and with the own partner."""
     levels = [("", there, back)]
     for prefix, key in (("others, class ", "class_level_others"), ("class ", "class_level")):

@@ -15,7 +15,8 @@ from markupsafe import Markup
 
 from equiav._version import __version__
 from equiav.errors import ConfigError
-from equiav.metrics.retrieval import Estimate, RetrievalReport, RetrievalResult
+from equiav.metrics.figures import RankingFigure
+from equiav.metrics.retrieval import RetrievalReport, RetrievalResult
 from equiav.pages.pictures import ClipShown, file_uri, sound_uri, spectrogram_uri
 from equiav.pages.plots import Panel, Series, panels
 from equiav.pages.render import render
@@ -144,7 +145,7 @@ def _class_figures(directions: tuple[RetrievalResult, RetrievalResult]) -> list[
     ]
 
 
-def _share(figure: Estimate) -> _Cell:
+def _share(figure: RankingFigure) -> _Cell:
     value, chance = 100 * figure.value, 100 * figure.chance
     if figure.low is None or figure.high is None:
         return _Cell(f"{value:.1f} %", "no interval", f"{chance:.1f} %", None)
@@ -152,7 +153,7 @@ def _share(figure: Estimate) -> _Cell:
     return _Cell(f"{value:.1f} %", f"{low:.1f} – {high:.1f}", f"{chance:.1f} %", (value, low, high, chance))
 
 
-def _rank(figure: Estimate) -> _Cell:
+def _rank(figure: RankingFigure) -> _Cell:
     known = figure.low is not None and figure.high is not None
     interval = f"{figure.low:g} – {figure.high:g}" if known else "no interval"
     return _Cell(f"{figure.value:g}", interval, f"{figure.chance:g}", None)

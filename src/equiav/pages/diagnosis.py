@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,9 @@ from equiav.diagnose.branch import FULL, MODALITIES, Branch, ClipTensors, Effort
 from equiav.diagnose.centroid import WITHIN, CentroidReport
 from equiav.diagnose.diagnosis import CLIPS, BranchReport, Diagnosis, diagnose
 from equiav.diagnose.equivariance import MEASURES, REFERENCE, YARDSTICKS, Row, Table
-from equiav.diagnose.figures import Figure
 from equiav.diagnose.unseen import Point
-from equiav.metrics.bootstrap import FEW, few_sources
+from equiav.metrics.figures import Figure, seen_warning, source_warning
 from equiav.metrics.health import ALARMS
-from equiav.metrics.retrieval import seen_warning
 from equiav.pages.pictures import mel_uri, picture_uri
 from equiav.pages.plots import Panel, Series, bars, dots, panels
 from equiav.pages.render import render
@@ -116,7 +113,7 @@ def figure_text(found: Figure | float | None) -> str:
 
 def interval_text(found: Figure | None) -> str:
     """The interval alone; nothing where there is none."""
-    return "" if found is None or math.isnan(found.low) else f"{found.low:.2f} – {found.high:.2f}"
+    return "" if found is None or found.low is None else f"{found.low:.2f} – {found.high:.2f}"
 
 
 def verdicts(found: Diagnosis) -> list[str]:
@@ -148,7 +145,7 @@ def verdicts(found: Diagnosis) -> list[str]:
             )
         if not branch.centroid:
             said.append(f"This model has no predictor: of {modality_name} only what the encoder does is measured.")
-    careful = [few_sources(found.about["sources"])] if found.about["sources"] < FEW else []
+    careful = source_warning(found.about["sources"])
     careful += seen_warning(found.about["trained_on"], found.about["clips"])
     return said + [f"Take care: {text}." for text in careful]
 
@@ -206,8 +203,8 @@ def _slot_chart(branch: BranchReport) -> Markup:
                     "cosine",
                     [point.value for point in known],
                     [found.value for found in cosines],
-                    [found.low for found in cosines],
-                    [found.high for found in cosines],
+                    [found.ends[0] for found in cosines],
+                    [found.ends[1] for found in cosines],
                 )
             )
         shown.append(Panel(name, "", "", series))

@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from equiav.diagnose.figures import Figure
+from equiav.metrics.figures import Figure
 
 SERIES = 5
 INK, LINE = "#010200", "#010201"
@@ -41,8 +41,8 @@ class Series:
             name,
             [float(x) for x in points],
             [v.value for v in values],
-            [v.low for v in values],
-            [v.high for v in values],
+            [v.ends[0] for v in values],
+            [v.ends[1] for v in values],
         )
 
 
@@ -155,7 +155,7 @@ def dots(rows: Mapping[str, Mapping[str, Figure | None]], xlabel: str, marks: Se
             known = [(y, found) for y, row in enumerate(rows.values()) if (found := row.get(name)) is not None]
             places = [y + (i - (len(names) - 1) / 2) * 0.14 for y, _ in known]
             values = [found.value for _, found in known]
-            spans = [[f.value - f.low for _, f in known], [f.high - f.value for _, f in known]]
+            spans = [[f.value - f.ends[0] for _, f in known], [f.ends[1] - f.value for _, f in known]]
             colour = COLOURS[i % SERIES]
             axes.errorbar(
                 values,
