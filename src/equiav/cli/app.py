@@ -29,6 +29,7 @@ from equiav.cli.terminal import (
     err,
     interrupt_on_sigterm,
     out,
+    print_error,
     print_interrupted,
     print_json,
     stop_code,
@@ -85,18 +86,16 @@ def main() -> NoReturn:
         if type(error).__name__ != "OutOfMemoryError":  # PyTorch's, which is not imported for this
             raise
         what = str(error).partition("\n")[0].strip()
-        err.print(
-            f"[bold red]error:[/] {escape(what)} Verbs that use a model run on the processor with --device cpu, or on "
-            "another GPU with --device cuda:1; training needs less with train.micro_batch (docs/training.md)",
-            highlight=False,
-            soft_wrap=True,
+        print_error(
+            f"{what} Verbs that use a model run on the processor with --device cpu, or on "
+            "another GPU with --device cuda:1; training needs less with train.micro_batch (docs/training.md)"
         )
         sys.exit(1)
     except BrokenPipeError:  # `equiav … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except (EquiAVError, OSError) as error:  # a full disk, a folder that may not be written
-        err.print(f"[bold red]error:[/] {escape(explain(error))}", highlight=False, soft_wrap=True)
+        print_error(explain(error))
         sys.exit(1)
     sys.exit(0)
 

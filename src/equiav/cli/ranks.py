@@ -17,10 +17,9 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import NoReturn
 
-from rich.markup import escape
 from torch.distributed import DistError, PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-from equiav.cli.terminal import err
+from equiav.cli.terminal import err, print_error
 from equiav.errors import EquiAVError, explain
 
 POLL_S = 0.5  # between two looks into the store
@@ -81,7 +80,7 @@ def _end(rank: int, store: Store | None, message: str, *, shown: bool) -> NoRetu
     if shown:
         err.quiet = False
         err.show_cursor()
-        err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+        print_error(message)
     if store:
         with suppress(DistError):
             store.add(SEEN, 1)

@@ -38,6 +38,11 @@ def print_json(value: dict[str, Any]) -> None:
     typer.echo(json.dumps(_strict(value), indent=2, default=str, allow_nan=False))
 
 
+def print_error(message: str) -> None:
+    """Print the line that ends a verb."""
+    err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+
+
 def show(found: Any, as_json: bool) -> None:
     """Print a result: its `to_table`, or with --json its `to_dict`."""
     print_json(found.to_dict()) if as_json else out.print(found.to_table())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,7 @@ from equiav.errors import ConfigError
 from equiav.words import counted
 
 if TYPE_CHECKING:
-    from equiav.evaluate.classify import Classified
+    from equiav.train.report import Step
     from equiav.train.run_folder import Outcome
 
 train_app = typer.Typer()
@@ -24,7 +25,7 @@ train_app = typer.Typer()
 @train_app.command()
 def pretrain(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe (toy, base) or a YAML file.")],
-    library: LibraryPath,
+    library_path: LibraryPath,
     run: RunPath,
     overrides: Overrides = None,
     dry_run: Annotated[
@@ -43,13 +44,13 @@ def pretrain(
     from equiav.train.pretrain import pretrain as run_pretrain
     from equiav.train.processes import leave
 
-    if any(text.startswith("features.") for text in overrides or []):
-        raise ConfigError("features are fixed when a library is made: give them to `equiav ingest`")
+    _check_overrides(overrides or [])
+    settings, library = load_recipe(recipe, overrides or []), Library(library_path)
     if dry_run:
         from equiav.train.dry_run import dry_run as estimate
 
         with Bar("dry run", "steps") as bar:
-            found = estimate(load_recipe(recipe, overrides or []), Library(library), run, on_step=bar.update)
+            found = estimate(settings, library, run, on_step=bar.update)
         leave()
         if IS_MAIN:
             show(found, as_json)
@@ -57,31 +58,29 @@ def pretrain(
             err.print(f"[bold yellow]warning:[/] {escape(found.advice)}", highlight=False, soft_wrap=True)
         return
     with stop_on_signal() as should_stop, Bar("training", "steps") as bar:
-        done = run_pretrain(
-            load_recipe(recipe, overrides or []),
-            Library(library),
-            run,
-            on_step=lambda step: bar.update(step.step, step.steps, step.describe()),
-            should_stop=should_stop,
-        )
+        done = run_pretrain(settings, library, run, on_step=_shown_on(bar), should_stop=should_stop)
     leave()
-    if IS_MAIN:
-        _print_pretrained(library, done, as_json)
+    if as_json and IS_MAIN:
+        print_json({name: value for name, value in vars(done).items() if name != "classes"})
+    elif IS_MAIN:
+        _print_outcome(done)
+        if done.done:
+            typer.echo(f"next: equiav embed --library {library_path} --run {run}")
     if done.stopped:
         raise typer.Exit(stop_code())
 
 
-def _print_pretrained(library: Path, done: Outcome, as_json: bool) -> None:
-    run = done.run
-    if as_json:
-        print_json({"run": run, "step": done.step, "steps": done.steps, "clips": done.clips, "stopped": done.stopped})
-    elif done.done:
-        typer.echo(
-            f"trained {counted(done.steps, 'step')} on {counted(done.clips, 'clip')}: {run / 'model'}\n"
-            f"next: equiav embed --library {library} --run {run}"
-        )
-    else:
+def _shown_on(bar: Bar) -> Callable[[Step], None]:
+    return lambda step: bar.update(step.step, step.steps, step.describe())
+
+
+def _print_outcome(done: Outcome) -> None:
+    if not done.done:
         typer.echo(f"stopped and saved at step {done.step} of {done.steps}; continue with the same command")
+        return
+    classes = f" of {counted(done.classes, 'class', 'classes')}" if done.classes else ""
+    steps, clips = counted(done.steps, "step"), counted(done.clips, "clip")
+    typer.echo(f"trained {steps} on {clips}{classes}: {done.run / 'model'}")
 
 
 @train_app.command()
@@ -165,42 +164,25 @@ def finetune(
     if test in (settings.data.split, settings.data.validation):
         raise ConfigError(f"split {test!r} is trained or chosen on: name another with --test")
     with stop_on_signal() as should_stop, Bar("training", "steps") as bar:
-        done = run_finetune(
-            settings,
-            library,
-            run,
-            test=test,
-            on_step=lambda step: bar.update(step.step, step.steps, step.describe()),
-            should_stop=should_stop,
-        )
+        done = run_finetune(settings, library, run, test=test, on_step=_shown_on(bar), should_stop=should_stop)
     measures = done.done and not done.stopped and library.count(test, USABLE[settings.task.modalities]) > 0
     found = measure_classes(library_path, run, test, frames, run / "result.json") if measures else None
     leave()
-    if IS_MAIN:
-        _print_finetuned(done, found, run, test, as_json)
+    if as_json and IS_MAIN:
+        figures = found.to_dict() if found else None
+        print_json({**vars(done), "result": run / "result.json" if found else None, "test": figures})
+    elif IS_MAIN:
+        _print_outcome(done)
+        if found:
+            out.print(found.to_table())
+            typer.echo(f"{run / 'result.json'}: for equiav evaluate --compare")
+        elif done.done and not done.stopped:
+            err.print(f"split {test!r} has no clips: nothing was measured")
     if done.stopped:
         raise typer.Exit(stop_code())
 
 
-def _print_finetuned(done: Outcome, found: Classified | None, run: Path, test: str, as_json: bool) -> None:
-    if as_json:
-        figures = found.to_dict() if found else None
-        print_json({**vars(done), "result": run / "result.json" if found else None, "test": figures})
-    elif not done.done:
-        typer.echo(f"stopped and saved at step {done.step} of {done.steps}; continue with the same command")
-    else:
-        typer.echo(
-            f"trained {counted(done.steps, 'step')} on {counted(done.clips, 'clip')} of "
-            f"{counted(done.classes, 'class', 'classes')}: {run / 'model'}"
-        )
-        if found:
-            out.print(found.to_table())
-            typer.echo(f"{run / 'result.json'}: for equiav evaluate --compare")
-        elif not done.stopped:
-            err.print(f"split {test!r} has no clips: nothing was measured")
-
-
-def _check_overrides(overrides: list[str], source: str | None) -> None:
+def _check_overrides(overrides: list[str], source: str | None = None) -> None:
     for text in overrides:
         key = text.partition("=")[0]
         if key.startswith("features."):
