@@ -119,11 +119,11 @@ def test_a_stored_result_has_every_clip_once_and_can_be_compared(library, tmp_pa
 
 
 def test_several_labels_are_measured_by_class(library, library_of):
-    shelf = library_of([[*own, "all"] if i % 2 else own for i, own in enumerate(LABELS)])
+    labelled = library_of([[*own, "all"] if i % 2 else own for i, own in enumerate(LABELS)])
     model = classifier(library, labels="multi-label", classes=[*CLASSES, "all"])
-    found = classify(shelf, model, split="train")
+    found = classify(labelled, model, split="train")
     assert found.figures["mAP"].low <= found.figures["mAP"].value <= found.figures["mAP"].high
-    scores = score_split(model, shelf, "train", make_accelerator(), frames=3)
+    scores = score_split(model, labelled, "train", make_accelerator(), frames=3)
     assert found.figures["mAP"].value == mean_average_precision(scores.truth, scores.probabilities)
     assert set(found.per_class) == {*CLASSES, "all"}
     assert math.isfinite(found.figures["AUC"].value)
@@ -134,6 +134,6 @@ def test_clips_that_cannot_be_measured_on_are_named(library, library_of):
         classify(library, classifier(library), split="none")
     with pytest.raises(LibraryError, match="1 label is no class of this classifier, which knows 2: class2"):
         classify(library, classifier(library, classes=CLASSES[:2]))
-    shelf = library_of([[]] * len(LABELS))
+    labelled = library_of([[]] * len(LABELS))
     with pytest.raises(LibraryError, match="3 of 3 clips have no label"):
-        classify(shelf, classifier(library))
+        classify(labelled, classifier(library))

@@ -71,12 +71,12 @@ def test_the_head_learns_fifty_times_as_fast(library, source, tmp_path):
 
 
 def test_clips_that_are_only_measured_on_never_influence_the_weights(library_of, source, tmp_path):
-    shelf = library_of()
-    finetune(tiny_recipe(source=source), shelf, tmp_path / "before")
+    labelled = library_of()
+    finetune(tiny_recipe(source=source), labelled, tmp_path / "before")
     others = [
         own if split == "train" else ["x"] * (own == LABELS[0]) for own, split in zip(LABELS, SPLITS, strict=True)
     ]
-    finetune(tiny_recipe(source=source), label(shelf, others), tmp_path / "after")
+    finetune(tiny_recipe(source=source), label(labelled, others), tmp_path / "after")
     assert weights(tmp_path / "before") == weights(tmp_path / "after")
 
 
@@ -177,23 +177,23 @@ def test_a_classifier_is_given_what_it_looks_at(library, modalities):
 
 
 def test_unlabelled_clips_unknown_classes_and_several_labels_are_named(library_of):
-    shelf = library_of()
-    none = label(shelf, [[] if i == 2 else own for i, own in enumerate(LABELS)])
+    labelled = library_of()
+    none = label(labelled, [[] if i == 2 else own for i, own in enumerate(LABELS)])
     with pytest.raises(LibraryError, match="split 'train': 1 of 6 clips has no label"):
         resolve(tiny_recipe(), none)
-    several = label(shelf, [[*own, "too"] for own in LABELS])
+    several = label(labelled, [[*own, "too"] for own in LABELS])
     with pytest.raises(LibraryError, match=r"6 of 6 clips have more than one label; take task.labels=multi-label"):
         resolve(tiny_recipe(), several)
-    label(shelf)
+    label(labelled)
     with pytest.raises(LibraryError, match="1 label is no class of this classifier, which knows 2: class2"):
-        resolve(tiny_recipe("task.classes=[class0, class1]"), Library(shelf.path))
+        resolve(tiny_recipe("task.classes=[class0, class1]"), Library(labelled.path))
     with pytest.raises(TrainingError, match=r"split 'gone' has 0 clips .* it has the splits test, train, val"):
-        resolve(tiny_recipe("data.split=gone"), Library(shelf.path))
-    rare = label(shelf, [["rare"] if split == "test" else own for own, split in zip(LABELS, SPLITS, strict=True)])
+        resolve(tiny_recipe("data.split=gone"), Library(labelled.path))
+    rare = label(labelled, [["rare"] if split == "test" else own for own, split in zip(LABELS, SPLITS, strict=True)])
     assert resolve(tiny_recipe(), rare)[0].task.classes == ("class0", "class1", "class2")
     with pytest.raises(LibraryError, match=r"split 'test': 1 label is no class .* 3: rare"):
         resolve(tiny_recipe(), rare, test="test")
-    same = label(shelf, [["same"]] * len(LABELS))
+    same = label(labelled, [["same"]] * len(LABELS))
     with pytest.raises(TrainingError, match="needs two classes"):
         resolve(tiny_recipe(), same)
 
