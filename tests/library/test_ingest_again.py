@@ -590,7 +590,7 @@ def interrupt(patch, number, done=False):
 
         return call
 
-    for name in ("append", "update", "reject", "forgive", "remove"):
+    for name in ("append", "update", "reject", "drop_rejects", "remove"):
         patch.setattr(Library, name, fragile(getattr(Library, name)))
 
 

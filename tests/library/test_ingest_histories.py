@@ -30,7 +30,7 @@ from samples import TINY, pictures, tone, write_media
 PATHS = ("a.mp4", "b.mp4", "sub/c.mp4")
 CONTENTS = ("tone", "noise", "cut", "text")
 PARTS = ("", "0,0.655", "0.655,1.31", "0.3,0.9")  # start_s,end_s: the whole, its windows, and one across
-WRITES = ("append", "update", "reject", "forgive", "remove")
+WRITES = ("append", "update", "reject", "drop_rejects", "remove")
 FILE = ("file_size", "file_mtime_ns", "item_windows", "item_tail_s")
 ROW = ("item", "source", "labels", "split", "status", "origin", *FILE)
 

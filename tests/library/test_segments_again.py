@@ -151,7 +151,7 @@ def test_rejects_that_an_older_version_stored_are_taken_over_once(world):
     ingest(read_source(world.source, media=world.media), world.library, TINY)
     library = Library(world.library)
     (reject,) = library.rejects()
-    library.forgive([reject.item])
+    library.drop_rejects([reject.item])
     library.reject([type(reject)(**vars(reject) | {"item": old_key(world.media, "1.0|11.0")})])
     library.reject([type(reject)(**vars(reject) | {"item": "elsewhere", "origin": "another list"})])
     ingest(read_source(world.source, media=world.media), world.library, TINY)

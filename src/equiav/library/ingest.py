@@ -127,7 +127,7 @@ def _take_over(library: Library, listing: Listing) -> None:
     old = [reject for reject in rejects.values() if reject.origin == origin and reject.item in former]
     new = {former[reject.item]: replace(reject, item=former[reject.item]) for reject in old}
     library.reject([reject for key, reject in new.items() if key not in rejects])
-    library.forgive([reject.item for reject in old])
+    library.drop_rejects([reject.item for reject in old])
 
 
 class _Run:
@@ -313,7 +313,7 @@ class _Run:
         added = Counter(self.report.statuses) + Counter(clip.status for clip in now.clips)
         self.report.statuses = {status: added[status] for status in STATUSES if added[status]}
         self.library.reject([item.reject for item in now.items.values() if item.reject])
-        self.library.forgive([key for key, item in now.items.items() if item.recorded and not item.reject])
+        self.library.drop_rejects([key for key, item in now.items.items() if item.recorded and not item.reject])
         for item in now.items.values():
             item.recorded = item.reject
         self.library.tidy()

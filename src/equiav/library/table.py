@@ -128,7 +128,7 @@ class Library:
             with writing(self.path):
                 merge.when_matched_update_all().when_not_matched_insert_all().execute(rows)
 
-    def forgive(self, items: Sequence[str]) -> None:
+    def drop_rejects(self, items: Sequence[str]) -> None:
         """Drop the reject records of items that gave clips after all."""
         if items:
             with writing(self.path):
