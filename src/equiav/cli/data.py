@@ -77,9 +77,17 @@ def ingest(
     def print_pruned(clips: int, files: int) -> None:
         err.print(f"removing {counted(clips, 'clip')} of {counted(files, 'missing file')}", highlight=False)
 
-    options = {"workers": workers, "ray": ray, "prune": prune, "on_prune": print_pruned}
     with Bar("ingesting", "files") as bar:
-        report = run_ingest(listing, library, features, **options, on_progress=bar.update)
+        report = run_ingest(
+            listing,
+            library,
+            features,
+            workers=workers,
+            ray=ray,
+            prune=prune,
+            on_prune=print_pruned,
+            on_progress=bar.update,
+        )
     print_json(asdict(report)) if as_json else _print_ingested(report)
     if report.rejects:
         raise typer.Exit(EXIT_PARTIAL)
