@@ -111,7 +111,7 @@ def evaluate_retrieval(
 def evaluate_probe(
     library_path: LibraryPath,
     run: RunPath,
-    kind: Annotated[Literal["linear", "sgd", "knn", "attentive"], typer.Option(help="The classifier.")] = "linear",
+    kind: Annotated[Literal["linear", "sgd", "attentive"], typer.Option(help="The classifier.")] = "linear",
     feature: Feature = "pooled",
     modalities: Modalities = "both",
     train: TrainSplit = "train",
@@ -126,7 +126,7 @@ def evaluate_probe(
     """Classify frozen features with a simple probe, and measure how often it is right.
 
     Examples: equiav evaluate probe --library L --run runs/toy
-              equiav evaluate probe -L L -R R --kind knn --modalities audio --folds
+              equiav evaluate probe -L L -R R --kind attentive --modalities audio --folds
               equiav evaluate probe --library L --run runs/toy --stratified 5
     """
     features = {"kind": kind, "feature": feature, "modalities": modalities}
