@@ -14,36 +14,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from equiav.config import Modalities, ModelConfig, covers, nearest, parse_settings, stored_modalities
 from equiav.errors import ModelError
-from equiav.machine import pick_device
 from equiav.model.equiav import EquiAV, as_image, make_encoder, stored_config
-from equiav.model.hub import (
-    CONFIG,
-    WEIGHTS,
-    classifier_card,
-    fetch,
-    fingerprint,
-    read_json,
-    read_weights,
-    write_weights,
-)
+from equiav.model.hub import CONFIG, WEIGHTS, StoredModel, classifier_card, read_json, write_weights
 from equiav.model.initialise import initialise, load_strictly
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from jaxtyping import Float
+    from typing_extensions import Self
+
+    from equiav.model.vit import Block, Encoder
 
 Labels = Literal["multi-label", "single-label"]
 
 
-class Classifier(nn.Module):
+class Classifier(StoredModel):
     """Labels from sound, picture, or both.
 
     Args:
@@ -145,20 +139,13 @@ class Classifier(nn.Module):
         """Of the classes: each on its own (multi-label), or of exactly one (single-label)."""
         return logits.float().sigmoid() if self.labels == "multi-label" else logits.float().softmax(dim=1)
 
-    def standardise(self, log_mel: Float[Tensor, "B T M"]) -> Float[Tensor, "B T M"]:
-        """Log-mel to what the encoder sees, as the pretrained model does."""
-        return (log_mel - self.config.audio_mean) / self.config.audio_std
-
     @staticmethod
     def is_new(name: str) -> bool:
         """Whether a parameter is no pretrained model's (projections and head), and may learn faster."""
         return not name.startswith("encoders.")
 
-    def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change with any weight and with any setting that changes a logit."""
-        return fingerprint(self, self._stored_config())
-
-    def _stored_config(self) -> dict[str, Any]:
+    @override
+    def stored(self) -> dict[str, Any]:
         about = {"classes": self.classes, "modalities": self.modalities, "labels": self.labels}
         return about | {"model": stored_config(self.config)}
 
@@ -166,46 +153,26 @@ class Classifier(nn.Module):
         """Write config.json (with classes, modalities and labels), model.safetensors and README.md."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(json.dumps(self._stored_config(), indent=2), encoding="utf-8")
+        (folder / CONFIG).write_text(json.dumps(self.stored(), indent=2), encoding="utf-8")
         write_weights({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / WEIGHTS)
         classifier_card(self.config, self.classes, self.labels, self.modalities).save(folder / "README.md")
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        *,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        device: str | None = None,
-    ) -> Classifier:
-        """A classifier from a model folder, a run's folder or `hf://owner/name` on the Hub, in evaluation mode.
-
-        `device` says where to put it, as in `EquiAV.from_pretrained`.
-
-        Raises:
-            ModelError: no such classifier, or weights that do not fit.
-            ConfigError: there is no such device.
-        """
-        place = pick_device(device) if device else None
-        paths = [fetch(name, file, revision=revision, local_files_only=local_files_only) for file in (CONFIG, WEIGHTS)]
-        tree = read_json(paths[0])
+    @override
+    def without_weights(cls, path: Path) -> Self:
+        tree = read_json(path)
         if "architecture" in tree:
             raise ModelError(
-                f"{paths[0]}: not a classifier's config.json but that of a model that embeds: make a classifier of it "
+                f"{path}: not a classifier's config.json but that of a model that embeds: make a classifier of it "
                 "with `equiav finetune … --from` it"
             )
         if not tree.keys() >= {"classes", "labels", "model"} or tree.keys().isdisjoint({"modalities", "senses"}):
-            raise ModelError(
-                f"{paths[0]}: not a classifier's config.json: it needs classes, modalities, labels and model"
-            )
-        config = parse_settings(ModelConfig, tree["model"], where=str(paths[0]))
-        classifier = cls(config, tree["classes"], stored_modalities(tree), tree["labels"], seed=None)
-        load_strictly(classifier, read_weights(paths[1]), where=str(paths[1]))
-        return (classifier.to(place) if place else classifier).eval()
+            raise ModelError(f"{path}: not a classifier's config.json: it needs classes, modalities, labels and model")
+        config = parse_settings(ModelConfig, tree["model"], where=str(path))
+        return cls(config, tree["classes"], stored_modalities(tree), tree["labels"], seed=None)
 
     def _set_drop_path(self, highest: float) -> None:
         for encoder in self.encoders.values():
-            blocks = list(encoder.blocks)  # type: ignore[arg-type]
-            for index, block in enumerate(blocks):
+            blocks = cast("Encoder", encoder).blocks
+            for index, block in enumerate(cast("Iterable[Block]", blocks)):
                 block.drop_path = highest * index / max(len(blocks) - 1, 1)

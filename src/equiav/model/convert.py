@@ -10,6 +10,9 @@ Our spectrograms have one channel where the release repeats it three times, so a
 its three input channels: the same function.
 """
 
+# torch and huggingface_hub leave some of their types open
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import logging
@@ -238,7 +241,7 @@ def ours_from_official(tensors: Mapping[str, Tensor], *, where: str) -> dict[str
         ModelError: a name that is not of the official format.
     """
     ours: dict[str, Tensor] = {}
-    unknown = []
+    unknown: list[str] = []
     for name, tensor in tensors.items():
         if name in ("pos_embed_a", "pos_embed_v") or _DEAD.fullmatch(name):
             continue
@@ -293,8 +296,8 @@ def _kernel(kernel: Tensor, name: str, *, one_channel: bool, where: str) -> Tens
 def _check_positions(model: EquiAV, tensors: Mapping[str, Tensor], *, where: str) -> None:
     """Positions are computed, not stored: the file's must be the same."""
     for m, modality in _MODALITIES.items():
-        encoder = model.get_submodule(f"{modality}_tower.encoder")
-        ours = encoder.positions(*encoder.grid)  # type: ignore[operator, misc]
+        encoder = _encoder(model, modality)
+        ours = encoder.positions(*encoder.grid)
         found = tensors[f"pos_embed_{m}"].squeeze(0)
         if found.shape != ours.shape or not torch.allclose(found, ours, atol=1e-5):
             raise ModelError(
@@ -323,13 +326,17 @@ def load_mae(model: EquiAV, modality: Literal["audio", "visual"], source: str | 
         ModelError: names or sizes that do not fit the encoder.
     """
     path = fetch(source, WEIGHTS) if str(source).startswith(HUB) else Path(source)
-    encoder = model.audio_tower.encoder if modality == "audio" else model.visual_tower.encoder
+    encoder = _encoder(model, modality)
     load_strictly(encoder, _ours_from_mae(read_tensors(path), encoder, modality, str(source)), where=str(source))
+
+
+def _encoder(model: EquiAV, modality: Literal["audio", "visual"]) -> Encoder:
+    return model.audio_tower.encoder if modality == "audio" else model.visual_tower.encoder
 
 
 def _ours_from_mae(tensors: Mapping[str, Tensor], encoder: Encoder, modality: str, where: str) -> dict[str, Tensor]:
     ours = {"modality": encoder.modality.detach().clone()}
-    unknown = []
+    unknown: list[str] = []
     for name, tensor in tensors.items():
         layer, _, leaf = name.rpartition(".")
         block = re.fullmatch(r"blocks\.(\d+)\.(.+)", layer)

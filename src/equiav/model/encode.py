@@ -5,10 +5,13 @@ window is cut into windows every `hop_s` seconds, each is embedded, and the mean
 length 1 again, stands for the whole. The same input gives the same vector, always, whatever else is in the batch.
 """
 
+# torch and numpy leave some of their types open
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -149,7 +152,7 @@ def embed_pictures(
 
 
 @contextmanager
-def _inference(model: Embedder) -> Iterator[Tensor]:
+def _inference(model: Embedder) -> Generator[Tensor]:
     """Evaluation mode without gradients, with a weight of the model: inputs take its device and its precision."""
     training = model.training
     model.train(False)
@@ -232,7 +235,7 @@ def _plain(item: Any) -> Any:
 
 
 @contextmanager
-def _as_path(item: Any) -> Iterator[Path]:
+def _as_path(item: Any) -> Generator[Path]:
     """A path as it is, bytes as a file for a while."""
     if isinstance(item, (str, Path)):
         yield Path(item)

@@ -27,10 +27,9 @@ from equiav.augment.audio import audio_space as make_audio_space
 from equiav.augment.visual import visual_space as make_visual_space
 from equiav.config import Architecture, ModelConfig, parse_settings
 from equiav.errors import ModelError
-from equiav.machine import pick_device
 from equiav.model.heads import Head
-from equiav.model.hub import CONFIG, WEIGHTS, fetch, fingerprint, model_card, read_config, read_weights, write_safely
-from equiav.model.initialise import initialise, load_strictly
+from equiav.model.hub import WEIGHTS, StoredModel, model_card, read_config, write_safely
+from equiav.model.initialise import initialise
 from equiav.model.predictor import ParameterEncoder, Predictor, make_predictor
 from equiav.model.vit import Encoder
 
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from jaxtyping import Float
+    from typing_extensions import Self
 
     from equiav.augment.audio import AudioSpace
     from equiav.augment.visual import VisualSpace
@@ -164,8 +164,8 @@ class Tower(nn.Module):
         return norm(encoder.features(encoder.embed(image)))
 
 
-class EquiAV(
-    nn.Module,
+class EquiAV(  # type: ignore[misc]  (from_pretrained takes fewer options than the mixin's: what this library supports)
+    StoredModel,
     PyTorchModelHubMixin,
     library_name="equiav",
     license="apache-2.0",
@@ -280,10 +280,6 @@ class EquiAV(
         """The fixed parameter vectors of the visual centroid at inference."""
         return self.visual_tower.centroid_set
 
-    def standardise(self, log_mel: Float[Tensor, "B T M"]) -> Float[Tensor, "B T M"]:
-        """Log-mel to what the encoder sees: mean 0 and deviation 1 over the training data."""
-        return (log_mel - self.config.audio_mean) / self.config.audio_std
-
     def embed_audio(self, audio: Float[Tensor, "B T M"]) -> Float[Tensor, "B E"]:
         """Deterministic, L2-normalised embedding of standardised log-mel of any length from one patch on."""
         return self.audio_tower.embed(self._as_image(audio), self.predictor("audio"))
@@ -325,37 +321,14 @@ class EquiAV(
 
         return encode(self, audio=audio, image=image, video=video, sample_rate=sample_rate, batch_size=batch_size)
 
-    def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change with any weight and with any setting that changes an embedding."""
-        return fingerprint(self, stored_config(self.config))
+    @override
+    def stored(self) -> dict[str, Any]:
+        return stored_config(self.config)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  (fewer options than the mixin's: what this library supports)
-        cls,
-        name: str | Path,
-        *,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        device: str | None = None,
-    ) -> EquiAV:
-        """A model from a folder or from the Hub, in evaluation mode; safetensors only.
-
-        Args:
-            name: a model folder, a run's folder, or `hf://owner/name` on the Hugging Face Hub.
-            revision: branch, tag or commit on the Hub.
-            local_files_only: do not ask the Hub; the cache or a folder must have it.
-            device: where to put it: `auto` (a GPU if there is one), `cuda`, `cuda:1`, `mps`, `cpu`; None leaves it
-                where torch makes tensors: on the CPU, unless told otherwise.
-
-        Raises:
-            ModelError: no such model, or weights that do not fit its config.
-            ConfigError: config.json has unknown keys or values out of range; there is no such device.
-        """
-        place = pick_device(device) if device else None
-        files = [fetch(name, file, revision=revision, local_files_only=local_files_only) for file in (CONFIG, WEIGHTS)]
-        model = cls(read_config(files[0]), seed=None)
-        load_strictly(model, read_weights(files[1]), where=str(files[1]))
-        return (model.to(place) if place else model).eval()
+    @override
+    def without_weights(cls, path: Path) -> Self:
+        return cls(read_config(path), seed=None)
 
     def generate_model_card(self, *_: Any, **known: Any) -> ModelCard:
         """README.md; `known` are the options of `equiav.model.hub.model_card`."""

@@ -7,6 +7,9 @@ Both normalisations and the centroid's parameter vectors are constants inside; t
 is run with onnxruntime and held against torch before it is accepted.
 """
 
+# torch leaves some of its types open
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import warnings

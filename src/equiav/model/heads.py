@@ -4,6 +4,9 @@ Linear, LN, ReLU, Linear, LN, ReLU, Linear, LN (models/pt_EquiAV.py: pred_{a,v}_
 the intra-modal and one for the inter-modal space.
 """
 
+# torch leaves some of its types open
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

@@ -1,7 +1,10 @@
 """A model's folder and its twin on the Hugging Face Hub: config.json, model.safetensors and README.md, no pickles.
 
-folder, run or hf://owner/name -> (config, weights);   model -> README.md (the model card), fingerprint
+folder, run or hf://owner/name -> model;   model -> README.md (the model card), fingerprint
 """
+
+# safetensors and huggingface_hub leave some of their types open
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
@@ -17,12 +20,17 @@ from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from equiav.config import ModelConfig, parse_settings
 from equiav.errors import ModelError
+from equiav.machine import pick_device
+from equiav.model.initialise import load_strictly
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from jaxtyping import Float
+    from torch import Tensor
+    from typing_extensions import Self
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -153,13 +161,59 @@ def write_text(path: Path, text: str) -> None:
     write_safely(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
-def fingerprint(model: nn.Module, config: dict[str, Any]) -> str:
-    """Twelve hexadecimal digits that change with any weight and with any entry of `config`."""
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()[:12]
+class StoredModel(nn.Module):
+    """A module whose sizes and preprocessing are a ModelConfig, and that is kept in a folder or on the Hub."""
+
+    config: ModelConfig
+
+    def stored(self) -> dict[str, Any]:
+        """config.json's content: all that changes what the model gives, but its weights."""
+        raise NotImplementedError
+
+    @classmethod
+    def without_weights(cls, path: Path) -> Self:
+        """A model of this config.json's sizes, its weights NaN."""
+        raise NotImplementedError
+
+    def standardise(self, log_mel: Float[Tensor, "B T M"]) -> Float[Tensor, "B T M"]:
+        """Log-mel to what the encoder sees: mean 0 and deviation 1 over the training data."""
+        return (log_mel - self.config.audio_mean) / self.config.audio_std
+
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change with any weight and with any setting that changes an output."""
+        digest = hashlib.sha256(json.dumps(self.stored(), sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()[:12]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        device: str | None = None,
+    ) -> Self:
+        """A model from a folder or from the Hub, in evaluation mode; safetensors only.
+
+        Args:
+            name: a model folder, a run's folder, or `hf://owner/name` on the Hugging Face Hub.
+            revision: branch, tag or commit on the Hub.
+            local_files_only: do not ask the Hub; the cache or a folder must have it.
+            device: where to put it: `auto` (a GPU if there is one), `cuda`, `cuda:1`, `mps`, `cpu`; None leaves it
+                where torch makes tensors: on the CPU, unless told otherwise.
+
+        Raises:
+            ModelError: no such model, or weights that do not fit its config.
+            ConfigError: config.json has unknown keys or values out of range; there is no such device.
+        """
+        place = pick_device(device) if device else None
+        files = [fetch(name, file, revision=revision, local_files_only=local_files_only) for file in (CONFIG, WEIGHTS)]
+        model = cls.without_weights(files[0])
+        load_strictly(model, read_weights(files[1]), where=str(files[1]))
+        return (model.to(place) if place else model).eval()
 
 
 def model_card(

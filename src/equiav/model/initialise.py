@@ -10,6 +10,9 @@ Each tensor is drawn from a generator of its own, seeded with (seed, name): mode
 start from the same encoders, which makes their comparison a paired one.
 """
 
+# torch leaves some of its types open
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import hashlib

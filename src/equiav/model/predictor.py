@@ -14,6 +14,9 @@ number of parameters: linear (of mean and query), MLP (of mean and query), hyper
 B batch · N tokens · D width · K queries · P parameter slots · A width of the parameter encoder
 """
 
+# torch leaves some of its types open
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

@@ -10,6 +10,9 @@ norm2_a and norm2_v, which it never uses: left out here.
 B batch · C channels · H, W image · N tokens, row by row · D width · G rows and columns of the patch grid
 """
 
+# torch leaves some of its types open
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from functools import lru_cache
