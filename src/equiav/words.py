@@ -1,6 +1,18 @@
-"""Numbers in sentences."""
+"""Numbers in sentences, and in JSON."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def strict(value: Any) -> Any:
+    """The same without NaN and infinity, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: strict(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

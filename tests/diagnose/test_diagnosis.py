@@ -15,7 +15,7 @@ from equiav.diagnose.diagnosis import diagnose
 from equiav.diagnose.unseen import unseen
 from equiav.errors import LibraryError
 from equiav.model.equiav import EquiAV
-from equiav.pages.diagnosis import write_report
+from equiav.pages.diagnosis import diagnosis_page, write_report
 from equiav.train.pretrain import model_config, resolve
 from train.small_library import SMALL, make_library
 
@@ -50,15 +50,9 @@ def model_for(library, *settings):
 def test_a_report_of_every_kind_of_model_is_one_page_and_strict_json(library, tmp_path, settings):
     page = tmp_path / "new" / "report.html"
     told = []
-    found = write_report(
-        library,
-        model_for(library, *settings),
-        page,
-        split=None,
-        clips=9,
-        effort=LITTLE,
-        on_progress=lambda *x: told.append(x),
-    )
+    model = model_for(library, *settings)
+    found = diagnose(library, model, split=None, clips=9, effort=LITTLE, on_progress=lambda *x: told.append(x))
+    write_report(found, page)
     text, figures = page.read_text(encoding="utf-8"), page.with_suffix(".json").read_text(encoding="utf-8")
     assert not re.search(r"(src|href)=\"(?!data:|#)", text), "nothing is fetched"
     assert "NaN" not in figures
@@ -80,11 +74,23 @@ def test_the_same_seed_gives_the_same_report(library):
     assert one.branches == two.branches
 
 
-def test_too_few_clips_are_an_error(library, tmp_path):
+def test_too_few_clips_are_an_error(library):
     with pytest.raises(LibraryError, match="at least 8"):
-        write_report(library, model_for(library), tmp_path / "r.html", split=None, clips=7)
+        diagnose(library, model_for(library), split=None, clips=7)
     with pytest.raises(LibraryError, match="test"):
-        write_report(library, model_for(library), tmp_path / "r.html", split="test")
+        diagnose(library, model_for(library), split="test")
+
+
+def test_what_a_report_says_of_how_much_was_measured_is_what_was(library):
+    some = dataclasses.replace(LITTLE, views=11, dense=48, pool=21)
+    found = diagnose(library, model_for(library), split=None, clips=9, effort=some)
+    page = diagnosis_page(found)
+    assert "the right one of 11 views is found first" in page
+    assert "by chance 0.09" in page
+    assert "to 48 predictions" in page
+    assert "the one of 21 whose view" in page
+    assert "more than 64" in page
+    assert found.to_dict()["effort"]["views"] == 11
 
 
 def run(monkeypatch, *words):
@@ -100,10 +106,10 @@ def test_a_gate_decides_the_exit_code(library, tmp_path, monkeypatch, capsys):
 
     def once(*arguments, **options):
         """The report as the command asks for it, measured the first time only."""
-        reports.append(reports[0] if reports else write_report(*arguments, **options, effort=LITTLE))
+        reports.append(reports[0] if reports else diagnose(*arguments, **options, effort=LITTLE))
         return reports[0]
 
-    monkeypatch.setattr("equiav.pages.diagnosis.write_report", once)
+    monkeypatch.setattr("equiav.diagnose.diagnosis.diagnose", once)
     common = ("diagnose", "-L", library.path, "-R", tmp_path / "run", "--split", "train", "--clips", 9)
     assert run(monkeypatch, *common, "--gate", "audio.all.h1<2") == 0
     assert (tmp_path / "run" / "report" / "equivariance.html").exists()

@@ -310,6 +310,7 @@ def diagnose(
     Examples: equiav diagnose --library L --run runs/toy --out report.html
               equiav diagnose -L L -R R --gate "flip.mrr>0.2,centroid.k16<0.1"
     """
+    from equiav.diagnose.diagnosis import diagnose as measure
     from equiav.diagnose.figures import parse_gate
     from equiav.pages.diagnosis import verdicts, write_report
 
@@ -317,9 +318,8 @@ def diagnose(
     page = page or run / "report" / "equivariance.html"
     library, model, learned = open_to_measure(library_path, run, device)
     with Bar("measuring", "parts") as bar:
-        found = write_report(
-            library, model, page, split=split, clips=clips, seed=seed, learned=learned, on_progress=bar.update
-        )
+        found = measure(library, model, split=split, clips=clips, seed=seed, learned=learned, on_progress=bar.update)
+    write_report(found, page)
     if as_json:
         typer.echo(page.with_suffix(".json").read_text(encoding="utf-8"))
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import json
-import math
 import os
 import signal
 import threading
@@ -19,6 +18,8 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
+
+from equiav.words import strict
 
 # of processes started together (torchrun, accelerate launch) the first one prints
 IS_MAIN = os.environ.get("RANK", "0") == "0"
@@ -35,7 +36,7 @@ out = Console(emoji=False)
 
 def print_json(value: dict[str, Any]) -> None:
     """Print one object in strict JSON, where NaN and infinity are null."""
-    typer.echo(json.dumps(_strict(value), indent=2, default=str, allow_nan=False))
+    typer.echo(json.dumps(strict(value), indent=2, default=str, allow_nan=False))
 
 
 def print_error(message: str) -> None:
@@ -46,14 +47,6 @@ def print_error(message: str) -> None:
 def show(found: Any, as_json: bool) -> None:
     """Print a result: its `to_table`, or with --json its `to_dict`."""
     print_json(found.to_dict()) if as_json else out.print(found.to_table())
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _strict(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Bar:

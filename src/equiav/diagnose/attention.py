@@ -42,9 +42,10 @@ class Focus:
 
 @dataclass(frozen=True)
 class Map:
-    """One map of one clip: which transformation was asked about, and the share of attention of each token."""
+    """A clip as the model sees it, and the share of attention of each token when asked about one transformation."""
 
     caption: str
+    view: Float[Tensor, "T M"] | Float[Tensor, "3 S S"]
     weights: Float[Tensor, "rows columns"]
 
 
@@ -136,6 +137,7 @@ def maps(branch: Branch, row: int) -> list[Map]:
     """Attention of one clip under the chosen sets, mean over heads; then of each head under the first crop."""
     params, captions = chosen_sets(branch)
     weights = attention(branch, torch.tensor([row]), params)[0]  # (H, K, rows, columns)
-    found = [Map(caption, weights[:, i].mean(0)) for i, caption in enumerate(captions)]
+    view = branch.plain(torch.tensor([row]))[0].cpu()
+    found = [Map(caption, view, weights[:, i].mean(0)) for i, caption in enumerate(captions)]
     shown = next((i for i, caption in enumerate(captions) if " half" in caption), len(captions) - 1)
-    return found + [Map(f"{captions[shown]}, head {h + 1}", weights[h, shown]) for h in range(len(weights))]
+    return found + [Map(f"{captions[shown]}, head {h + 1}", view, weights[h, shown]) for h in range(len(weights))]

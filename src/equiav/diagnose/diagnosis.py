@@ -7,6 +7,7 @@ predictor and heads. Same model, clips and seed: same figures.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiav._version import __version__
-from equiav.diagnose.attention import Focus, focuses, looks
+from equiav.diagnose.attention import Focus, Map, focuses, looks, maps
 from equiav.diagnose.branch import FULL, MODALITIES, Branch, Effort, read_clips
 from equiav.diagnose.centroid import CentroidReport, centroid_report, retrieval_by_count
 from equiav.diagnose.composition import Composition, composition
@@ -26,7 +27,7 @@ from equiav.errors import LibraryError
 from equiav.evaluate.leaks import seen_in_training
 from equiav.metrics import health
 from equiav.metrics.figures import Figure
-from equiav.words import counted
+from equiav.words import counted, strict
 
 if TYPE_CHECKING:
     from equiav.library.table import Library
@@ -49,6 +50,7 @@ class BranchReport:
     composition: Composition | None = None
     centroid: CentroidReport | None = None
     focuses: list[Focus] = field(default_factory=list)
+    maps: list[Map] = field(default_factory=list, compare=False, repr=False)  # of one clip, for the page alone
 
     def table(self, question: str, space: str = "intra") -> Table:
         """One of the tables."""
@@ -61,6 +63,7 @@ class Diagnosis:
 
     Attributes:
         about: model, library, clips, versions.
+        effort: how much was measured.
         branches: `audio` and `visual`.
         retrieval_by_count: R@1 with K predictions per centroid, the same model; empty without predictor.
         health: measures of the embeddings, as the training alarms take them.
@@ -70,6 +73,7 @@ class Diagnosis:
     """
 
     about: dict[str, Any]
+    effort: Effort
     branches: dict[str, BranchReport]
     retrieval_by_count: dict[str, Figure]
     health: dict[str, float]
@@ -97,7 +101,10 @@ class Diagnosis:
     def to_dict(self) -> dict[str, Any]:
         """For JSON: everything, and the named figures."""
         named = {k: dataclasses.asdict(v) if isinstance(v, Figure) else v for k, v in self.figures().items()}
-        return _strict({"figures": named, **dataclasses.asdict(self), "alarms": health.ringing(self.health)})
+        stored = dataclasses.asdict(self)
+        for branch in stored["branches"].values():
+            del branch["maps"]
+        return strict({"figures": named, **stored, "alarms": health.ringing(self.health)})
 
 
 def diagnose(
@@ -132,7 +139,12 @@ def diagnose(
     branches = {name: Branch(model, name, chosen) for name in MODALITIES}
     plain = {name: branch.embeddings() for name, branch in branches.items()}
     partners = {"audio": plain["visual"], "visual": plain["audio"]}
-    tell = _Progress(on_progress, 6 * len(branches) + 2)
+    done, parts = itertools.count(), 6 * len(branches) + 2
+
+    def tell(coming: str) -> None:
+        if on_progress:
+            on_progress(next(done), parts, coming)
+
     reports = {name: _branch_report(branch, partners[name], seed, effort, tell) for name, branch in branches.items()}
     predicts = all(branch.predicts for branch in branches.values())
     tell("retrieval by K")
@@ -156,6 +168,7 @@ def diagnose(
             "seed": seed,
             "sources_readable": chosen.sounds is not None,  # without them no room can be put around a sound
         },
+        effort=effort,
         branches=reports,
         retrieval_by_count=by_count,
         health=_health(plain, reports),
@@ -165,7 +178,9 @@ def diagnose(
     )
 
 
-def _branch_report(branch: Branch, partners: torch.Tensor, seed: int, effort: Effort, tell: _Progress) -> BranchReport:
+def _branch_report(
+    branch: Branch, partners: torch.Tensor, seed: int, effort: Effort, tell: Callable[[str], None]
+) -> BranchReport:
     tell(f"{branch.name}: displacement")
     tables, explained = displacement(branch, views=effort.views, seed=seed)
     tell(f"{branch.name}: slots")
@@ -178,8 +193,8 @@ def _branch_report(branch: Branch, partners: torch.Tensor, seed: int, effort: Ef
     own_count = branch.model.config.architecture.centroid_samples
     centroid = centroid_report(branch, own_count, effort, seed=seed) if branch.predicts else None
     tell(f"{branch.name}: attention")
-    focused = focuses(branch, effort, seed=seed) if looks(branch) else []
-    return BranchReport(tables, explained, curves, beyond, composed, centroid, focused)
+    focused, drawn = (focuses(branch, effort, seed=seed), maps(branch, 0)) if looks(branch) else ([], [])
+    return BranchReport(tables, explained, curves, beyond, composed, centroid, focused, drawn)
 
 
 def _health(plain: dict[str, torch.Tensor], reports: dict[str, BranchReport]) -> dict[str, float]:
@@ -190,12 +205,8 @@ def _health(plain: dict[str, torch.Tensor], reports: dict[str, BranchReport]) ->
         "modality_gap": float(health.modality_gap(audio, visual)),
     }
     for name, x in plain.items():
-        found |= {
-            f"{name}.uniformity": float(health.uniformity(x)),
-            f"{name}.deviation": float(health.deviation(x)),
-            f"{name}.effective_rank": float(health.effective_rank(x)),
-            f"{name}.rank_share": float(health.rank_share(x)),
-        }
+        measures = (health.uniformity, health.deviation, health.effective_rank, health.rank_share)
+        found |= {f"{name}.{measure.__name__}": float(measure(x)) for measure in measures}
         step = reports[name].table("all together").rows[0].predictor.get("step_ratio")
         if step is not None:
             found[f"{name}.displacement_ratio"] = step.value
@@ -203,24 +214,3 @@ def _health(plain: dict[str, torch.Tensor], reports: dict[str, BranchReport]) ->
         if centroid is not None:
             found[f"{name}.centroid_noise"] = centroid.noise
     return found
-
-
-def _strict(value: Any) -> Any:
-    """The same without NaN and infinity, which JSON does not know."""
-    if isinstance(value, dict):
-        return {str(key): _strict(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-class _Progress:
-    """Counts the parts of a report for a progress bar."""
-
-    def __init__(self, on_progress: Callable[[int, int, str], None] | None, total: int) -> None:
-        self.on_progress, self.total, self.done = on_progress, total, -1
-
-    def __call__(self, coming: str) -> None:
-        self.done += 1
-        if self.on_progress:
-            self.on_progress(self.done, self.total, coming)

@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from markupsafe import Markup
 
-from equiav._version import __version__
 from equiav.errors import ConfigError
 from equiav.metrics.figures import RankingFigure
-from equiav.metrics.retrieval import RetrievalReport, RetrievalResult
+from equiav.metrics.retrieval import RetrievalReport
 from equiav.pages.pictures import ClipShown, file_uri, sound_uri, spectrogram_uri
 from equiav.pages.plots import Panel, Series, panels
 from equiav.pages.render import render
-
-if TYPE_CHECKING:
-    pass
-
 
 LOSS_NAMES = {
     "loss": "total",
@@ -41,24 +36,6 @@ class QueryShown:
     clip: ClipShown
     hits: Sequence[ClipShown]
     rank: float | None = None
-
-
-@dataclass(frozen=True)
-class _Figure:
-    """One figure of the retrieval table, in both directions."""
-
-    name: str
-    meaning: str
-    cells: list[_Cell] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Cell:
-    value: str
-    interval: str
-    chance: str
-    # places on a 0–100 bar, None for figures that are no share
-    bar: tuple[float, float, float, float] | None
 
 
 def demo_page(
@@ -90,7 +67,6 @@ def demo_page(
         figures=_figures(retrieval) if retrieval else [],
         retrieval=retrieval,
         queries=queries,
-        version=__version__,
     )
 
 
@@ -111,49 +87,24 @@ def loss_curves(rows: Sequence[Mapping[str, Any]]) -> Markup:
     return panels([Panel("", "epoch", "loss", series)])
 
 
-def _figures(report: RetrievalReport) -> list[_Figure]:
-    """Rows of the retrieval table; shares are shown as per cent with a bar, ranks as numbers."""
+def _figures(report: RetrievalReport) -> list[tuple[str, str, list[RankingFigure]]]:
+    """Rows of the retrieval table: name, meaning, and the figure in both directions."""
     directions = (report.audio_to_visual, report.visual_to_audio)
-    shares = {
+    figures = {
         "recall_at_1": ("R@1", "the right one comes first"),
         "recall_at_5": ("R@5", "it is among the first 5"),
         "recall_at_10": ("R@10", "it is among the first 10"),
+        "median_rank": ("median rank", f"of {report.clips}; 1 is best"),
         "mean_reciprocal_rank": ("MRR", "mean of 1 / rank"),
         "ndcg_at_10": ("nDCG@10", "gain discounted by rank"),
     }
-    figures = [
-        _Figure(name, meaning, [_share(getattr(result, key)) for result in directions])
-        for key, (name, meaning) in shares.items()
-    ]
-    ranks = [_rank(result.median_rank) for result in directions]
-    figures.insert(3, _Figure("median rank", f"of {report.clips}; 1 is best", ranks))
-    return figures + _class_figures(directions)
-
-
-def _class_figures(directions: tuple[RetrievalResult, RetrievalResult]) -> list[_Figure]:
-    levels = [result.class_level_others for result in directions]
-    if not all(levels):
-        return []
-    names = {
+    class_figures = {
         "precision_at_1": ("class P@1", "the first clip of another source is of the same class"),
         "precision_at_10": ("class P@10", "share of the first 10 of other sources that are of it"),
         "mean_average_precision": ("class mAP", "same class ranked before the rest, own source left out"),
     }
-    return [
-        _Figure(name, meaning, [_share(getattr(level, key)) for level in levels])
-        for key, (name, meaning) in names.items()
-    ]
-
-
-def _share(figure: RankingFigure) -> _Cell:
-    value, chance = 100 * figure.value, 100 * figure.chance
-    if figure.low is None or figure.high is None:
-        return _Cell(f"{value:.1f} %", "no interval", f"{chance:.1f} %", None)
-    low, high = 100 * figure.low, 100 * figure.high
-    return _Cell(f"{value:.1f} %", f"{low:.1f} – {high:.1f}", f"{chance:.1f} %", (value, low, high, chance))
-
-
-def _rank(figure: RankingFigure) -> _Cell:
-    known = figure.low is not None and figure.high is not None
-    interval = f"{figure.low:g} – {figure.high:g}" if known else "no interval"
-    return _Cell(f"{figure.value:g}", interval, f"{figure.chance:g}", None)
+    rows = [(*about, [getattr(one, key) for one in directions]) for key, about in figures.items()]
+    levels = [level for one in directions if (level := one.class_level_others) is not None]
+    if len(levels) == len(directions):
+        rows += [(*about, [getattr(level, key) for level in levels]) for key, about in class_figures.items()]
+    return rows

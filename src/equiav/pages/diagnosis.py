@@ -1,104 +1,55 @@
-"""The equivariance report as one self-contained HTML page:  Diagnosis, attention maps → text that fetches nothing."""
+"""The equivariance report as one self-contained HTML page:  Diagnosis → text that fetches nothing."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from markupsafe import Markup
 
-from equiav.diagnose.attention import looks, maps
-from equiav.diagnose.branch import FULL, MODALITIES, Branch, ClipTensors, Effort, read_clips
-from equiav.diagnose.centroid import WITHIN, CentroidReport
-from equiav.diagnose.diagnosis import CLIPS, BranchReport, Diagnosis, diagnose
+from equiav.diagnose.centroid import SOBOL, WITHIN, CentroidReport
+from equiav.diagnose.diagnosis import BranchReport, Diagnosis
 from equiav.diagnose.equivariance import MEASURES, REFERENCE, YARDSTICKS, Row, Table
-from equiav.diagnose.unseen import Point
+from equiav.diagnose.unseen import REACHES
+from equiav.metrics.displacement import chance
 from equiav.metrics.figures import Figure, seen_warning, source_warning
 from equiav.metrics.health import ALARMS
 from equiav.pages.pictures import mel_uri, picture_uri
 from equiav.pages.plots import Panel, Series, bars, dots, panels
 from equiav.pages.render import render
 
-if TYPE_CHECKING:
-    from equiav.library.table import Library
-    from equiav.model.equiav import EquiAV
-    from equiav.train.trained_on import TrainedOn
-
 TITLES = {"audio": "Sound", "visual": "Picture"}
+PICTURES = {"audio": mel_uri, "visual": picture_uri}
 
 
-@dataclass(frozen=True)
-class ShownMap:
-    """A picture of where the predictor looks."""
-
-    caption: str
-    picture: str
-
-
-def write_report(
-    library: Library,
-    model: EquiAV,
-    page: Path,
-    *,
-    split: str | None = "test",
-    clips: int = CLIPS,
-    seed: int = 0,
-    effort: Effort = FULL,
-    learned: TrainedOn | None = None,
-    on_progress: Callable[[int, int, str], None] | None = None,
-) -> Diagnosis:
-    """Measure a model on clips of a library; write the page, and the same figures as JSON beside it.
-
-    Raises:
-        LibraryError: too few clips, or features other than the model's.
-    """
-    options = {"split": split, "clips": clips, "seed": seed, "effort": effort, "learned": learned}
-    found = diagnose(library, model, **options, on_progress=on_progress)
-    shown = attention_maps(model, read_clips(library, model, split, 1, seed))
+def write_report(found: Diagnosis, page: Path) -> None:
+    """Write the page, and the same figures as JSON beside it."""
     page.parent.mkdir(parents=True, exist_ok=True)
     page.with_suffix(".json").write_text(json.dumps(found.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
-    page.write_text(diagnosis_page(found, shown), encoding="utf-8")
-    return found
+    page.write_text(diagnosis_page(found), encoding="utf-8")
 
 
-def attention_maps(model: EquiAV, clips: ClipTensors, row: int = 0) -> dict[str, list[ShownMap]]:
-    """Where the predictor looks on one clip, as pictures, by branch; nothing for a predictor that does not attend."""
-    shown: dict[str, list[ShownMap]] = {}
-    for name in MODALITIES:
-        branch = Branch(model, name, clips)
-        if looks(branch):
-            plain = branch.plain(torch.tensor([row]))[0].cpu()
-            picture = mel_uri if name == "audio" else picture_uri
-            shown[name] = [ShownMap(one.caption, picture(plain, one.weights)) for one in maps(branch, row)]
-    return shown
-
-
-def diagnosis_page(found: Diagnosis, shown: dict[str, list[ShownMap]], title: str = "Equivariance report") -> str:
-    """The page.
-
-    Args:
-        found: what was measured.
-        shown: by branch, pictures of the predictor's attention.
-        title: its heading.
-    """
+def diagnosis_page(found: Diagnosis) -> str:
+    """The page as HTML text."""
     return render(
         "diagnosis.html.jinja",
         {"figure": figure_text, "interval": interval_text, "best": best_yardstick},
-        title=title,
+        title="Equivariance report",
         found=found,
         about=found.about,
         verdicts=verdicts(found),
-        sections=[_section(name, branch, shown.get(name, [])) for name, branch in found.branches.items()],
-        retrieval=_retrieval_chart(found),
+        sections=[_section(found, name) for name in found.branches],
+        retrieval=_retrieval_chart(found.retrieval_by_count),
         spectra=_spectra(found),
         health=_health_rows(found),
         measures=MEASURES,
         yardsticks=YARDSTICKS,
-        within=WITHIN,
+        within=f"{WITHIN:.0%}".replace("%", " %"),
+        beyond=_beyond(found),
+        reach=REACHES[-1],
     )
 
 
@@ -116,11 +67,15 @@ def interval_text(found: Figure | None) -> str:
     return "" if found is None or found.low is None else f"{found.low:.2f} – {found.high:.2f}"
 
 
+def _beyond(found: Diagnosis) -> str:
+    """What is said of a number of predictions that was not reached."""
+    return f"more than {found.effort.counts[-1]}"
+
+
 def verdicts(found: Diagnosis) -> list[str]:
     """The findings in sentences, the unwelcome ones too."""
-    said = []
+    lines = []
     for name, branch in found.branches.items():
-        modality_name = TITLES[name].lower()
         for question in ("alone", "in context"):
             rows = [row for row in branch.table(question).rows if row.beats_all is not None]
             if not rows:
@@ -128,51 +83,47 @@ def verdicts(found: Diagnosis) -> list[str]:
             good = [row.transform for row in rows if row.beats_all]
             bad = [row.transform for row in rows if not row.beats_all]
             text = f"{TITLES[name]}, {question}: the prediction beats every yardstick for {_list(good)}"
-            said.append(f"{text}; not for {_list(bad)}." if bad else f"{text}.")
+            lines.append(f"{text}; not for {_list(bad)}." if bad else f"{text}.")
         whole = branch.table("all together").rows[0]
         if whole.predictor.get("h1"):
-            said.append(
+            views = found.effort.views
+            lines.append(
                 f"{TITLES[name]}, all transformations together: displacement cosine "
-                f"{figure_text(whole.predictor['cosine'])}; the right one of 16 views is found first in "
-                f"{figure_text(whole.predictor['h1'])} of cases, by chance 0.06."
+                f"{figure_text(whole.predictor['cosine'])}; the right one of {views} views is found first in "
+                f"{figure_text(whole.predictor['h1'])} of cases, by chance {chance(views)['h1']:.2f}."
             )
         if branch.centroid:
-            enough = branch.centroid.enough
-            said.append(
-                f"{TITLES[name]}: {enough or 'more than 256'} independent predictions bring the centroid within "
-                f"{WITHIN:.0%} of the clips' spread of its limit; 16 Sobol ones err "
-                f"{branch.centroid.sobol_against_iid:.2f} times as much as 32 independent ones."
+            lines.append(
+                f"{TITLES[name]}: {branch.centroid.enough or _beyond(found)} independent predictions bring the "
+                f"centroid within {WITHIN:.0%} of the clips' spread of its limit; {SOBOL} Sobol ones err "
+                f"{branch.centroid.sobol_against_iid:.2f} times as much as {2 * SOBOL} independent ones."
             )
-        if not branch.centroid:
-            said.append(f"This model has no predictor: of {modality_name} only what the encoder does is measured.")
+        else:
+            modality = TITLES[name].lower()
+            lines.append(f"This model has no predictor: of {modality} only what the encoder does is measured.")
     careful = source_warning(found.about["sources"])
     careful += seen_warning(found.about["trained_on"], found.about["clips"])
-    return said + [f"Take care: {text}." for text in careful]
+    return lines + [f"Take care: {text}." for text in careful]
 
 
 def _list(names: Sequence[str]) -> str:
     return ", ".join(names) if names else "none"
 
 
-def _section(name: str, branch: BranchReport, shown: list[ShownMap]) -> dict[str, Any]:
+def _section(found: Diagnosis, name: str) -> dict[str, Any]:
     """Everything of one branch, charts drawn."""
+    branch = found.branches[name]
     return {
         "name": name,
         "title": TITLES[name],
+        "report": branch,
         "alone": _dots(branch.table("alone")),
         "context": _dots(branch.table("in context"), branch.table("all together")),
-        "tables": [
-            {"question": t.question, "space": t.space, "rows": t.rows} for t in branch.tables if t.space == "intra"
-        ],
-        "latent": [{"question": t.question, "rows": t.rows} for t in branch.tables if t.space == "latent"],
         "curves": _slot_chart(branch),
         "explained": bars(branch.explained, "R² on clips not fitted on") if branch.explained else "",
-        "composition": branch.composition,
-        "centroid": branch.centroid,
-        "centroid_chart": _centroid_chart(branch.centroid) if branch.centroid else "",
-        "focuses": branch.focuses,
-        "maps": shown,
-        "unseen_error": _unseen_chart(branch, trained=False),
+        "centroid": _centroid_chart(branch.centroid, found.effort.dense) if branch.centroid else "",
+        "maps": [(one.caption, PICTURES[name](one.view, one.weights)) for one in branch.maps],
+        "unseen": _unseen_chart(branch, trained=False),
         "stretched": _unseen_chart(branch, trained=True),
     }
 
@@ -192,74 +143,51 @@ def _slot_chart(branch: BranchReport) -> Markup:
     """Sizes of true and predicted displacement over every slot's range."""
     shown = []
     for name, points in branch.curves.items():
-        x = [point.value for point in points]
-        series = [Series("true size", x, [point.true_size for point in points])]
-        if all(point.predicted_size is not None for point in points):
-            series.append(Series("predicted size", x, [point.predicted_size or 0.0 for point in points]))
-            known = [point for point in points if point.cosine is not None]
-            cosines = [point.cosine for point in known if point.cosine is not None]
-            series.append(
-                Series(
-                    "cosine",
-                    [point.value for point in known],
-                    [found.value for found in cosines],
-                    [found.ends[0] for found in cosines],
-                    [found.ends[1] for found in cosines],
-                )
-            )
+        predicted = {point.value: point.predicted_size for point in points if point.predicted_size is not None}
+        series = [Series("true size", [point.value for point in points], [point.true_size for point in points])]
+        if predicted:
+            series.append(Series("predicted size", list(predicted), list(predicted.values())))
+            series.append(Series.of("cosine", {point.value: point.cosine for point in points}))
         shown.append(Panel(name, "", "", series))
-    return panels(shown) if shown else Markup()
+    return panels(shown)
 
 
-def _centroid_chart(centroid: CentroidReport) -> Markup:
+def _centroid_chart(centroid: CentroidReport, dense: int) -> Markup:
     """Distance of the K-centroid to its two limits."""
     ways = [Series.of(method, curve.to_dense) for method, curve in centroid.curves.items()]
-    shown = [Panel("to 4,096 predictions", "K", "distance / spread", ways, log=True)]
+    shown = [Panel(f"to {dense:,} predictions", "K", "distance / spread", ways, log=True)]
     for real in centroid.real:
-        ks = list(real.to_real)
         series = [
             Series.of("iid", real.to_real),
-            Series("its limit", [ks[0], ks[-1]], [real.limit] * 2, dashed=True),
-            Series("plain embedding", [ks[0], ks[-1]], [real.plain] * 2, dashed=True),
+            Series.flat("its limit", real.to_real, real.limit),
+            Series.flat("plain embedding", real.to_real, real.plain),
         ]
         where = "latent" if real.space == "latent" else "intra-modal"
         shown.append(Panel(f"to {real.views} real views, {where}", "K", "distance / spread", series, log=True))
     return panels(shown)
 
 
-def _retrieval_chart(found: Diagnosis) -> Markup:
-    by_count = dict(found.retrieval_by_count)
-    if not by_count:
+def _retrieval_chart(by_count: dict[str, Figure]) -> Markup:
+    known = {math.log2(int(k)): found for k, found in by_count.items() if k != "plain"}
+    if not known:
         return Markup()
-    plain = by_count.pop("plain", None)
-    series = [Series.of("K predictions", {int(k): v for k, v in by_count.items()})]
-    if plain is not None:
-        series.append(Series("no predictor", [1, 256], [plain.value] * 2, dashed=True))
-    axis = Series(series[0].name, [float(i) for i in range(len(by_count))], series[0].y, series[0].low, series[0].high)
-    if plain is not None:
-        series[1] = Series("no predictor", [0.0, len(by_count) - 1.0], [plain.value] * 2, dashed=True)
-    return panels([Panel("", "log2 K", "R@1", [axis, *series[1:]])])
+    series = [Series.of("K predictions", known)]
+    if "plain" in by_count:
+        series.append(Series.flat("no predictor", known, by_count["plain"].value))
+    return panels([Panel("", "log2 K", "R@1", series)])
 
 
 def _unseen_chart(branch: BranchReport, *, trained: bool) -> Markup:
     """Error and retrieval over strength: of transforms trained on, past their range, or of those never trained on."""
     shown = []
     for name, points in branch.unseen.items():
-        if any(point.trained for point in points) != trained:
-            continue
-        x = [point.value for point in points]
-        series = [_of(points, x, way) for way in points[0].error]
-        series.append(
-            Series.of("R@1 of the partner", {v: p.recall_at_1 for v, p in zip(x, points, strict=True) if p.recall_at_1})
-        )
-        edges = [max((p.value for p in points if p.trained), key=abs)] if trained else []
-        shown.append(Panel(name, "", "", series, marks=edges))
-    return panels(shown) if shown else Markup()
-
-
-def _of(points: list[Point], x: list[float], way: str) -> Series:
-    known = {v: found for v, p in zip(x, points, strict=True) if (found := p.cosine.get(way)) is not None}
-    return Series.of(f"cosine, given: {way}", known)
+        if any(point.trained for point in points) == trained:
+            ways = {f"cosine, given: {way}": {p.value: p.cosine.get(way) for p in points} for way in points[0].cosine}
+            ways["R@1 of the partner"] = {p.value: p.recall_at_1 for p in points}
+            edges = [max((p.value for p in points if p.trained), key=abs)] if trained else []
+            series = [Series.of(way, found) for way, found in ways.items()]
+            shown.append(Panel(name, "", "", series, marks=edges))
+    return panels(shown)
 
 
 def _spectra(found: Diagnosis) -> Markup:
@@ -278,8 +206,8 @@ def _health_rows(found: Diagnosis) -> list[dict[str, Any]]:
         bound = ""
         if alarm is not None:
             bound = f"at least {alarm.below}" if alarm.below is not None else f"at most {alarm.above}"
-        said = alarm.describe(name, value) if alarm is not None and alarm.rings(value) else ""
-        rows.append({"name": name, "value": value, "bound": bound, "alarm": said})
+        line = alarm.describe(name, value) if alarm is not None and alarm.rings(value) else ""
+        rows.append({"name": name, "value": value, "bound": bound, "alarm": line})
     return rows
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from equiav._version import __version__
 from equiav.library.stats import LibraryStats
 from equiav.library.table import Library
 from equiav.pages.pictures import ClipShown, file_uri, spectrogram_uri
@@ -15,16 +14,16 @@ SAMPLES = 24
 
 
 def stats_page(library: Library, stats: LibraryStats) -> str:
-    """The page as HTML text, with up to 24 clips drawn evenly over the ids, which are hashes."""
+    """The page as HTML text, with some clips drawn evenly over the ids, which are hashes."""
     return render(
         "library.html.jinja",
         {"picture": file_uri, "spectrogram": spectrogram_uri},
+        title=stats.path,
         stats=stats,
         labels=list(stats.labels.items())[:LABELS_SHOWN],
         most=max(stats.labels.values(), default=1),
         clips=_samples(library),
         rejects=library.rejects()[:SAMPLES],
-        version=__version__,
     )
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
-from equiav._version import __version__
 from equiav.evaluate.localise import KINDS, MEASURES
 from equiav.pages.pictures import image_uri
 from equiav.pages.render import render
@@ -32,7 +31,6 @@ def localise_page(found: Localisation, title: str = "Where is the sound?") -> st
         measures=list(MEASURES.values()),
         drawn={kind: KINDS[kind] for kind in DRAWN},
         overlay=overlay_uri,
-        version=__version__,
     )
 
 

@@ -7,7 +7,7 @@ matplotlib draws with stand-in colours that nothing else uses; they become the C
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,16 +34,16 @@ class Series:
     dashed: bool = False
 
     @classmethod
-    def of(cls, name: str, points: Mapping[Any, Figure]) -> Series:
-        """Figures over numbers."""
-        values = list(points.values())
-        return cls(
-            name,
-            [float(x) for x in points],
-            [v.value for v in values],
-            [v.ends[0] for v in values],
-            [v.ends[1] for v in values],
-        )
+    def of(cls, name: str, points: Mapping[Any, Figure | None]) -> Series:
+        """Figures over numbers; what is not known is left out."""
+        known = {float(x): found for x, found in points.items() if found is not None}
+        values, ends = [found.value for found in known.values()], [found.ends for found in known.values()]
+        return cls(name, list(known), values, [low for low, _ in ends], [high for _, high in ends])
+
+    @classmethod
+    def flat(cls, name: str, x: Collection[float], y: float) -> Series:
+        """A dashed line at one height, over the range of x."""
+        return cls(name, [min(x), max(x)], [y, y], dashed=True)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,6 @@ class Panel:
     series: Sequence[Series]
     log: bool = False
     marks: Sequence[float] = ()
-    zero: bool = True  # whether the axis of y holds 0
 
 
 def drawing(draw: Callable[[Any], None], width: float, height: float) -> Markup:
@@ -98,7 +97,9 @@ def drawing(draw: Callable[[Any], None], width: float, height: float) -> Markup:
 
 
 def panels(chosen: Sequence[Panel], columns: int = 3) -> Markup:
-    """Small charts in a grid; one legend for all, of the names that occur."""
+    """Small charts in a grid; one legend for all, of the names that occur. Nothing where there are none."""
+    if not chosen:
+        return Markup()
     columns = min(columns, len(chosen))
     rows = -(-len(chosen) // columns)
     names = list(dict.fromkeys(series.name for panel in chosen for series in panel.series))
@@ -133,24 +134,22 @@ def _curves(axes: Any, panel: Panel, names: list[str]) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
     else:
         axes.locator_params(nbins=5)  # fewer labels to lay out: most of the time of a page goes there
-    axes.minorticks_off()
-    if panel.zero and not panel.log:
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, 0), max(high, 0))
+    axes.minorticks_off()
     for mark in panel.marks:
         axes.axvline(mark, color=LINE, linewidth=1, zorder=0)
     axes.grid(axis="y", color=LINE, linewidth=0.8)
     axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
 
 
-def dots(rows: Mapping[str, Mapping[str, Figure | None]], xlabel: str, marks: Sequence[float] = (0.0,)) -> Markup:
+def dots(rows: Mapping[str, Mapping[str, Figure | None]], xlabel: str) -> Markup:
     """One line per row, a mark with its interval for each name; the first name is the filled one."""
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        for mark in marks:
-            axes.axvline(mark, color=LINE, linewidth=1.2, zorder=0)
+        axes.axvline(0, color=LINE, linewidth=1.2, zorder=0)
         for i, name in enumerate(names):
             known = [(y, found) for y, row in enumerate(rows.values()) if (found := row.get(name)) is not None]
             places = [y + (i - (len(names) - 1) / 2) * 0.14 for y, _ in known]

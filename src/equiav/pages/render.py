@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from equiav._version import __version__
 from equiav.words import counted
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -19,4 +20,4 @@ def render(template: str, filters: Mapping[str, Callable[..., Any]] | None = Non
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters.update({"counted": counted, **(filters or {})})
-    return environment.get_template(template).render(values)
+    return environment.get_template(template).render(version=__version__, **values)
