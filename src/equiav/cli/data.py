@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from equiav.cli.options import AsJson, LibraryPath, Overrides, write_page
+from equiav.cli.options import AsJson, LibraryPath, write_page
 from equiav.cli.terminal import Bar, err, out, print_json, show
 from equiav.words import counted
 
@@ -30,7 +30,9 @@ def ingest(
         Path, typer.Argument(help="A folder of videos or tars, one video, or a list (CSV, JSONL, JSON): docs/data.md.")
     ],
     library: LibraryPath,
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings of the features: key=value, e.g. features.clip_s=2.5.")
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -172,7 +174,7 @@ def export_clips(
     workers: Annotated[int, typer.Option(min=1, help="Processes that decode sound.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Export the clips of a library for other programs, or to ingest again. A model: `equiav export`.
+    """Export the clips of a library for other programs, or to ingest again. For a model: `equiav export`.
 
     Examples: equiav export-clips clips.csv --library L
               equiav export-clips shards --library L --as webdataset --split train

@@ -174,7 +174,7 @@ def _probe(library_path: Path, run: Path, result: Path | None, device: str, as_j
 @evaluate_app.command("classify")
 def evaluate_classify(
     library_path: LibraryPath,
-    run: Annotated[Path, typer.Option("--run", "-R", help="Run folder, made by `equiav finetune`.")],
+    run: Annotated[Path, typer.Option("--run", "-R", help="Run folder: `equiav finetune` makes it.")],
     split: Split = "test",
     frames: Frames = None,
     result: ResultFile = None,

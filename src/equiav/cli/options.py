@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from equiav.model.equiav import EquiAV
     from equiav.train.trained_on import TrainedOn
 
-LibraryPath = Annotated[Path, typer.Option("--library", "-L", help="Library folder, made by `equiav ingest`.")]
-RunPath = Annotated[Path, typer.Option("--run", "-R", help="Run folder, made by `equiav pretrain`.")]
+LibraryPath = Annotated[Path, typer.Option("--library", "-L", help="Library folder: `equiav ingest` makes it.")]
+RunPath = Annotated[Path, typer.Option("--run", "-R", help="Run folder: `equiav pretrain` makes it.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. optim.lr=1e-4.")]
 Split = Annotated[str, typer.Option(help="Split to measure on.")]
 Device = Annotated[

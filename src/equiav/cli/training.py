@@ -24,7 +24,7 @@ train_app = typer.Typer()
 
 @train_app.command()
 def pretrain(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe (toy, base) or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (toy, base, audioset2m) or a YAML file.")],
     library_path: LibraryPath,
     run: RunPath,
     overrides: Overrides = None,
@@ -85,7 +85,7 @@ def _print_outcome(done: Outcome) -> None:
 
 @train_app.command()
 def compare(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe (toy, base) or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (toy, base, audioset2m) or a YAML file.")],
     library: LibraryPath,
     folder: Annotated[Path, typer.Option("--out", help="Folder for the runs, the table and the picture.")],
     settings: Annotated[
@@ -98,7 +98,7 @@ def compare(
     split: Annotated[str, typer.Option(help="Split to measure retrieval on.")] = "test",
     as_json: AsJson = False,
 ) -> None:
-    """Train variants of a recipe with the same budget and compare them. Stored results: `equiav evaluate --compare`.
+    """Train variants of a recipe with the same budget and compare them. For stored results: `evaluate --compare`.
 
     Examples: equiav compare toy -L L --out C model.method=equiav,invariant,plain
               equiav compare toy -L L --out ablations --table paper train.epochs=6
@@ -230,7 +230,7 @@ def export(
     onnx: Annotated[Path, typer.Option(help="Folder for audio.onnx and visual.onnx.")],
     as_json: AsJson = False,
 ) -> None:
-    """Export a model: two ONNX files, features in, unit embeddings out. Clips: `equiav export-clips`.
+    """Export a model: two ONNX files, features in, unit embeddings out. For clips: `equiav export-clips`.
 
     Example: equiav export --run runs/toy --onnx exported
     """
