@@ -15,7 +15,7 @@ from equiav.augment import audio, visual
 from equiav.cli import app as cli
 from equiav.cli.options import load_model
 from equiav.config import Augment
-from equiav.diagnose import cost, figures, unseen
+from equiav.diagnose import cost, unseen
 from equiav.diagnose.branch import Branch, Effort, read_clips
 from equiav.diagnose.diagnosis import diagnose
 from equiav.evaluate import classify as classification
@@ -205,7 +205,6 @@ def test_maps_elsewhere(library, elsewhere):
 
 
 def test_the_report_elsewhere(library, elsewhere, monkeypatch):
-    monkeypatch.setattr(figures, "RESAMPLES", 20)
     monkeypatch.setattr(unseen, "REACHES", (1.5,))
     monkeypatch.setattr(unseen, "SHARES", (0.5,))
     config = make_model().config.model_copy(update={"augment": Augment(audio=FEW_SOUNDS, visual=FEW_PICTURES)})
