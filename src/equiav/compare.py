@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from equiav.model.equiav import EquiAV
     from equiav.train.report import Step
 
-__all__ = ["Result", "Variant", "compare", "draw_curves", "load_table", "to_tables", "variants"]
+__all__ = ["Variant", "VariantResult", "compare", "draw_curves", "load_table", "to_tables", "variants"]
 
+DIAGNOSED, VIEWS = 100, 8  # clips, and views of each, for the displacement
 # The tables that people see: figure → heading, scale, digits
 TABLES_SHOWN = {
     "retrieval and probe": {
@@ -42,7 +43,7 @@ TABLES_SHOWN = {
         "class_precision_at_1": ("class P@1 %", 100, 1),
         "probe": ("probe %", 100, 1),
     },
-    "what is predicted for sound: displacement, its view found among 8, similarity": {
+    f"what is predicted for sound: displacement, its view found among {VIEWS}, similarity": {
         "audio_cosine": ("cosine", 1, 2),
         "audio_h1": ("H@1", 1, 2),
         "audio_similarity": ("similarity", 1, 2),
@@ -61,12 +62,11 @@ TABLES_SHOWN = {
 }
 FIGURES = {figure: shown for table in TABLES_SHOWN.values() for figure, shown in table.items()}
 PAIRED = ("recall_at_1", "recall_at_10")  # figures whose difference to the first variant is taken seed by seed
-DIAGNOSED, VIEWS = 100, 8  # clips, and views of each, for the displacement
 CURVES = ("loss_inter", "accuracy_inter", "accuracy_intra_audio", "accuracy_intra_visual")
 
 
 @dataclass(frozen=True)
-class Result:
+class VariantResult:
     """What a variant reached."""
 
     name: str
@@ -82,7 +82,7 @@ def compare(
     split: str = "test",
     on_step: Callable[[str, Step], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> list[Result] | None:
+) -> list[VariantResult] | None:
     """Train and evaluate all variants; writes compare.json and compare.png. None when told to stop.
 
     Raises:
@@ -94,8 +94,8 @@ def compare(
     _set_aside(out, chosen, split)
     contents, results = _contents(library), []
     for number, variant in enumerate(chosen, 1):
-        said = f"{number}/{len(chosen)} {variant.name} seed {variant.seed}"
-        tell = (lambda step, said=said: on_step(said, step)) if on_step else None
+        run = f"{number}/{len(chosen)} {variant.name} seed {variant.seed}"
+        tell = (lambda step, run=run: on_step(run, step)) if on_step else None
         result = _result(library, variant, split, contents, tell, should_stop)
         if result is None:
             return None
@@ -141,7 +141,7 @@ def _result(
     contents: str,
     on_step: Callable[[Step], None] | None,
     should_stop: Callable[[], bool],
-) -> Result | None:
+) -> VariantResult | None:
     from equiav.evaluate.retrieval import evaluate_retrieval
     from equiav.model.equiav import EquiAV
     from equiav.train.pretrain import pretrain
@@ -164,8 +164,11 @@ def _result(
         report = evaluate_retrieval(library, model, split=split)
         figures = _figures(library, model, report, variant.recipe.data.split, split)
         figures["clips_per_s"] = _rate(variant.run)
-        _store(variant.run, {"made_of": made_of, "figures": figures, **report.to_dict()})
-    return Result(variant.name, variant.seed, figures)
+        file = variant.run / "result.json"
+        if file.exists():  # it was made of something else
+            _keep(file)
+        _write(file, {"made_of": made_of, "figures": figures, **report.to_dict()})
+    return VariantResult(variant.name, variant.seed, figures)
 
 
 def _stored(run: Path, made_of: dict[str, str]) -> dict[str, float | None] | None:
@@ -176,14 +179,6 @@ def _stored(run: Path, made_of: dict[str, str]) -> dict[str, float | None] | Non
             if found["made_of"] == made_of:
                 return found["figures"]
     return None
-
-
-def _store(run: Path, result: dict[str, Any]) -> None:
-    """Write result.json; one that was made of something else is kept under another name."""
-    file = run / "result.json"
-    if file.exists():
-        _keep(file)
-    _write(file, result)
 
 
 def _keep(file: Path) -> None:
@@ -267,16 +262,11 @@ def _figures(
     }
 
 
-def _by_name(results: list[Result]) -> Iterator[tuple[str, list[Result]]]:
-    for name in dict.fromkeys(result.name for result in results):
-        yield name, [result for result in results if result.name == name]
-
-
 def _spread(values: list[float]) -> dict[str, float]:
     return {"mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
 
 
-def _against(own: list[Result], first: list[Result], figure: str) -> dict[str, float] | None:
+def _against(own: list[VariantResult], first: list[VariantResult], figure: str) -> dict[str, float] | None:
     """Mean difference to the first variant over the seeds that both have, with its 95 % t-interval."""
     from scipy.stats import t
 
@@ -290,21 +280,21 @@ def _against(own: list[Result], first: list[Result], figure: str) -> dict[str, f
     return {"mean": mean, "low": mean - reach, "high": mean + reach}
 
 
-def _summary(results: list[Result], split: str = "") -> list[dict[str, Any]]:
+def _summary(results: list[VariantResult], split: str = "") -> list[dict[str, Any]]:
     """Per variant mean and standard deviation over seeds, differences to the first variant, figures of each seed."""
-    rows = []
-    groups = list(_by_name(results))
-    for name, own in groups:
+    rows, groups = [], {name: [r for r in results if r.name == name] for name in dict.fromkeys(r.name for r in results)}
+    first = groups[results[0].name]
+    for name, own in groups.items():
         columns = {figure: [r.figures.get(figure) for r in own] for figure in FIGURES}
         known = {figure: [v for v in values if v is not None] for figure, values in columns.items()}
         means = {figure: _spread(values) for figure, values in known.items() if values}
-        against = {} if own is groups[0][1] else {figure: _against(own, groups[0][1], figure) for figure in PAIRED}
+        against = {} if own is first else {figure: _against(own, first, figure) for figure in PAIRED}
         seeds = [{"seed": r.seed, **r.figures} for r in own]
         rows.append({"variant": name, "split": split, **means, "minus_first": against, "seeds": seeds})
     return rows
 
 
-def to_tables(results: list[Result]) -> list[Table]:
+def to_tables(results: list[VariantResult]) -> list[Table]:
     """For people: mean ± standard deviation over seeds, both directions averaged; figures that none has left out."""
     rows, tables = _summary(results), []
     for title, figures in TABLES_SHOWN.items():

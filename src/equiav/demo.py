@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 CLIPS, TEST = 1600, 200
 QUERIES = 3
 HITS = 5
+OWN_COMMANDS = (
+    "equiav ingest YOUR_VIDEOS --library L",
+    "equiav pretrain toy --library L --run R && equiav embed --library L --run R",
+    "equiav search --library L --run R --audio SOUND.wav",
+)
 
 
 def run_demo(
@@ -91,7 +96,7 @@ def run_demo(
         out, library, SearchIndex(library.path, model), report, seconds=time.monotonic() - start, steps=trained.steps
     )
     (out / "demo.html").write_text(page, encoding="utf-8")
-    for line in _own_commands():
+    for line in OWN_COMMANDS:
         say(f"  {line}")
     return out / "demo.html"
 
@@ -114,16 +119,8 @@ def _page(
         metrics=losses,
         retrieval=report,
         queries=_queries(library, index),
-        commands=_own_commands(),
+        commands=OWN_COMMANDS,
     )
-
-
-def _own_commands() -> list[str]:
-    return [
-        "equiav ingest YOUR_VIDEOS --library L",
-        "equiav pretrain toy --library L --run R && equiav embed --library L --run R",
-        "equiav search --library L --run R --audio SOUND.wav",
-    ]
 
 
 def _queries(library: Library, index: SearchIndex) -> list[QueryShown]:
@@ -148,13 +145,4 @@ def _shown(library: Library, clip_id: str, score: float | None = None) -> ClipSh
     from equiav.pages.demo import ClipShown
 
     row = library.clip(clip_id)
-    return ClipShown(
-        clip_id=clip_id,
-        source=Path(row["source"]).name,
-        start_s=row["start_s"],
-        end_s=row["end_s"],
-        labels=row["labels"],
-        thumbnail=row["frames"][len(row["frames"]) // 2],
-        log_mel=row["fbank"],
-        score=score,
-    )
+    return ClipShown.of({**row, "source": Path(row["source"]).name}, row["fbank"], score)

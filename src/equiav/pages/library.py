@@ -34,15 +34,4 @@ def _samples(library: Library) -> list[ClipShown]:
     picked = order[np.linspace(0, len(order) - 1, min(SAMPLES, len(order))).round().astype(int)]
     table = library.take(picked.tolist())
     rows = table.drop(["fbank"]).to_pylist()
-    return [
-        ClipShown(
-            row["clip_id"],
-            row["source"],
-            row["start_s"],
-            row["end_s"],
-            row["labels"],
-            row["frames"][len(row["frames"]) // 2],
-            fbank,
-        )
-        for row, fbank in zip(rows, library.fbanks(table), strict=True)
-    ]
+    return [ClipShown.of(row, fbank) for row, fbank in zip(rows, library.fbanks(table), strict=True)]

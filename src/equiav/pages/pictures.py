@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -45,19 +45,21 @@ class ClipShown:
     audio: bytes | None = None
     score: float | None = None
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any], log_mel: Float[np.ndarray, "T M"], score: float | None = None) -> ClipShown:
+        """A clip as a library's row has it, with its middle frame."""
+        about = {name: row[name] for name in ("clip_id", "source", "start_s", "end_s", "labels")}
+        return cls(**about, thumbnail=row["frames"][len(row["frames"]) // 2], log_mel=log_mel, score=score)
+
 
 def mel_uri(view: Float[Tensor, "T M"], weights: Float[Tensor, "rows columns"] | None = None) -> str:
     """A spectrogram, time to the right and low at the bottom; weights have a row per band of mel bins, low first."""
-    from matplotlib import colormaps
-
     shade = ((view.T.flip(0) - QUIET) / (LOUD - QUIET)).clamp(0, 1)
     image = Image.fromarray((shade * 255).round().to(torch.uint8).numpy())
     image = image.resize(SPECTROGRAM_SIZE, Image.Resampling.BOX)
-    palette = np.round(255 * colormaps["magma"](np.arange(256))[:, :3]).astype(np.uint8)
     if weights is None:
-        image.putpalette(palette.tobytes())
-        return image_uri(image, "PNG")
-    return image_uri(_lit(palette[np.asarray(image)], weights.flip(0)), "JPEG")
+        return _magma_uri(image)
+    return image_uri(_lit(_magma()[np.asarray(image)], weights.flip(0)), "JPEG")
 
 
 def picture_uri(view: Float[Tensor, "3 S S"], weights: Float[Tensor, "rows columns"] | None = None) -> str:
@@ -69,8 +71,6 @@ def picture_uri(view: Float[Tensor, "3 S S"], weights: Float[Tensor, "rows colum
 
 def spectrogram_uri(log_mel: Float[np.ndarray, "T M"]) -> str:
     """A small PNG of a log-mel as data URI: time to the right, low at the bottom, magma from quiet to loud."""
-    from matplotlib import colormaps
-
     mel = np.asarray(log_mel, dtype=np.float32)
     if mel.ndim != 2 or not np.isfinite(mel).all():
         raise ConfigError(f"a spectrogram is a finite (T, M) array, found shape {mel.shape}")
@@ -79,11 +79,20 @@ def spectrogram_uri(log_mel: Float[np.ndarray, "T M"]) -> str:
     mel = mel[: sounding[-1] + 1] if len(sounding) else mel
     shade = np.clip((mel - mel.max()) / DYNAMIC_RANGE + 1, 0, 1)
     image = Image.fromarray(np.round(255 * shade.T[::-1]).astype(np.uint8))
-    image = image.resize(RAW_SIZE, Image.Resampling.BOX if mel.shape[0] > 288 else Image.Resampling.BICUBIC)
-    palette = np.round(255 * colormaps["magma"](np.arange(256))[:, :3]).astype(np.uint8)
-    image = image.convert("L")
-    image.putpalette(palette.tobytes())
-    return image_uri(image, "PNG")
+    resampling = Image.Resampling.BOX if mel.shape[0] > RAW_SIZE[0] else Image.Resampling.BICUBIC
+    return _magma_uri(image.resize(RAW_SIZE, resampling))
+
+
+def _magma() -> UInt8[np.ndarray, "256 3"]:
+    from matplotlib import colormaps
+
+    return np.round(255 * colormaps["magma"](np.arange(256))[:, :3]).astype(np.uint8)
+
+
+def _magma_uri(shades: Image.Image) -> str:
+    """Shades of grey in the colours of a spectrogram."""
+    shades.putpalette(_magma().tobytes())
+    return image_uri(shades, "PNG")
 
 
 def file_uri(data: bytes) -> str:
