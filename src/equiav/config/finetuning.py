@@ -67,6 +67,11 @@ class FinetuneData(Data):
             raise ValueError(f"validation and training split are both {self.split!r}")
         return self
 
+    @property
+    def splits(self) -> dict[str, str]:
+        """The splits that are read, by role."""
+        return super().splits | ({} if self.validation is None else {"validation": self.validation})
+
 
 class FinetuneAugment(Settings):
     """What is done to a clip before it is learned from; time rolls with `train.roll`."""

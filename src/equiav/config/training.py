@@ -98,6 +98,11 @@ class Data(Settings):
         default=None, gt=0, description="Standard deviation of the log-mel; measured when not given."
     )
 
+    @property
+    def splits(self) -> dict[str, str]:
+        """The splits that are read, by role."""
+        return {"train": self.split}
+
 
 class Init(Settings):
     """Where the first weights come from; fresh ones when not given."""

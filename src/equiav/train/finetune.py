@@ -17,8 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
-
 from equiav.config import ModelConfig
 from equiav.config.finetuning import FinetuneRecipe
 from equiav.errors import TrainingError
@@ -28,11 +26,10 @@ from equiav.library.table import Library
 from equiav.model.classifier import Classifier
 from equiav.model.convert import start_encoders
 from equiav.model.equiav import EquiAV
-from equiav.train.checkpoint import best_weights, has_state
+from equiav.train.checkpoint import has_state
 from equiav.train.classification import Classification, check_labels
-from equiav.train.loop import train
 from equiav.train.mixing import MixingLoader
-from equiav.train.processes import agreed, from_main, make_accelerator
+from equiav.train.processes import from_main, make_accelerator
 from equiav.train.report import Step
 from equiav.train.run_folder import (
     Outcome,
@@ -41,14 +38,12 @@ from equiav.train.run_folder import (
     check_trackers,
     claim_run,
     config_for,
-    finish,
     fit_here,
-    flat,
     normalisation,
     rows_of_run,
+    train_and_keep,
 )
 from equiav.train.scoring import error, score_split
-from equiav.train.trained_on import TrainedOn, about_to_train
 from equiav.words import counted
 
 if TYPE_CHECKING:
@@ -82,38 +77,30 @@ def finetune(
     joined = make_accelerator()
     recipe, config = from_main(joined, lambda: resolve(recipe, library, joined.num_processes, test, run))
     accelerator = make_accelerator(recipe.train.precision, recipe.train.trackers, run)
-    rows = rows_of_run(library, _splits(recipe), recipe.task.modalities, begun_run(run))
-    from_main(accelerator, lambda: claim_run(run, recipe, lambda: _clips_of(recipe, library), config))
+    rows = rows_of_run(recipe, library, begun_run(run))
+    from_main(accelerator, lambda: claim_run(run, recipe, library, config))
     loader = MixingLoader(library, recipe, (accelerator.process_index, accelerator.num_processes), rows=rows["train"])
     begins = not from_main(accelerator, lambda: has_state(run))
     model = _first_classifier(recipe, config, begins).to(accelerator.device)
-    accelerator.init_trackers("equiav", config=flat(recipe.model_dump(mode="json")))
-    progress, average = train(
+    chosen_on = recipe.data.validation
+
+    def judge() -> float:
+        scores = score_split(model, library, str(chosen_on), accelerator, rows=rows["validation"])
+        return error(scores, model.labels)
+
+    return train_and_keep(
         model,
         loader,
         Classification(model, recipe),
         run,
-        settings=recipe.train,
-        optim=recipe.optim,
-        accelerator=accelerator,
+        recipe,
+        accelerator,
+        lambda: Classifier(config, model.classes, model.modalities, model.labels, seed=None),
         lr_ratio=lambda name: recipe.optim.head_lr_ratio if model.is_new(name) else 1.0,
-        judge=_judge(model, library, recipe, accelerator, rows.get("validation")),
+        judge=judge if chosen_on else None,
         on_step=on_step,
         should_stop=should_stop,
     )
-    weights = finish(accelerator, model, average)
-    if accelerator.is_main_process:
-        if recipe.data.validation and progress.best_step:
-            weights = best_weights(run, progress)
-        kept = Classifier(config, model.classes, model.modalities, model.labels, seed=None)
-        kept.load_state_dict(weights)
-        kept.save_pretrained(run / "model")
-    stopped = agreed(accelerator, should_stop())
-    steps = len(loader) * recipe.train.epochs
-    outcome = Outcome(run, progress.step, steps, len(loader.rows), len(model.classes), stopped)
-    if accelerator.is_main_process:
-        outcome.note()
-    return outcome
 
 
 def resolve(
@@ -125,10 +112,10 @@ def resolve(
         TrainingError: features that the pretrained model does not know, or more processes than clips in a batch.
         LibraryError: no clips, or labels that the task cannot use.
     """
-    begun, modalities = begun_run(run), recipe.task.modalities
+    begun = begun_run(run)
     if begun:
-        check_library(begun, library, _splits(recipe), modalities)
-    rows = rows_of_run(library, _splits(recipe), modalities, begun)
+        check_library(begun, recipe, library)
+    rows = rows_of_run(recipe, library, begun)
     classes = _classes(recipe, library, rows, test)
     if begun and has_state(begun.run) and begun.encoders:
         config = begun.encoders  # what it started from may be gone
@@ -162,14 +149,13 @@ def _classes(
     recipe: FinetuneRecipe, library: Library, rows: dict[str, NDArray[np.int64]], test: str | None
 ) -> tuple[str, ...]:
     """The classes, once the labels of all clips that are looked at are known to be among them."""
-    splits, usable = _splits(recipe), USABLE[recipe.task.modalities]
+    splits, usable = recipe.data.splits, USABLE[recipe.task.modalities]
     labels = {splits[role]: library.take(own.tolist(), ["labels"])["labels"].to_pylist() for role, own in rows.items()}
     for split, own in labels.items():
         if len(own) < 2:
             raise TrainingError(
-                f"{library.path}: split {split!r} has {counted(len(own), 'clip')} "
-                f"with {NAMED[recipe.task.modalities]}; it has the "
-                f"splits {', '.join(library.splits(usable)) or 'none'}"
+                f"{library.path}: split {split!r} has {counted(len(own), 'clip')} with "
+                f"{NAMED[recipe.task.modalities]}; it has the splits {', '.join(library.splits(usable)) or 'none'}"
             )
     classes = list(recipe.task.classes or sorted({name for own in labels[recipe.data.split] for name in own}))
     if test is not None:
@@ -181,20 +167,12 @@ def _classes(
     return tuple(classes)
 
 
-def _splits(recipe: FinetuneRecipe) -> dict[str, str]:
-    chosen_on = recipe.data.validation
-    return {"train": recipe.data.split} | ({} if chosen_on is None else {"validation": chosen_on})
-
-
-def _clips_of(recipe: FinetuneRecipe, library: Library) -> TrainedOn:
-    return about_to_train(library, _splits(recipe), recipe.task.modalities, labelled=True, start=recipe.init.model)
-
-
 def _first_classifier(recipe: FinetuneRecipe, config: ModelConfig, begins: bool) -> Classifier:
     """What the run starts from; one that goes on from a state needs nothing of it."""
     task, seed = recipe.task, recipe.train.seed
-    classes = task.classes or ()
-    classifier = Classifier(config, classes, task.modalities, task.labels, drop_path=task.drop_path, seed=seed)
+    classifier = Classifier(
+        config, task.classes or (), task.modalities, task.labels, drop_path=task.drop_path, seed=seed
+    )
     if not begins:
         return classifier
     if recipe.init.model:
@@ -204,16 +182,3 @@ def _first_classifier(recipe: FinetuneRecipe, config: ModelConfig, begins: bool)
         start_encoders(model, recipe.init)
         classifier.start_from(model)
     return classifier
-
-
-def _judge(
-    model: Classifier,
-    library: Library,
-    recipe: FinetuneRecipe,
-    accelerator: Accelerator,
-    rows: NDArray[np.int64] | None,
-) -> Callable[[], float] | None:
-    split = recipe.data.validation
-    if split is None:
-        return None
-    return lambda: error(score_split(model, library, split, accelerator, rows=rows), model.labels)

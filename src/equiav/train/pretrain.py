@@ -20,9 +20,8 @@ from equiav.model.convert import start_encoders
 from equiav.model.equiav import EquiAV
 from equiav.model.initialise import load_strictly
 from equiav.train.checkpoint import has_state
-from equiav.train.loop import train
 from equiav.train.objective import Pretraining
-from equiav.train.processes import agreed, from_main, make_accelerator
+from equiav.train.processes import from_main, make_accelerator
 from equiav.train.report import Step
 from equiav.train.run_folder import (
     Outcome,
@@ -31,14 +30,12 @@ from equiav.train.run_folder import (
     check_trackers,
     claim_run,
     config_for,
-    finish,
     fit_here,
-    flat,
     normalisation,
     rows_of_run,
+    train_and_keep,
 )
 from equiav.train.throughput import step_flops
-from equiav.train.trained_on import TrainedOn, about_to_train
 from equiav.words import counted
 
 log = logging.getLogger(__name__)
@@ -65,7 +62,7 @@ def pretrain(
     """
     plan = make_plan(recipe, library, run)
     recipe, accelerator = plan.recipe, plan.accelerator
-    from_main(accelerator, lambda: claim_run(run, recipe, lambda: _clips_of(recipe, library)))
+    from_main(accelerator, lambda: claim_run(run, recipe, library))
     steps = len(plan.loader) * recipe.train.epochs
     if steps < FEW_STEPS and accelerator.is_main_process:
         enough = -(-FEW_STEPS // len(plan.loader))
@@ -76,29 +73,18 @@ def pretrain(
             load_strictly(model, EquiAV.from_pretrained(recipe.init.model).state_dict(), where=recipe.init.model)
         start_encoders(model, recipe.init)
     model.to(accelerator.device)
-    accelerator.init_trackers("equiav", config=flat(recipe.model_dump(mode="json")))
-    progress, average = train(
+    return train_and_keep(
         model,
         plan.loader,
         Pretraining(model, recipe),
         run,
-        settings=recipe.train,
-        optim=recipe.optim,
-        accelerator=accelerator,
+        recipe,
+        accelerator,
+        lambda: EquiAV(plan.config, seed=None),
         flops_per_clip=step_flops(plan.config),
         on_step=on_step,
         should_stop=should_stop,
     )
-    weights = finish(accelerator, model, average)
-    if accelerator.is_main_process:
-        kept = EquiAV(plan.config, seed=None)
-        kept.load_state_dict(weights)
-        kept.eval().save_pretrained(run / "model")
-    stopped = agreed(accelerator, should_stop())
-    outcome = Outcome(run, progress.step, steps, len(plan.loader.rows), stopped=stopped)
-    if accelerator.is_main_process:
-        outcome.note()
-    return outcome
 
 
 @dataclass(frozen=True)
@@ -129,7 +115,7 @@ def make_plan(recipe: Recipe, library: Library, run: Path) -> Plan:
         recipe.data.split,
         recipe.train.global_batch,
         recipe.train.seed,
-        rows=rows_of_run(library, _splits(recipe), "both", begun_run(run))["train"],
+        rows=rows_of_run(recipe, library, begun_run(run))["train"],
         shard=(accelerator.process_index, accelerator.num_processes),
     )
     return Plan(recipe, model_config(recipe), accelerator, loader)
@@ -146,8 +132,8 @@ def resolve(recipe: Recipe, library: Library, processes: int = 1, run: Path | No
     """
     begun, split = begun_run(run), recipe.data.split
     if begun:
-        check_library(begun, library, _splits(recipe), "both")
-    clips = len(rows_of_run(library, _splits(recipe), "both", begun)["train"])
+        check_library(begun, recipe, library)
+    clips = len(rows_of_run(recipe, library, begun)["train"])
     if clips < 2:
         raise TrainingError(
             f"{library.path}: split {split!r} has {counted(clips, 'clip')} with both sound and picture; "
@@ -176,14 +162,6 @@ def _of_its_start(recipe: Recipe, library: Library) -> tuple[float, float]:
             *(other if own is None else own for own, other in zip(given, known, strict=True)),
         )
     return known
-
-
-def _splits(recipe: Recipe) -> dict[str, str]:
-    return {"train": recipe.data.split}
-
-
-def _clips_of(recipe: Recipe, library: Library) -> TrainedOn:
-    return about_to_train(library, _splits(recipe), start=recipe.init.model)
 
 
 def model_config(recipe: Recipe) -> ModelConfig:

@@ -11,26 +11,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import yaml
 from accelerate import Accelerator
-from torch import Tensor, nn
 
-from equiav.config import Data, Modalities, ModelConfig, Train, parse_settings
-from equiav.config.loading import Settings
+from equiav.config import Data, FinetuneRecipe, Modalities, ModelConfig, Recipe, Train, parse_settings
 from equiav.errors import ConfigError, TrainingError
+from equiav.library.records import USABLE
 from equiav.library.table import Library
 from equiav.model.hub import CONFIG, WEIGHTS, fetch, read_config, read_json, write_text
-from equiav.train.checkpoint import has_state
-from equiav.train.processes import whole
+from equiav.train.checkpoint import best_weights, has_state
+from equiav.train.loop import train
+from equiav.train.processes import agreed, whole
 from equiav.train.throughput import choose_precision
-from equiav.train.trained_on import TrainedOn, about_to_train, check_clips, load_trained_on, rows_by_role
+from equiav.train.trained_on import TrainedOn, about_to_train, check_clips, load_trained_on
 from equiav.words import are, counted
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
+
+    from equiav.library.loader import ClipLoader
+    from equiav.model.classifier import Classifier
+    from equiav.model.equiav import EquiAV
+    from equiav.train.gradient import Objective
+    from equiav.train.mixing import MixingLoader
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +44,7 @@ RECIPE = "recipe.yaml"
 OUTCOME = "outcome.json"
 MODEL = Path("model") / WEIGHTS
 START = Path("state") / "start.json"
+AnyRecipe: TypeAlias = Recipe | FinetuneRecipe
 FREE = ("log_every", "save_every", "trackers")  # of `train`: what they are decides nothing of the result
 
 
@@ -56,11 +63,6 @@ class Outcome:
     def done(self) -> bool:
         """False when the run was told to stop before its last step."""
         return self.step == self.steps
-
-    def note(self) -> None:
-        """Write outcome.json: how far the weights in model/ are, and a hash of them."""
-        found = {"step": self.step, "steps": self.steps, "clips": self.clips, "weights": hash_of_file(self.run / MODEL)}
-        write_text(self.run / OUTCOME, json.dumps(found))
 
 
 def is_finished(run: Path) -> bool:
@@ -148,19 +150,60 @@ def check_trackers(settings: Train) -> None:
             raise ConfigError(f"train.trackers: {tracker} is not installed: pip install {tracker}, or leave it out")
 
 
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def train_and_keep(
+    model: EquiAV | Classifier,
+    loader: ClipLoader | MixingLoader,
+    objective: Objective,
+    run: Path,
+    recipe: AnyRecipe,
+    accelerator: Accelerator,
+    make_model: Callable[[], EquiAV | Classifier],
+    *,
+    should_stop: Callable[[], bool],
+    **others: Any,
+) -> Outcome:
+    """Train the model, then put the weights to keep into model/ and note how far they are. All processes call this.
+
+    Those of the best epoch are kept, where it is chosen; else the averages, where they are made; else the last ones.
+
+    Args:
+        make_model: makes the model that is written; its weights are filled in.
+        others: likewise for `train`.
+    """
+    accelerator.init_trackers("equiav", config=_flat(recipe.model_dump(mode="json")))
+    progress, average = train(
+        model,
+        loader,
+        objective,
+        run,
+        settings=recipe.train,
+        optim=recipe.optim,
+        accelerator=accelerator,
+        should_stop=should_stop,
+        **others,
+    )
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    weights = {name: whole(tensor.detach()) for name, tensor in (model.state_dict() | average).items()}
+    if accelerator.is_main_process:
+        kept = make_model()
+        kept.load_state_dict(best_weights(run, progress) if others.get("judge") and progress.best_step else weights)
+        kept.eval().save_pretrained(run / "model")
+    stopped = agreed(accelerator, should_stop())
+    classes = len(recipe.task.classes or ()) if isinstance(recipe, FinetuneRecipe) else 0
+    outcome = Outcome(run, progress.step, len(loader) * recipe.train.epochs, len(loader.rows), classes, stopped)
+    if accelerator.is_main_process:
+        found = {"step": outcome.step, "steps": outcome.steps, "clips": outcome.clips}
+        write_text(run / OUTCOME, json.dumps({**found, "weights": hash_of_file(run / MODEL)}))
+    return outcome
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Settings under dotted names, as trackers take them."""
     found: dict[str, str] = {}
     for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
     return found
-
-
-def finish(accelerator: Accelerator, model: nn.Module, average: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Close the trackers; the weights to keep, whole: averaged where an average was kept. All processes call this."""
-    for tracker in accelerator.trackers:
-        tracker.finish()
-    return {name: whole(tensor.detach()) for name, tensor in (model.state_dict() | average).items()}
 
 
 @dataclass(frozen=True)
@@ -203,27 +246,30 @@ def begun_run(run: Path | None) -> Begun | None:
     return Begun(run, recipe, trained_on, config, start["weights"])
 
 
-def check_library(begun: Begun, library: Library, splits: dict[str, str], modalities: Modalities) -> None:
-    """A run goes on with the clips that it began with: they must be there; what was added is left out.
+def _modalities(recipe: AnyRecipe) -> Modalities:
+    return recipe.task.modalities if isinstance(recipe, FinetuneRecipe) else "both"
 
-    Args:
-        begun: the run.
-        library: that it is to go on with.
-        splits: role → split, as the recipe asks now.
-        modalities: likewise.
+
+def _reads_the_same(begun: Begun, recipe: AnyRecipe) -> bool:
+    then = begun.trained_on
+    return (then.splits, then.modalities) == (recipe.data.splits, _modalities(recipe))
+
+
+def check_library(begun: Begun, recipe: AnyRecipe, library: Library) -> None:
+    """A run goes on with the clips that it began with: they must be there; what was added is left out.
 
     Raises:
         TrainingError: it is another library, or has lost clips, or labels that are learned have changed.
     """
     then, features = begun.trained_on, library.features.model_dump(mode="json")
-    if (then.splits, then.modalities) != (splits, modalities):
+    if not _reads_the_same(begun, recipe):
         return  # it is another recipe, too: `claim_run` tells how it differs
     if differing := sorted(_differences(begun.recipe.get("features"), features, "features")):
         raise TrainingError(
             f"{begun.run} was begun on another library, {then.library}: {'; '.join(differing)} in {library.path}. "
             "Give that library, or begin another run: another --run folder"
         )
-    check_clips(begun.run, then, about_to_train(library, splits, modalities, labelled=then.labelled))
+    check_clips(begun.run, then, about_to_train(library, then.splits, then.modalities, labelled=then.labelled))
 
 
 def normalisation(data: Data, begun: Begun | None, measure: Callable[[], tuple[float, float]]) -> tuple[float, float]:
@@ -235,15 +281,21 @@ def normalisation(data: Data, begun: Begun | None, measure: Callable[[], tuple[f
     return (known[0] if mean is None else mean), (known[1] if std is None else std)
 
 
-def rows_of_run(
-    library: Library, splits: dict[str, str], modalities: Modalities, begun: Begun | None
-) -> dict[str, NDArray[np.int64]]:
+def rows_of_run(recipe: AnyRecipe, library: Library, begun: Begun | None) -> dict[str, NDArray[np.int64]]:
     """Row numbers of a run's clips, by role: of one that has begun, of those that it began with."""
-    same = begun is not None and (begun.trained_on.splits, begun.trained_on.modalities) == (splits, modalities)
-    return rows_by_role(library, splits, modalities, begun.trained_on if begun and same else None)
+    usable = USABLE[_modalities(recipe)]
+    found = {role: library.positions(split, usable) for role, split in recipe.data.splits.items()}
+    if begun is None or not _reads_the_same(begun, recipe):
+        return found
+    ids = np.array(library.all_ids(), dtype=object)
+    known = {role: set(begun.trained_on.of(role)["clip_id"].to_pylist()) for role in found}
+    return {
+        role: rows[np.array([clip_id in known[role] for clip_id in ids[rows]], dtype=bool)]
+        for role, rows in found.items()
+    }
 
 
-def claim_run(run: Path, recipe: Settings, begin: Callable[[], TrainedOn], encoders: ModelConfig | None = None) -> None:
+def claim_run(run: Path, recipe: AnyRecipe, library: Library, encoders: ModelConfig | None = None) -> None:
     """Write recipe.yaml and what the run is trained on, or check that the run found there is the same one.
 
     How often a run notes and saves does not decide what comes out: these settings may change.
@@ -251,7 +303,7 @@ def claim_run(run: Path, recipe: Settings, begin: Callable[[], TrainedOn], encod
     Args:
         run: folder of the run.
         recipe: resolved.
-        begin: tells the clips of a run that begins now.
+        library: whose clips a run that begins now is trained on.
         encoders: config of those that it starts from, if that says more than the recipe.
 
     Raises:
@@ -260,7 +312,9 @@ def claim_run(run: Path, recipe: Settings, begin: Callable[[], TrainedOn], encod
     run.mkdir(parents=True, exist_ok=True)
     begun, wanted = begun_run(run), recipe.model_dump(mode="json")
     if begun is None:
-        begin().save(run)
+        labelled = isinstance(recipe, FinetuneRecipe)
+        splits, start = recipe.data.splits, recipe.init.model
+        about_to_train(library, splits, _modalities(recipe), labelled=labelled, start=start).save(run)
         _note_start(run, wanted, encoders)
         write_text(run / RECIPE, yaml.safe_dump(wanted, sort_keys=False))
     else:
@@ -282,7 +336,7 @@ def start_weights(recipe: dict[str, Any]) -> dict[str, str | None]:
     return {name: hash_of_file(path) if path.is_file() else None for name, path in files.items()}
 
 
-def check_start(begun: Begun, recipe: Settings) -> None:
+def check_start(begun: Begun, recipe: AnyRecipe) -> None:
     """The weights that a run started from are those that are there now, as far as both are known.
 
     Raises:
@@ -297,7 +351,7 @@ def check_start(begun: Begun, recipe: Settings) -> None:
             )
 
 
-def check_recipe(begun: Begun, recipe: Settings) -> None:
+def check_recipe(begun: Begun, recipe: AnyRecipe) -> None:
     """A run goes on with the recipe that it began with.
 
     Raises:

@@ -16,9 +16,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -28,9 +26,6 @@ from equiav.library.records import USABLE
 from equiav.library.table import Library
 from equiav.model.hub import write_safely, write_text
 from equiav.words import counted
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
@@ -179,21 +174,6 @@ def check_clips(run: Path, begun: TrainedOn, now: TrainedOn) -> None:
                 "all of them begin another run: another --run folder",
                 *(now.library, found, split, run, n),
             )
-
-
-def rows_by_role(
-    library: Library, splits: Mapping[str, str], modalities: Modalities, begun: TrainedOn | None = None
-) -> dict[str, NDArray[np.int64]]:
-    """Row numbers of a run's clips: those of its splits, or of them those that it began with."""
-    found = {role: library.positions(split, USABLE[modalities]) for role, split in splits.items()}
-    if begun is None:
-        return found
-    ids = np.array(library.all_ids(), dtype=object)
-    known = {role: set(begun.of(role)["clip_id"].to_pylist()) for role in found}
-    return {
-        role: rows[np.array([clip_id in known[role] for clip_id in ids[rows]], dtype=bool)]
-        for role, rows in found.items()
-    }
 
 
 def load_trained_on(folder: Path) -> TrainedOn | None:
