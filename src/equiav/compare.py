@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from equiav.library.table import Library
     from equiav.metrics.retrieval import RetrievalReport
     from equiav.model.equiav import EquiAV
-    from equiav.train.report import Step
+    from equiav.train.loop import Step
 
 __all__ = ["Variant", "VariantResult", "compare", "draw_curves", "load_table", "to_tables", "variants"]
 

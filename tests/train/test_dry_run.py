@@ -10,8 +10,7 @@ import torch
 from cli.small_settings import SMALL
 from equiav.model.equiav import EquiAV
 from equiav.train import dry_run as module
-from equiav.train.dry_run import dry_run, weights_gb
-from equiav.train.estimate import Growth, advise
+from equiav.train.dry_run import Growth, advise, dry_run, weights_gb
 from equiav.train.pretrain import model_config, resolve
 from samples import TINY
 from train.small_library import make_library, small_recipe

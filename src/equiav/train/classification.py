@@ -47,17 +47,15 @@ def check_labels(labels: Sequence[Sequence[str]], kind: Labels, classes: Sequenc
     """
     if unlabelled := sum(not own for own in labels):
         raise LibraryError(
-            f"{where}: {unlabelled} of {counted(len(labels), 'clip')} {have(unlabelled)} no label; "
-            "ingest again with a list that has a label "
-            "column, or give these clips a split of their own"
+            f"{where}: {unlabelled} of {counted(len(labels), 'clip')} {have(unlabelled)} no label; ingest again with a "
+            "list that has a label column, or give these clips a split of their own"
         )
     unknown = sorted({name for own in labels for name in own} - set(classes))
     if unknown:
         raise LibraryError(
-            f"{where}: {counted(len(unknown), 'label')} {are(len(unknown))} no class of this classifier, "
-            f"which knows {len(classes)}: "
-            f"{', '.join(unknown[:5])}{' …' if len(unknown) > 5 else ''}; name all classes in task.classes before "
-            "training, or measure on clips of known classes"
+            f"{where}: {counted(len(unknown), 'label')} {are(len(unknown))} no class of this classifier, which knows "
+            f"{len(classes)}: {', '.join(unknown[:5])}{' …' if len(unknown) > 5 else ''}; name all classes in "
+            "task.classes before training, or measure on clips of known classes"
         )
     several = sum(len(own) > 1 for own in labels)
     if kind == "single-label" and several:
@@ -78,9 +76,12 @@ class Classification:
         features, settings = recipe.features, recipe.augment
         side = model.config.architecture.image_side
         self.plain = visual_space(model.config.augment, side).plain
-        heard, seen = Augment(audio=settings.audio), Augment(visual=settings.visual)
-        self.audio_space = audio_space(heard, features.time_frames, features.mel_bins) if settings.audio else None
-        self.visual_space = visual_space(seen, side) if settings.visual else None
+        self.audio_space = (
+            audio_space(Augment(audio=settings.audio), features.time_frames, features.mel_bins)
+            if settings.audio
+            else None
+        )
+        self.visual_space = visual_space(Augment(visual=settings.visual), side) if settings.visual else None
 
     def inputs(self, batch: Mixture, epoch: int) -> tuple[Tensor | None, Tensor | None]:
         """Sound and picture, each None where the classifier does not look at it."""

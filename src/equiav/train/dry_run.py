@@ -7,20 +7,21 @@ for long or need more memory than there is, steps of ever more clips are taken, 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import count
+from inspect import signature
+from itertools import chain, count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
+from rich.table import Table
 
 from equiav.config import Recipe, Train
-from equiav.library.loader import Batch, ClipLoader
 from equiav.library.table import Library
 from equiav.model.equiav import EquiAV
-from equiav.train.estimate import TIGHT, Estimate, Growth, advise
 from equiav.train.loop import Loop
 from equiav.train.memory import available_gb, is_out_of_memory, peak_gb, reset_peak, used_gb
 from equiav.train.objective import HEALTH_CLIPS, Pretraining
@@ -29,27 +30,109 @@ from equiav.train.processes import agreed, is_sharded
 from equiav.train.throughput import Ceiling, now, step_flops
 from equiav.words import counted
 
+TIGHT = 0.9  # of the memory that is free: more is not counted on
 WHOLE_STEPS = 3
 QUICK_S = 10.0  # a whole step that would last longer is not done
 ENOUGH_S = 5.0  # a step that lasted longer is the last
 SEARCH_STEPS = 30  # of fp16, until its gradients are finite
 
-NAMES = (
-    *("audio", "visual", "audio_view", "visual_view", "audio_params", "visual_params"),
-    *("audio_centroid_params", "visual_centroid_params"),
-)
-
 OnStep = Callable[[int, int, str], None]
 
 
+@dataclass(frozen=True)
+class Growth:
+    """Memory by the clips whose activations are held at once: a straight line, in 10^9 bytes."""
+
+    clips: int  # measured at,
+    gb: float  # with this
+    per_clip: float
+
+    def at(self, clips: int) -> float:
+        """Peak with that many clips at once."""
+        return self.gb + self.per_clip * (clips - self.clips)
+
+    def most(self, gb: float) -> int:
+        """The largest power of two that fits; 0 where none does."""
+        fitting = [1 << power for power in range(20) if self.at(1 << power) <= gb]
+        return max(fitting, default=0)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What was found."""
+
+    parameters: int
+    clips: int  # in the split
+    steps: int
+    processes: int
+    device: str
+    precision: str
+    global_batch: int
+    process_batch: int
+    micro_batch: int
+    negatives_inter: int  # per anchor
+    negatives_intra: int
+    tflop_per_step: float  # useful work of all processes
+    mfu: float | None  # of the measured steps; None where none could be done
+    seconds_per_step: float | None
+    hours: float | None
+    memory_gb: float  # per process, at its peak: the next three; more than this where the last is None
+    other_gb: float  # interpreter, libraries and batches read; 0 on a GPU
+    weights_gb: float  # weights, gradients, moments, averaged weights
+    activations_gb: float | None  # of a micro batch, and what a step needs besides
+    available_gb: float  # per process, with what it has already
+    whole_steps: bool  # measured; else drawn from steps of fewer clips
+    advice: str  # what to change where it does not fit; else empty
+    shapes: dict[str, tuple[int, ...]]  # of the model's arguments, for this process's share of the first batch
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def to_table(self) -> Table:
+        """For people."""
+        table = Table("", "", show_header=False)
+        rows = {
+            "parameters": f"{self.parameters / 1e6:.1f} M",
+            "training": f"{counted(self.clips, 'clip')}, {counted(self.steps, 'step')} of "
+            f"{counted(self.global_batch, 'clip')}",
+            "processes": f"{self.processes} on {self.device}, {self.precision}: "
+            f"{counted(self.process_batch, 'clip')} each, {self.micro_batch} at once",
+            "negatives per anchor": f"{self.negatives_inter} inter-modal, {self.negatives_intra} intra-modal",
+            "memory per process": self._memory(),
+            "time": self._time(),
+            **{f"first batch: {name}": " × ".join(map(str, shape)) for name, shape in self.shapes.items()},
+        }
+        for name, text in rows.items():
+            table.add_row(name, text)
+        return table
+
+    def _memory(self) -> str:
+        more = "more than " if self.activations_gb is None else ""
+        parts = {
+            "the process": self.other_gb,
+            "weights, gradients and moments": self.weights_gb,
+            "activations": self.activations_gb,
+        }
+        sum_of = " + ".join(f"{gb:.2f} GB {name}" for name, gb in parts.items() if gb)
+        return f"{more}{self.memory_gb:.2f} GB at its peak ({sum_of}); {self.available_gb:.1f} GB are free"
+
+    def _time(self) -> str:
+        if self.hours is None or self.seconds_per_step is None or self.mfu is None:
+            return "not measured: it does not fit"
+        whole = f"{self.hours:.1f} h" if self.hours >= 1 else f"{60 * self.hours:.1f} min"
+        how = "from whole steps" if self.whole_steps else "from steps of fewer clips"
+        return (
+            f"{whole}: {self.seconds_per_step:.2f} s per step of {self.tflop_per_step:.2f} TFLOP, "
+            f"MFU {self.mfu:.0%}, {how}"
+        )
+
+
 def dry_run(recipe: Recipe, library: Library, run: Path, *, on_step: OnStep = lambda *_: None) -> Estimate:
-    """Resolve the recipe on the library, build everything, do a few steps, and measure.
+    """Resolve the recipe on the library, build everything, do a few steps, and measure; nothing is written to `run`.
 
     Args:
-        recipe: as for `pretrain`.
-        library: likewise.
-        run: likewise; nothing is written there.
-        on_step: told of every step: how many are done, of how many, and what the last one took.
+        on_step: called after every step: how many are done, of how many, and what the last one took.
 
     Raises:
         TrainingError: what `pretrain` would refuse.
@@ -66,9 +149,9 @@ def dry_run(recipe: Recipe, library: Library, run: Path, *, on_step: OnStep = la
     # all processes do the same steps: in each they wait for each other
     if not agreed(accelerator, used + weights > available):
         taken = _try(plan, weights, available, on_step)
-    needed = taken.peak_gb if taken else max(used + weights, available)
+    needed = taken.peak if taken else max(used + weights, available)
     # what the process held before may be given back meanwhile: the parts are those of the peak
-    other = max(0.0, min(taken.other_gb if taken else used, needed - weights))
+    other = max(0.0, min(taken.other if taken else used, needed - weights))
     share = plan.share
     micro_batch = min(train.micro_batch or share, share)
     return Estimate(
@@ -98,6 +181,27 @@ def dry_run(recipe: Recipe, library: Library, run: Path, *, on_step: OnStep = la
     )
 
 
+def advise(needed_gb: float, available_gb: float, growth: Growth | None, micro_batch: int, larger: list[str]) -> str:
+    """What to change where a training does not fit; empty where it does.
+
+    Args:
+        needed_gb: at its peak, per process.
+        growth: None where not even the first step fits.
+        larger: settings that need less memory otherwise.
+    """
+    if needed_gb <= TIGHT * available_gb:
+        return ""
+    more = "more than " if growth is None else ""
+    problem = f"this does not fit: a process needs {more}{needed_gb:.1f} GB, and {available_gb:.1f} GB are free"
+    fitting = min(growth.most(TIGHT * available_gb), micro_batch) if growth else 0
+    if growth and 0 < fitting < micro_batch:
+        return (
+            f"{problem}. train.micro_batch={fitting} takes about {growth.at(fitting):.1f} GB: the same steps, with "
+            "one more forward pass"
+        )
+    return f"{problem}. What takes less: {', '.join(larger)}"
+
+
 def weights_gb(parameters: int, train: Train, processes: int = 1) -> float:
     """Of one process, in 10^9 bytes: weights, gradients, two moments, and their average where one is kept."""
     copies = 5 if train.ema or train.average_last else 4
@@ -105,7 +209,7 @@ def weights_gb(parameters: int, train: Train, processes: int = 1) -> float:
 
 
 def measured(device: torch.device, work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds that `work` takes on `device`, and the peak of memory meanwhile, in 10^9 bytes."""
+    """Seconds that `work` takes, and the peak of memory meanwhile, in 10^9 bytes."""
     reset_peak(device)
     start = now(device)
     work()
@@ -121,29 +225,11 @@ def _larger(plan: Plan) -> list[str]:
     return [*found, "a smaller model.depth or model.width", "a smaller train.global_batch"]
 
 
-def _batches(loader: ClipLoader) -> Iterator[Batch]:
-    for epoch in count():
-        yield from loader.epoch(epoch)
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """By the steps of one process."""
-
-    seconds: float  # per whole step
-    peak_gb: float
-    other_gb: float  # before there was a model
-    whole: bool
-    growth: Growth
-    ceiling: Ceiling
-    shapes: dict[str, tuple[int, ...]]
-
-
-def _try(plan: Plan, weights: float, available: float, on_step: OnStep) -> _Taken | None:
+def _try(plan: Plan, weights: float, available: float, on_step: OnStep) -> _Trial | None:
     """Steps of ever more clips, then whole ones if they are quick and fit; None where not even the first fits."""
     with TemporaryDirectory(prefix="equiav-") as folder:
         try:
-            return _Trial(plan, Path(folder), weights, available, on_step).run()
+            return _Trial(plan, Path(folder), weights, available, on_step)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -151,18 +237,30 @@ def _try(plan: Plan, weights: float, available: float, on_step: OnStep) -> _Take
 
 
 class _Trial:
-    """The run's own loop and loader, in a folder that goes away."""
+    """What steps take, measured by the run's own loop and loader, in a folder that is removed.
+
+    Attributes:
+        seconds: per whole step.
+        peak: of the memory, in 10^9 bytes.
+        other: what was in use before there was a model, likewise.
+        whole: whether whole steps were measured; else they are drawn from steps of fewer clips.
+        growth: memory by clips.
+        ceiling: of the device.
+        shapes: of the model's arguments.
+    """
 
     def __init__(self, plan: Plan, folder: Path, weights: float, available: float, on_step: OnStep) -> None:
-        self.plan, self.weights, self.limit, self.on_step = plan, weights, TIGHT * available, on_step
+        self.weights, self.limit, self.on_step = weights, TIGHT * available, on_step
         self.train, self.accelerator, self.device = plan.recipe.train, plan.accelerator, plan.accelerator.device
         self.share = plan.share
         self.part = min(self.train.micro_batch or self.share, self.share)
-        self.sizes = _sizes(self.part, self.share)
+        # doubled up to those that are held at once; a loss needs two
+        doubled = [1 << power for power in range(1, 20) if 1 << power < self.part]
+        self.sizes = [*doubled, min(max(self.part, 2), self.share)]
         self.done, self.total = 0, 1 + len(self.sizes) + WHOLE_STEPS
         on_step(0, self.total, "building the model")
         self.ceiling = Ceiling(self.device, self.train.precision)
-        self.batches = _batches(plan.loader)
+        self.batches = chain.from_iterable(plan.loader.epoch(epoch) for epoch in count())
         self.batch = next(self.batches)
         self.other = used_gb(self.device)
         model = EquiAV(plan.config, seed=self.train.seed).to(self.device)
@@ -170,20 +268,18 @@ class _Trial:
         steps, optim = len(plan.loader), plan.recipe.optim
         self.loop = Loop(model, self.objective, folder, self.train, optim, self.accelerator, steps, lambda _: 1.0)
         self.loop.called.train()
-
-    def run(self) -> _Taken:
-        """All steps."""
-        shapes = self._shapes()
+        inputs = self.objective.inputs(self.batch.split(1)[0], 0)
+        names = list(signature(EquiAV.forward).parameters)[1:]  # the first is the model
+        self.shapes = {name: (self.share, *x.shape[1:]) for name, x in zip(names, inputs, strict=False)}
         self._warm_up()
-        growth, seconds = self._grow()
-        peak = max(growth.at(self.part), self._health_peak(growth.clips))
-        whole = not agreed(self.accelerator, seconds > QUICK_S or peak > self.limit)
-        if whole:
+        self.growth, self.seconds = self._grow()
+        self.peak = max(self.growth.at(self.part), self._health_peak(self.growth.clips))
+        self.whole = not agreed(self.accelerator, self.seconds > QUICK_S or self.peak > self.limit)
+        if self.whole:
             self.total = self.done + WHOLE_STEPS
-            seconds, peak = self._whole_steps()
-            growth = Growth(self.part, peak, (peak - self.other - self.weights) / self.part)
-        self.on_step(self.done, self.done, "")
-        return _Taken(seconds, peak, self.other, whole, growth, self.ceiling, shapes)
+            self.seconds, self.peak = self._whole_steps()
+            self.growth = Growth(self.part, self.peak, (self.peak - self.other - weights) / self.part)
+        on_step(self.done, self.done, "")
 
     def _warm_up(self) -> None:
         """Steps until there are moments: the first one makes them; in fp16 the first whose gradients are finite."""
@@ -240,16 +336,6 @@ class _Trial:
             self.objective.health(self.batch, 0)
         return best, peak_gb(self.device)
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        inputs = self.objective.inputs(self.batch.split(1)[0], 0)
-        return {name: (self.share, *x.shape[1:]) for name, x in zip(NAMES, inputs, strict=False)}
-
     def _tell(self, clips: int, seconds: float, peak: float) -> None:
         self.done += 1
         self.on_step(self.done, self.total, f"{counted(clips, 'clip')}: {seconds:.2f} s, {peak:.2f} GB at the peak")
-
-
-def _sizes(part: int, share: int) -> list[int]:
-    """Clips of the steps of a trial: doubled up to those that are held at once; a loss needs two."""
-    doubled = [1 << power for power in range(1, 20) if 1 << power < part]
-    return [*doubled, min(max(part, 2), share)]

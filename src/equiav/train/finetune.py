@@ -28,9 +28,9 @@ from equiav.model.convert import start_encoders
 from equiav.model.equiav import EquiAV
 from equiav.train.checkpoint import has_state
 from equiav.train.classification import Classification, check_labels
+from equiav.train.loop import Step
 from equiav.train.mixing import MixingLoader
 from equiav.train.processes import from_main, make_accelerator
-from equiav.train.report import Step
 from equiav.train.run_folder import (
     Outcome,
     begun_run,
@@ -97,7 +97,7 @@ def finetune(
         accelerator,
         lambda: Classifier(config, model.classes, model.modalities, model.labels, seed=None),
         lr_ratio=lambda name: recipe.optim.head_lr_ratio if model.is_new(name) else 1.0,
-        judge=judge if chosen_on else None,
+        judge=None if chosen_on is None else judge,
         on_step=on_step,
         should_stop=should_stop,
     )
@@ -122,7 +122,12 @@ def resolve(
     elif recipe.init.model:
         config = config_for(library, recipe.init.model)
     else:
-        mean, std = normalisation(recipe.data, begun, lambda: _measured(recipe, library))
+        split, modalities = recipe.data.split, recipe.task.modalities
+
+        def measure() -> tuple[float, float]:
+            return (0.0, 1.0) if modalities == "visual" else library.log_mel_stats(split, USABLE[modalities])
+
+        mean, std = normalisation(recipe.data, begun, measure)
         config = ModelConfig(architecture=recipe.model, features=library.features, audio_mean=mean, audio_std=std)
     if recipe.init.model:
         # how a run spends memory and time is its own affair
@@ -137,12 +142,6 @@ def resolve(
         "train": fit_here(recipe.train, len(rows["train"]), processes, begun),
     }
     return recipe.model_copy(update=made), config
-
-
-def _measured(recipe: FinetuneRecipe, library: Library) -> tuple[float, float]:
-    if recipe.task.modalities == "visual":
-        return 0.0, 1.0
-    return library.log_mel_stats(recipe.data.split, USABLE[recipe.task.modalities])
 
 
 def _classes(

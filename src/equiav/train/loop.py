@@ -6,10 +6,12 @@ loop knows nothing of audio or pictures: the caller's `Objective` makes the mode
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,12 +23,12 @@ from torch import Tensor, nn
 from equiav.config import Optim, Train
 from equiav.errors import TrainingError
 from equiav.metrics.health import ringing
+from equiav.model.hub import write_text
 from equiav.train.checkpoint import Progress, Trained, load_state, save_state
 from equiav.train.gradient import Clips, Objective, backward
 from equiav.train.memory import peak_gb
 from equiav.train.optim import follow, learning_rate, make_optimizer, share_of_epoch, share_of_step
-from equiav.train.processes import agreed, is_sharded, make_accelerator, mean_over_processes, spread, whole
-from equiav.train.report import JsonLines, Step
+from equiav.train.processes import agreed, is_sharded, make_accelerator, spread, whole
 from equiav.train.throughput import Ceiling
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,59 @@ log = logging.getLogger(__name__)
 _NORM = "gradient_norm"
 SKIPPED = "skipped.jsonl"
 MAX_BAD_STEPS = 3  # non-finite steps in a row before the run stops
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished step; a line of metrics.jsonl."""
+
+    step: int  # finished optimizer steps
+    steps: int  # of how many
+    epoch: float
+    lr: float
+    gradient_norm: float
+    clips_per_s: float  # over all processes
+    data_wait: float  # share of the step's time spent waiting for the loader
+    mfu: float | None  # matrix-product FLOPs of the model over the best that the processor has shown in this run
+    memory_gb: float  # at its peak so far: of this process (processor) or of its GPU
+    skipped: int  # steps skipped so far because of a non-finite loss or gradient
+    losses: dict[str, float]  # "loss", its parts, accuracies, and what else the objective measures
+
+    def describe(self) -> str:
+        """One line for a progress bar."""
+        parts = {name.removeprefix("loss_"): value for name, value in self.losses.items() if name.startswith("loss")}
+        shown = [" ".join(f"{name} {value:.2f}" for name, value in parts.items())]
+        if "accuracy_inter" in self.losses:
+            shown.append(f"acc {self.losses['accuracy_inter']:.0%}")
+        if "alignment" in self.losses:
+            shown.append(f"align {self.losses['alignment']:.2f} uniform {self.losses['uniformity']:.2f}")
+        shown.append(f"{self.clips_per_s:.0f} clips/s, wait {self.data_wait:.0%}")
+        if self.mfu is not None:
+            shown.append(f"MFU {self.mfu:.0%}")
+        shown.append(f"{self.memory_gb:.1f} GB")
+        return " · ".join(shown)
+
+    def numbers(self) -> dict[str, float]:
+        """All of it, flat."""
+        return {key: value for key, value in vars(self).items() if key != "losses"} | self.losses
+
+
+class JsonLines:
+    """A file of JSON lines with a "step" each. Opened again at a step, later lines and a half one are dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path = path
+        if not path.exists():
+            return
+        lines = (text for text in path.read_text(encoding="utf-8").splitlines(keepends=True) if text[-1] == "\n")
+        kept = [text for text in lines if json.loads(text)["step"] <= step]
+        write_text(path, "".join(kept))
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Append one; what is not finite becomes null, which every reader of JSON takes."""
+        finite = {key: None if isinstance(x, float) and not math.isfinite(x) else x for key, x in line.items()}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finite, allow_nan=False) + "\n")
 
 
 class Loader(Protocol):
@@ -67,16 +122,12 @@ def train(
 
     Args:
         model: trained in place.
-        loader: its data.
-        objective: inputs, losses, health.
         run: folder for state/, metrics.jsonl, health.jsonl and skipped.jsonl.
-        settings: how long, how wide.
-        optim: AdamW and its schedule.
         accelerator: the processes to train on; by default this one alone.
         lr_ratio: of a parameter, by its name: its learning rate over that of the schedule.
         judge: asked after every epoch, on all processes: the error, by the lowest of which the best state is kept.
         flops_per_clip: of forward and backward, for the model FLOP utilisation.
-        on_step: told of every step, on the main process.
+        on_step: called after every step, on the main process.
         should_stop: asked after every step; True on any process makes all save and stop.
 
     Returns:
@@ -158,8 +209,10 @@ class Loop:
         losses = backward(self.called, self.objective, batch, epoch, self.accelerator, micro_batch=micro_batch)
         self.accelerator.unscale_gradients()
         norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm))
-        found = torch.stack([norm.double(), *(value.double() for value in losses.values())]).tolist()
-        numbers = mean_over_processes(self.accelerator, dict(zip([_NORM, *losses], found, strict=True)))
+        # in float64 the mean of equal float32 numbers is that number
+        found = torch.stack([norm.double(), *(value.double() for value in losses.values())])
+        means: Any = self.accelerator.reduce(found, "mean")
+        numbers: dict[str, float] = dict(zip([_NORM, *losses], means.tolist(), strict=True))
         norm = numbers.pop(_NORM)
         finite = math.isfinite(norm) and math.isfinite(numbers["loss"])
         scaler = self.accelerator.scaler

@@ -20,9 +20,9 @@ from equiav.model.convert import start_encoders
 from equiav.model.equiav import EquiAV
 from equiav.model.initialise import load_strictly
 from equiav.train.checkpoint import has_state
+from equiav.train.loop import Step
 from equiav.train.objective import Pretraining
 from equiav.train.processes import from_main, make_accelerator
-from equiav.train.report import Step
 from equiav.train.run_folder import (
     Outcome,
     begun_run,

@@ -30,7 +30,6 @@ def make_accelerator(precision: str = "fp32", trackers: tuple[str, ...] = (), ru
     """Join the processes that were started together.
 
     Args:
-        precision: fp32, bf16 or fp16 (with a gradient scaler).
         trackers: where measurements go besides metrics.jsonl.
         run: folder for the trackers' files.
 
@@ -95,16 +94,6 @@ def from_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
     if accelerator.num_processes > 1:
         broadcast_object_list(found)
     return found[0]  # type: ignore[return-value]
-
-
-def mean_over_processes(accelerator: Accelerator, numbers: dict[str, float]) -> dict[str, float]:
-    """Numbers of each process → their means, the same on all; what is not finite on one is not finite on any."""
-    if accelerator.num_processes == 1:
-        return numbers
-    # in float64 the mean of equal float32 numbers is that number
-    total = torch.tensor(list(numbers.values()), dtype=torch.float64, device=accelerator.device)
-    dist.all_reduce(total)
-    return dict(zip(numbers, (total / accelerator.num_processes).tolist(), strict=True))
 
 
 def agreed(accelerator: Accelerator, flag: bool) -> bool:

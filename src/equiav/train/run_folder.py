@@ -57,11 +57,11 @@ class Outcome:
     steps: int
     clips: int
     classes: int = 0  # of a classifier
-    stopped: bool = False  # told to; the last step may have been done by then
+    stopped: bool = False  # on request; the last step may have been done by then
 
     @property
     def done(self) -> bool:
-        """False when the run was told to stop before its last step."""
+        """False when the run was stopped before its last step."""
         return self.step == self.steps
 
 

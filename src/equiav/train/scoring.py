@@ -1,4 +1,4 @@
-"""What a classifier says of every clip of a split, and how right that is.
+"""A classifier's probabilities for every clip of a split, and how right they are.
 
     library, split, classifier -> `Scores`: probabilities and truth (n, classes) -> mAP, AUC, d', top-1, top-5
 
@@ -79,8 +79,8 @@ def score_split(
     check_labels(labels, classifier.labels, classifier.classes, where)
     mine = rows[accelerator.process_index :: accelerator.num_processes]
     found: list[tuple[int, str, np.ndarray]] = []
-    heard, seen = covers(classifier.modalities, "audio"), covers(classifier.modalities, "visual")
-    columns = ["clip_id", *["fbank"] * heard, *["frames"] * seen]
+    stored = {"fbank": "audio", "frames": "visual"}
+    columns = ["clip_id", *(name for name, modality in stored.items() if modality in classifier.encoders)]
     training = classifier.training
     classifier.eval()
     for start in range(0, len(mine), BATCH):
@@ -104,19 +104,19 @@ def _probabilities(
     classifier: Classifier, library: Library, table: pa.Table, frames: int
 ) -> Float[Tensor, "B classes"]:
     device = classifier.head.weight.device
-    heard: list[Tensor] = []
+    projected: list[Tensor] = []
     if covers(classifier.modalities, "audio"):
         audio = torch.from_numpy(library.fbanks(table)).to(device)
-        heard.append(classifier.project("audio", classifier.standardise(audio)))
+        projected.append(classifier.project("audio", classifier.standardise(audio)))
     if not covers(classifier.modalities, "visual"):
-        return classifier.probabilities(classifier.head(heard[0]))
+        return classifier.probabilities(classifier.head(projected[0]))
     settings = classifier.config
     plain = visual_space(settings.augment, settings.architecture.image_side).plain
     total = torch.zeros(())
     for frame in range(frames):
         pictures, sizes = stack_pictures(pictures_of(table, np.full(len(table), (frame + 0.5) / frames)))
-        seen = classifier.project("visual", normalise(plain(pictures.to(device), sizes.to(device))))
-        total = total.to(device) + classifier.probabilities(classifier.head(torch.cat([*heard, seen], dim=1)))
+        visual = classifier.project("visual", normalise(plain(pictures.to(device), sizes.to(device))))
+        total = total.to(device) + classifier.probabilities(classifier.head(torch.cat([*projected, visual], dim=1)))
     return total / frames
 
 
