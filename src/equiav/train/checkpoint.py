@@ -35,7 +35,7 @@ class Progress:
     skipped: int = 0  # such steps so far
     best_loss: float | None = None  # lowest error on other clips after an epoch, where that is asked for
     best_step: int = 0  # the last step of that epoch
-    scaler: dict[str, Any] = field(default_factory=dict)  # of the gradients, in fp16
+    scaler: dict[str, Any] = field(default_factory=dict[str, Any])  # of the gradients, in fp16
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,19 @@ def save_state(run: Path, trained: Trained, progress: Progress, *, write: bool =
     """Write the state after `progress.step` finished steps.
 
     Args:
-        run: folder of the run.
-        trained: whose tensors.
-        progress: its numbers.
         write: True on one process; the others must call too, to give their shards.
 
     Raises:
-        TrainingError: it cannot be written: the disk is full, say. What was written before stays.
+        TrainingError: it cannot be written, on a full disk for example. What was written before stays.
     """
+    moments = {
+        f"{name}.{key}": value
+        for name, parameter in trained.model.named_parameters()
+        for key, value in trained.optimizer.state.get(parameter, {}).items()
+    }
     tensors = {
         "model": _gathered(trained.model.state_dict()),
-        "optimizer": _gathered(_moments(trained)),
+        "optimizer": _gathered(moments),
         "average": _gathered(trained.average),
     }
     if not write:
@@ -136,14 +138,6 @@ def _restore(into: dict[str, Tensor], stored: dict[str, Tensor], folder: Path) -
     with torch.no_grad():
         for name, tensor in into.items():
             tensor.copy_(spread_like(stored[name], tensor))
-
-
-def _moments(trained: Trained) -> dict[str, Tensor]:
-    return {
-        f"{name}.{key}": value
-        for name, parameter in trained.model.named_parameters()
-        for key, value in trained.optimizer.state.get(parameter, {}).items()
-    }
 
 
 def _gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

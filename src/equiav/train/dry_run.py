@@ -128,7 +128,9 @@ class Estimate:
         )
 
 
-def dry_run(recipe: Recipe, library: Library, run: Path, *, on_step: OnStep = lambda *_: None) -> Estimate:
+def dry_run(
+    recipe: Recipe, library: Library, run: Path, *, on_step: OnStep = lambda _done, _of, _last: None
+) -> Estimate:
     """Resolve the recipe on the library, build everything, do a few steps, and measure; nothing is written to `run`.
 
     Args:

@@ -11,6 +11,8 @@ guard tests another option), masks take the mean of the standardised spectrogram
 (`mix_sounds`).
 """
 
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -88,6 +90,9 @@ def finetune(
         scores = score_split(model, library, str(chosen_on), accelerator, rows=rows["validation"])
         return error(scores, model.labels)
 
+    def lr_ratio(name: str) -> float:
+        return recipe.optim.head_lr_ratio if model.is_new(name) else 1.0
+
     return train_and_keep(
         model,
         loader,
@@ -96,7 +101,7 @@ def finetune(
         recipe,
         accelerator,
         lambda: Classifier(config, model.classes, model.modalities, model.labels, seed=None),
-        lr_ratio=lambda name: recipe.optim.head_lr_ratio if model.is_new(name) else 1.0,
+        lr_ratio=lr_ratio,
         judge=None if chosen_on is None else judge,
         on_step=on_step,
         should_stop=should_stop,

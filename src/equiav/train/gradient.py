@@ -7,10 +7,12 @@ weights through the embeddings alone: ∂L/∂w = Σ_parts (∂e_part/∂w)ᵀ �
 more forward pass buys a batch of any size.
 """
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import repeat
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -45,7 +47,7 @@ class Objective(Protocol):
         ...
 
     def health(self, batch: Any, epoch: int) -> dict[str, float]:
-        """Measures of `equiav.metrics.health` on a batch; none where it has nothing to say."""
+        """Measures of `equiav.metrics.health` on a batch; it may have none."""
         ...
 
 
@@ -56,9 +58,7 @@ def backward(
 
     Args:
         model: gives a tensor (n, …), or a named tuple of such tensors, or None in their place.
-        objective: makes its inputs and judges its outputs.
         batch: this process's share.
-        epoch: decides what is drawn.
         accelerator: for autocast, gradient scaling, and to average over the processes once.
         micro_batch: clips whose activations are held at once.
     """
@@ -83,8 +83,8 @@ def backward(
     losses = objective.losses(joined[0] if single else type(outputs[0])(*joined), batch)
     accelerator.backward(losses["loss"])
     torch.manual_seed(seed)
-    gradients = _parted([None if x is None else x.grad for x in joined], micro_batch)
-    for number, (part, wanted) in enumerate(zip(parts, gradients, strict=True)):
+    gradients = [repeat(None) if x is None or x.grad is None else x.grad.split(micro_batch) for x in joined]
+    for number, (part, *wanted) in enumerate(zip(parts, *gradients, strict=False)):
         last = number == len(parts) - 1
         with nullcontext() if last else accelerator.no_sync(model):
             pairs = [
@@ -105,10 +105,3 @@ def _columns(output: Any) -> tuple[Tensor | None, ...]:
 def _joined(column: Sequence[Tensor | None]) -> Tensor | None:
     present = [x.float() for x in column if x is not None]
     return torch.cat(present).requires_grad_() if present else None
-
-
-def _parted(gradients: list[Tensor | None], size: int) -> Iterator[list[Tensor | None]]:
-    """Columns of the whole batch → one list per part."""
-    rows = max(len(g) for g in gradients if g is not None)
-    for start in range(0, rows, size):
-        yield [None if g is None else g[start : start + size] for g in gradients]

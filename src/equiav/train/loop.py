@@ -4,6 +4,8 @@ Everything random follows from (seed, epoch, clip), so a run's state is its weig
 loop knows nothing of audio or pictures: the caller's `Objective` makes the model's inputs and what is to be minimised.
 """
 
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
 from __future__ import annotations
 
 import json

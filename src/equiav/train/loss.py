@@ -12,6 +12,7 @@ one process. Deliberate difference from the release, whose inter-modal gather is
 B batch · E embedding width
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -127,11 +128,7 @@ def _check_batch(x: Tensor) -> None:
 
 
 def shares_of_batch(rows: int, device: torch.device) -> list[int]:
-    """How many clips of a batch each process has, in rank order; every process has to ask.
-
-    Args:
-        rows: clips that this process has.
-    """
+    """How many clips of a batch each process has, in rank order; this one has `rows`. Every process has to ask."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return [rows]
     own = torch.tensor([rows], device=device)

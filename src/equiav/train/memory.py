@@ -22,7 +22,15 @@ def peak_gb(device: torch.device) -> float:
     """The peak so far, or since `reset_peak`, in 10^9 bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return _peak_of_process() / 1e9
+    # the kernel hands ru_maxrss on to a new program, with the peak of the one that started it; VmHWM begins anew
+    if STATUS.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)):
+        return 1024 * int(found[1]) / 1e9
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 1e9
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (peak if sys.platform == "darwin" else 1024 * peak) / 1e9
 
 
 def reset_peak(device: torch.device) -> None:
@@ -45,7 +53,6 @@ def available_gb(device: torch.device, processes: int) -> float:
     """What this process may take in all, with what it has taken already, in 10^9 bytes.
 
     Args:
-        device: where it computes.
         processes: of this training on this machine; each of them has a GPU of its own, but they share the machine.
     """
     if device.type == "cuda":
@@ -57,15 +64,3 @@ def available_gb(device: torch.device, processes: int) -> float:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Did an allocation fail? On a processor torch has no error of its own for that."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def _peak_of_process() -> int:
-    # the kernel hands ru_maxrss on to a new program, with the peak of the one that started it; VmHWM begins anew
-    if STATUS.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)):
-        return 1024 * int(found[1])
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak

@@ -7,6 +7,7 @@ Order, partners and shares follow from (seed, epoch) and the clips' ids, whateve
 B batch · T time frames · M mel bins
 """
 
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 import copy

@@ -25,7 +25,7 @@ def make_optimizer(
         if parameter.requires_grad:
             decay = settings.weight_decay if sum(size > 1 for size in parameter.shape) > 1 else 0.0
             ratio = lr_ratio(name)
-            group = {"params": [], "weight_decay": decay, "lr_ratio": ratio, "lr": ratio * settings.lr}
+            group: dict[str, Any] = {"params": [], "weight_decay": decay, "lr_ratio": ratio, "lr": ratio * settings.lr}
             groups.setdefault((ratio, -decay), group)["params"].append(parameter)
     return torch.optim.AdamW([groups[key] for key in sorted(groups)], betas=settings.betas, fused=True)
 

@@ -3,6 +3,7 @@
 Run again with the same recipe it goes on where it was; another recipe in the same folder is refused.
 """
 
+# pyright: reportMissingTypeStubs=false
 from __future__ import annotations
 
 import logging

@@ -4,6 +4,7 @@
 gloo between processors, NCCL between GPUs. Without it there is one process, and everything here is a no-op.
 """
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -40,7 +41,7 @@ def make_accelerator(precision: str = "fp32", trackers: tuple[str, ...] = (), ru
     if precision == "fp16" and device == "cpu":
         raise TrainingError("train.precision=fp16 needs a GPU; take auto, bf16 or fp32")
     # accelerate keeps one precision per process; each run of ours brings its own
-    AcceleratorState._reset_state()
+    AcceleratorState._reset_state()  # pyright: ignore[reportPrivateUsage]  (there is no public way)
     return Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
         cpu=device == "cpu",

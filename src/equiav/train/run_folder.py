@@ -1,5 +1,7 @@
 """What every training run has around its steps: a recipe that fits this machine, a folder claimed, the weights kept."""
 
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false
 from __future__ import annotations
 
 import hashlib
@@ -241,8 +243,9 @@ def begun_run(run: Path | None) -> Begun | None:
             f"{run} has no trained_on.json, which lists the clips of a run: it is of an older equiav. "
             "Finish it with that one, or begin another run in another --run folder"
         )
-    start = read_json(run / START) if (run / START).is_file() else {"encoders": None, "weights": {}}
-    config = start["encoders"] and parse_settings(ModelConfig, start["encoders"], where=str(run / START))
+    start: dict[str, Any] = read_json(run / START) if (run / START).is_file() else {"encoders": None, "weights": {}}
+    encoders = start["encoders"]
+    config = None if encoders is None else parse_settings(ModelConfig, encoders, where=str(run / START))
     return Begun(run, recipe, trained_on, config, start["weights"])
 
 
@@ -301,7 +304,6 @@ def claim_run(run: Path, recipe: AnyRecipe, library: Library, encoders: ModelCon
     How often a run notes and saves does not decide what comes out: these settings may change.
 
     Args:
-        run: folder of the run.
         recipe: resolved.
         library: whose clips a run that begins now is trained on.
         encoders: config of those that it starts from, if that says more than the recipe.

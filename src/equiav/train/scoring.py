@@ -6,6 +6,8 @@ With several processes each scores a part, and all get the whole: every clip onc
 probabilities of several of the stored frames are averaged, as CAV-MAE does; one frame is the middle one.
 """
 
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownLambdaType=false
+# pyright: reportUnknownMemberType=false, reportUnknownParameterType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,5 +1,6 @@
 """How much of the processor a training step makes use of: its matrix products counted, the peak measured."""
 
+# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 import time

@@ -7,12 +7,14 @@ chosen on it; "earlier", if a model that the run started from had learned from i
 `labels`, a hash of them. Two million clips take about 60 MB on disk.
 """
 
+# pyright: reportMissingTypeStubs=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,7 +122,6 @@ def about_to_train(
     """What a run that begins now is going to be trained on.
 
     Args:
-        library: where from.
         splits: role ("train", "validation") → split.
         modalities: which clips of a split.
         labelled: whether their labels are learned.
@@ -209,11 +210,10 @@ def load_trained_on(folder: Path) -> TrainedOn | None:
 def _read(library: Library, split: str, modalities: Modalities, role: str, labelled: bool) -> pa.Table:
     columns = ["clip_id", "source", "file_size", *["labels"] * labelled]
     table = library.clips(split, columns, USABLE[modalities])
-    labels = [hash_of(own) for own in table["labels"].to_pylist()] if labelled else [None] * len(table)
+    labels: list[str | None] = [None] * len(table)
+    if labelled:
+        # they change with any label, whatever their order
+        digests = (hashlib.sha256(json.dumps(sorted(own)).encode()) for own in table["labels"].to_pylist())
+        labels = [digest.hexdigest()[:16] for digest in digests]
     found = {name: table[name] for name in ("clip_id", "source", "file_size")}
     return pa.table({**found, "role": [role] * len(table), "labels": pa.array(labels, pa.string())}, schema=SCHEMA)
-
-
-def hash_of(labels: Collection[str]) -> str:
-    """Sixteen hexadecimal digits that change with any label, whatever their order."""
-    return hashlib.sha256(json.dumps(sorted(labels)).encode()).hexdigest()[:16]
