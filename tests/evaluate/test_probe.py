@@ -11,10 +11,11 @@ from sklearn.metrics import average_precision_score
 from equiav.config import load_recipe
 from equiav.errors import ConfigError, LibraryError, ModelError
 from equiav.evaluate.gradient_probe import fitted_scores
-from equiav.evaluate.probe import _features, _linear, _stratified, _targets, _vote, probe, probe_result
+from equiav.evaluate.probe import _features, _linear, _stratified, _vote, probe, probe_result
 from equiav.evaluate.results import compare_results
 from equiav.metrics.classification import mean_average_precision
 from equiav.model.equiav import EquiAV
+from equiav.train.classification import label_matrix
 from equiav.train.pretrain import model_config, resolve
 from train.small_library import SMALL, make_library
 
@@ -135,7 +136,7 @@ def test_stratified_folds_have_every_label_evenly_and_sources_whole(library, mod
         "train",
         "linear probe on pooled features, 3 stratified folds",
     )
-    goal = _targets([["common"] + ["rare"] * (i % 4 == 0) for i in range(16)], ["common", "rare"])
+    goal = label_matrix([["common"] + ["rare"] * (i % 4 == 0) for i in range(16)], ["common", "rare"]).bool().numpy()
     folds = _stratified(goal, [f"source{i // 2}" for i in range(16)], 4, seed=1)
     assert [int(goal[rows, 1].sum()) for rows in folds.values()] == [1, 1, 1, 1], "by the rarest of a clip's labels"
     assert all(set(rows // 2 * 2) <= set(rows) for rows in folds.values()), "both windows of a source"
@@ -224,7 +225,7 @@ def test_an_attentive_probe_finds_the_informative_token():
 def test_mean_average_precision_leaves_out_classes_that_do_not_occur():
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(20, 4))
-    targets = _targets([[f"c{i % 3}", "c0"] for i in range(20)], ["c0", "c1", "c2", "c3"])
+    targets = label_matrix([[f"c{i % 3}", "c0"] for i in range(20)], ["c0", "c1", "c2", "c3"]).bool().numpy()
     expected = np.mean([average_precision_score(targets[:, c], scores[:, c]) for c in range(3)])
     assert mean_average_precision(targets, scores) == pytest.approx(expected)
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from equiav.config import Features
@@ -15,7 +16,7 @@ from equiav.library.table import Library
 from equiav.model.classifier import Classifier
 from equiav.model.equiav import EquiAV
 from equiav.train import finetune as finetune_module
-from equiav.train.classification import Classification, targets
+from equiav.train.classification import Classification, label_matrix
 from equiav.train.finetune import finetune, resolve
 from equiav.train.mixing import MixingLoader, Mixture
 from train.labelled_library import LABELS, SPLITS, label, save_pretrained, tiny_recipe
@@ -110,6 +111,19 @@ def test_a_validation_split_chooses_the_epoch(library, source, tmp_path, monkeyp
     assert [json.loads(line)["validation_error"] for line in lines] == [0.5, 0.25, 0.75]
 
 
+def test_a_run_that_was_begun_under_the_earlier_names_goes_on(library, source, tmp_path):
+    recipe, steps = tiny_recipe("train.epochs=2", source=source), []
+    finetune(recipe, library, tmp_path, on_step=steps.append, should_stop=lambda: bool(steps))
+    about = json.loads((tmp_path / "trained_on.json").read_text())
+    stored = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    for tree in (about, stored["task"]):
+        assert tree.pop("modalities") == "both"
+        tree["senses"] = "audio-visual"
+    (tmp_path / "trained_on.json").write_text(json.dumps(about))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(stored))
+    assert finetune(recipe, library, tmp_path).done
+
+
 def test_a_run_overfits_its_clips(library, tmp_path):
     plain = ["augment={mix: 0, audio: {}}", "task.drop_path=0", "train.roll=false"]
     longer = ["train.epochs=15", "optim.lr=3e-3", "train.global_batch=6", "train.log_every=1"]
@@ -139,7 +153,7 @@ def test_a_shipped_recipe_runs_unchanged_on_another_model_and_library(equiav, li
 def test_mixed_targets_follow_the_shares_and_smoothing_spreads_them(library):
     goal, batch = objective(library, "task.label_smoothing=0.1")
     logits = torch.randn(4, 3)
-    own, other = (targets(clips.labels, goal.model.classes) for clips in (batch.clips, batch.others))
+    own, other = (label_matrix(clips.labels, goal.model.classes) for clips in (batch.clips, batch.others))
     share = batch.shares[:, None]
     wanted = 0.9 * (share * own + (1 - share) * other) + 0.1 / 3
     loss = -(wanted * logits.log_softmax(1)).sum(1).mean()

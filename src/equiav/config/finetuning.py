@@ -37,7 +37,8 @@ class Task(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_earlier_names(cls, tree: Any) -> Any:
+    def read_earlier_names(cls, tree: Any) -> Any:
+        """A stored task under the names of today."""
         if not isinstance(tree, dict) or "senses" not in tree:
             return tree
         return {"modalities": stored_modalities(tree), **{name: tree[name] for name in tree if name != "senses"}}

@@ -43,6 +43,7 @@ from equiav.metrics.bootstrap import RESAMPLES, interval, resampled_classes, res
 from equiav.metrics.classification import mean_average_precision
 from equiav.metrics.sources import numbered
 from equiav.model.encode import embed_log_mels, embed_pictures
+from equiav.train.classification import label_matrix
 from equiav.words import are, counted, have
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def probe(
     counts = [library.count(split, usable) for split in splits]
     seen = _read(library, model, splits, counts, modalities, "tokens" if kind == "attentive" else feature, on_progress)
     classes = _classes(library, seen.labels)
-    goal, one_label = _targets(seen.labels, classes), all(len(own) == 1 for own in seen.labels)
+    goal, one_label = label_matrix(seen.labels, classes).bool().numpy(), all(len(own) == 1 for own in seen.labels)
     described = kind if kind != "knn" else f"{kind} ({counted(neighbours, 'neighbour')})"
     described += f" probe on {'patch tokens' if kind == 'attentive' else f'{feature} features'}"
     rows = np.concatenate([library.positions(split, usable) for split in splits])
@@ -296,14 +297,6 @@ def _part(model: EquiAV, batch: Batch, modality: str, what: Feature | Literal["t
     if not tokens.isfinite().all():  # a classifier that says nothing would score as one that always says the same
         raise ModelError("the model gave NaN or infinite features: its weights are broken; look at the run's losses")
     return tokens.half().cpu() if what == "tokens" else tokens.mean(1).float().cpu()
-
-
-def _targets(labels: list[list[str]], classes: list[str]) -> Bool[np.ndarray, "n classes"]:
-    column = {name: i for i, name in enumerate(classes)}
-    found = np.zeros((len(labels), len(classes)), dtype=bool)
-    for row, own in zip(found, labels, strict=True):
-        row[[column[name] for name in own]] = True
-    return found
 
 
 def _scores(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from equiav.model.classifier import Classifier, Labels
 
 
-def targets(labels: Sequence[Sequence[str]], classes: Sequence[str]) -> Float[Tensor, "B classes"]:
+def label_matrix(labels: Sequence[Sequence[str]], classes: Sequence[str]) -> Float[Tensor, "B classes"]:
     """1 for every label of a clip, else 0."""
     column = {name: i for i, name in enumerate(classes)}
     found = torch.zeros(len(labels), len(classes))
@@ -94,9 +94,9 @@ class Classification:
         Of this process's share; weighted so that the mean over processes is that over the clips of the batch.
         """
         classes, smoothing = self.model.classes, self.recipe.task.label_smoothing
-        goal = targets(batch.clips.labels, classes)
+        goal = label_matrix(batch.clips.labels, classes)
         if batch.others is not None:
-            goal = torch.lerp(targets(batch.others.labels, classes), goal, batch.shares[:, None])
+            goal = torch.lerp(label_matrix(batch.others.labels, classes), goal, batch.shares[:, None])
         # as released: every class gets its part of what the labels give up
         goal = (goal * (1 - smoothing) + smoothing / len(classes)).to(output.device)
         one = F.binary_cross_entropy_with_logits if self.model.labels == "multi-label" else F.cross_entropy

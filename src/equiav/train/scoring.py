@@ -26,7 +26,7 @@ from equiav.errors import LibraryError, ModelError
 from equiav.library.loader import pictures_of
 from equiav.library.records import USABLE
 from equiav.metrics.classification import mean_average_precision, top_hits
-from equiav.train.classification import check_labels, targets
+from equiav.train.classification import check_labels, label_matrix
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,7 +98,7 @@ def score_split(
     scores = np.stack([one[2] for one in gathered])
     if not np.isfinite(scores).all():
         raise ModelError("the classifier gave NaN or infinite probabilities: its weights are broken")
-    truth = targets(labels, classifier.classes).bool().numpy()
+    truth = label_matrix(labels, classifier.classes).bool().numpy()
     return Scores([one[1] for one in gathered], scores, truth)
 
 
