@@ -10,7 +10,7 @@ more forward pass buys a batch of any size.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from itertools import repeat
 from typing import Any, Protocol, TypeVar
@@ -83,7 +83,9 @@ def backward(
     losses = objective.losses(joined[0] if single else type(outputs[0])(*joined), batch)
     accelerator.backward(losses["loss"])
     torch.manual_seed(seed)
-    gradients = [repeat(None) if x is None or x.grad is None else x.grad.split(micro_batch) for x in joined]
+    gradients: list[Iterable[Tensor | None]] = [
+        repeat(None) if x is None or x.grad is None else x.grad.split(micro_batch) for x in joined
+    ]
     for number, (part, *wanted) in enumerate(zip(parts, *gradients, strict=False)):
         last = number == len(parts) - 1
         with nullcontext() if last else accelerator.no_sync(model):
