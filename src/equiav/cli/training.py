@@ -16,7 +16,7 @@ from equiav.errors import ConfigError
 from equiav.words import counted
 
 if TYPE_CHECKING:
-    from equiav.train.report import Step
+    from equiav.train.loop import Step
     from equiav.train.run_folder import Outcome
 
 train_app = typer.Typer()

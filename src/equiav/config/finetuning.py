@@ -17,6 +17,13 @@ from equiav.config.loading import Settings, read_settings
 from equiav.config.training import Data, Init, Optim, Train
 
 
+def under_current_names(task: Any) -> Any:
+    """A stored task, whose settings may have the names that they had earlier."""
+    if not isinstance(task, dict) or "senses" not in task:
+        return task
+    return {"modalities": stored_modalities(task), **{name: task[name] for name in task if name != "senses"}}
+
+
 class Task(Settings):
     """What is learned."""
 
@@ -37,11 +44,8 @@ class Task(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def read_earlier_names(cls, tree: Any) -> Any:
-        """A stored task under the names of today."""
-        if not isinstance(tree, dict) or "senses" not in tree:
-            return tree
-        return {"modalities": stored_modalities(tree), **{name: tree[name] for name in tree if name != "senses"}}
+    def _read_earlier_names(cls, tree: Any) -> Any:
+        return under_current_names(tree)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -20,7 +20,7 @@ import yaml
 from accelerate import Accelerator
 
 from equiav.config import Data, FinetuneRecipe, Modalities, ModelConfig, Recipe, Train, parse_settings
-from equiav.config.finetuning import Task
+from equiav.config.finetuning import under_current_names
 from equiav.errors import ConfigError, TrainingError
 from equiav.library.records import USABLE
 from equiav.library.table import Library
@@ -239,7 +239,7 @@ def begun_run(run: Path | None) -> Begun | None:
     if not isinstance(recipe, dict):
         raise TrainingError(f"{run / RECIPE} is no recipe that equiav wrote: a mapping expected, found {recipe!r}")
     if "task" in recipe:
-        recipe["task"] = Task.read_earlier_names(recipe["task"])
+        recipe["task"] = under_current_names(recipe["task"])
     trained_on = load_trained_on(run)
     if trained_on is None:
         raise TrainingError(
