@@ -1,17 +1,21 @@
 """The report on models as they are trained: every method, a page that fetches nothing, JSON that is JSON."""
 
 import dataclasses
+import inspect
 import json
 import re
+import typing
+from pathlib import Path
 
 import pytest
 import torch
 
 from equiav.augment.room import RoomOptions, RoomSpace
+from equiav.cli import evaluation
 from equiav.cli.app import main
 from equiav.config import load_recipe
 from equiav.diagnose.branch import Branch, Effort, read_clips
-from equiav.diagnose.diagnosis import diagnose
+from equiav.diagnose.diagnosis import CLIPS, FEWEST, diagnose
 from equiav.diagnose.unseen import unseen
 from equiav.errors import LibraryError
 from equiav.model.equiav import EquiAV
@@ -125,6 +129,12 @@ def test_a_gate_decides_the_exit_code(library, tmp_path, monkeypatch, capsys):
     output = capsys.readouterr()
     assert "no figure is called 'all.h2'" in output.err
     assert "equivariance.html" in output.out, "what was measured is shown all the same"
+
+
+def test_the_command_asks_for_as_many_clips_as_the_report():
+    options = typing.get_type_hints(evaluation.diagnose, vars(evaluation) | {"Path": Path}, include_extras=True)
+    assert options["clips"].__metadata__[0].min == FEWEST
+    assert inspect.signature(evaluation.diagnose).parameters["clips"].default == CLIPS
 
 
 def test_a_report_needs_no_gradient_and_leaves_the_model_as_it_was(library):
