@@ -83,7 +83,7 @@ def compare(
     on_step: Callable[[str, Step], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[VariantResult] | None:
-    """Train and evaluate all variants; writes compare.json and compare.png. None when told to stop.
+    """Train and evaluate all variants; writes compare.json and compare.png. None when stopped before the end.
 
     Raises:
         TrainingError: as `pretrain`; before anything is trained: a run that is there is of another recipe or library,
@@ -127,9 +127,9 @@ def _check_runs(library: Library, chosen: list[Variant], out: Path) -> None:
         clips.setdefault(split, {}).setdefault(own.fingerprint, (who, len(own.of("train"))))
     for split, found in clips.items():
         if len(found) > 1:
-            told = ", ".join(f"{who} of {n}" for who, n in found.values())
+            runs = ", ".join(f"{who} of {n}" for who, n in found.values())
             raise TrainingError(
-                f"{out}: not all variants would have the same clips of split {split!r}: {told}. The library has "
+                f"{out}: not all variants would have the same clips of split {split!r}: {runs}. The library has "
                 "changed since this comparison began: bring it back as it was, or compare into another --out folder"
             )
 

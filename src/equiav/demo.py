@@ -41,7 +41,7 @@ def run_demo(
     say: Callable[[str], None],
     stopping: Callable[[], AbstractContextManager[Callable[[], bool]]],
 ) -> Path | None:
-    """Run the whole way in `out`; returns the page, or None when told to stop during training.
+    """Run the whole way in `out`; returns the page, or None when stopped during training.
 
     Args:
         out: folder for everything.
@@ -49,7 +49,7 @@ def run_demo(
         fast: a tenth of the clips and of the epochs: a smoke test.
         bar: makes a progress bar (what, unit): a context manager with `update(done, total, note)`.
         say: prints one line.
-        stopping: makes the context that training runs in; it gives what is asked after every step: stop now?
+        stopping: makes the context that training runs in, whose value is called after every step: stop now?
     """
     from equiav.evaluate.retrieval import evaluate_retrieval
     from equiav.library.ingest import ingest
@@ -124,7 +124,7 @@ def _page(
 
 
 def _queries(library: Library, index: SearchIndex) -> list[QueryShown]:
-    """Held-out clips asked by sound, by picture, by sound; their own other halves are among what can be found."""
+    """Held-out clips as queries, by sound and by picture; the partner of each is among what can be found."""
     from equiav.pages.demo import QueryShown
 
     held_out = library.clips(split="test", columns=["clip_id"])["clip_id"].to_pylist()
