@@ -70,14 +70,9 @@ def ingest(
     from equiav.library.manifests import read_source
     from equiav.library.table import Library
 
-    if (library / "clips.lance").exists() and not recipe and not overrides:
-        features = Library(library).features
-    else:
-        features = load_recipe(recipe or "base", overrides or []).features
+    known = (library / "clips.lance").exists() and not recipe and not overrides
+    features = Library(library).features if known else load_recipe(recipe or "base", overrides or []).features
     listing = read_source(source, media=media, label_map=labels, split=split)
-
-    def print_pruned(clips: int, files: int) -> None:
-        err.print(f"removing {counted(clips, 'clip')} of {counted(files, 'missing file')}", highlight=False)
 
     with Bar("ingesting", "files") as bar:
         report = run_ingest(
@@ -87,12 +82,16 @@ def ingest(
             workers=workers,
             ray=ray,
             prune=prune,
-            on_prune=print_pruned,
+            on_prune=_print_pruned,
             on_progress=bar.update,
         )
     print_json(asdict(report)) if as_json else _print_ingested(report)
     if report.rejects:
         raise typer.Exit(EXIT_PARTIAL)
+
+
+def _print_pruned(clips: int, files: int) -> None:
+    err.print(f"removing {counted(clips, 'clip')} of {counted(files, 'missing file')}", highlight=False)
 
 
 def _print_ingested(report: IngestReport) -> None:
