@@ -18,8 +18,8 @@ from equiav.config import Augment
 from equiav.diagnose import cost, unseen
 from equiav.diagnose.branch import Branch, Effort, read_clips
 from equiav.diagnose.diagnosis import diagnose
+from equiav.evaluate import classifiers
 from equiav.evaluate import classify as classification
-from equiav.evaluate import gradient_probe
 from equiav.evaluate.localise import localise
 from equiav.evaluate.probe import probe
 from equiav.evaluate.retrieval import evaluate_retrieval
@@ -186,8 +186,8 @@ def test_retrieval_elsewhere(library, elsewhere, scoring):
     [("linear", "pooled"), ("linear", "embedding"), ("sgd", "pooled"), ("knn", "pooled"), ("attentive", "pooled")],
 )
 def test_probes_elsewhere(library, elsewhere, kind, feature, monkeypatch):
-    monkeypatch.setattr(gradient_probe, "FEWEST_STEPS", 2)
-    monkeypatch.setattr(gradient_probe, "EPOCHS", {"attentive": 2, "sgd": 2})
+    monkeypatch.setattr(classifiers, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(classifiers, "EPOCHS", {"attentive": 2, "sgd": 2})
     here = probe(library, make_model(), kind=kind, feature=feature).to_dict()
     with elsewhere as device:
         there = probe(library, make_model().to(device), kind=kind, feature=feature).to_dict()

@@ -10,8 +10,8 @@ from sklearn.metrics import average_precision_score
 
 from equiav.config import load_recipe
 from equiav.errors import ConfigError, LibraryError, ModelError
-from equiav.evaluate.gradient_probe import fitted_scores
-from equiav.evaluate.probe import _features, _linear, _stratified, _vote, probe, probe_result
+from equiav.evaluate.classifiers import fitted_scores, linear, vote
+from equiav.evaluate.probe import _features, _stratified, probe, probe_result
 from equiav.evaluate.results import compare_results
 from equiav.metrics.classification import mean_average_precision
 from equiav.model.equiav import EquiAV
@@ -53,11 +53,11 @@ def test_every_kind_measures_the_clips_of_the_other_split(library, model, kind, 
 
 
 def test_pooled_features_are_the_mean_of_the_patch_tokens(library, model):
-    tokens = _features(library, model, "a", "both", "tokens", None).parts
-    pooled = _features(library, model, "a", "both", "pooled", None).parts
+    tokens = _features(library, model, ["a"], "both", "tokens", None).parts
+    pooled = _features(library, model, ["a"], "both", "pooled", None).parts
     for many, mean in zip(tokens, pooled, strict=True):
         assert torch.allclose(many.float().mean(1), mean, atol=2e-3), "tokens are kept in half precision"
-    embedded = _features(library, model, "a", "visual", "embedding", None).parts[0]
+    embedded = _features(library, model, ["a"], "visual", "embedding", None).parts[0]
     assert torch.allclose(embedded.norm(dim=1), torch.ones(len(embedded)), atol=1e-5)
 
 
@@ -72,13 +72,13 @@ def test_separate_classes_are_separated_by_a_plane_and_noise_is_not():
     targets = np.eye(3, dtype=bool)[label]
     apart = rng.normal(3 * targets, 0.5)
     noise = rng.normal(size=(180, 3))
-    right = [(_linear(x[:90], targets[:90], x[90:], True).argmax(1) == label[90:]).mean() for x in (apart, noise)]
+    right = [(linear(x[:90], targets[:90], x[90:], True).argmax(1) == label[90:]).mean() for x in (apart, noise)]
     assert right[0] > 0.95
     assert right[1] < 0.6
     here, there = ([torch.from_numpy(part).float()] for part in (apart[:90], apart[90:]))
     scores = fitted_scores("sgd", here, torch.from_numpy(targets[:90]), there, heads=1, one_label=True)
     assert (scores.argmax(1).numpy() == label[90:]).mean() > 0.95
-    lacking = _linear(apart[:90], targets[:90] & (label[:90] != 2)[:, None], apart[90:], False)
+    lacking = linear(apart[:90], targets[:90] & (label[:90] != 2)[:, None], apart[90:], False)
     assert (lacking[:, 2] == -1e9).all(), "a class that was not there to learn"
 
 
@@ -90,7 +90,7 @@ def test_what_is_the_same_in_all_that_is_learned_from_decides_nothing(kind):
     told = np.concatenate([rng.normal(3 * targets, 0.5), np.ones((120, 4))], axis=1)
     told[60:, 3:] += rng.normal(size=(60, 4))  # a modality that is new in the test split
     if kind == "linear":
-        scores = _linear(told[:60], targets[:60], told[60:], True)
+        scores = linear(told[:60], targets[:60], told[60:], True)
     else:
         here, there = ([torch.from_numpy(part).float()] for part in (told[:60], told[60:]))
         scores = fitted_scores("sgd", here, torch.from_numpy(targets[:60]), there, heads=1, one_label=True).numpy()
@@ -201,7 +201,7 @@ def test_a_result_of_a_probe_is_stored_with_every_clip(library, model, tmp_path)
 def test_neighbours_vote_by_their_nearness():
     train = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     targets = np.array([[True, False], [True, False], [False, True]])
-    scores = _vote(train, targets, np.array([[1.0, 0.05], [0.05, 1.0]]), 20)
+    scores = vote(train, targets, np.array([[1.0, 0.05], [0.05, 1.0]]), 20)
     assert scores.sum(1) == pytest.approx([1, 1])
     assert scores[0, 0] > 0.9
     assert scores[1, 1] > 0.9
@@ -245,9 +245,9 @@ def test_windows_of_its_own_source_do_not_vote_for_a_clip():
     train = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     targets = np.array([[True, False], [True, False], [False, True]])
     there = np.array([[1.0, 0.05]])
-    assert _vote(train, targets, there, 1, (np.array([0, 0, 1]), np.array([0]))).argmax(1) == 1
-    assert _vote(train, targets, there, 1, (np.array([0, 2, 1]), np.array([0]))).argmax(1) == 0
-    assert _vote(train, targets, there, 1, (np.array([0, 0, 0]), np.array([0]))).tolist() == [[0, 0]]
+    assert vote(train, targets, there, 1, (np.array([0, 0, 1]), np.array([0]))).argmax(1) == 1
+    assert vote(train, targets, there, 1, (np.array([0, 2, 1]), np.array([0]))).argmax(1) == 0
+    assert vote(train, targets, there, 1, (np.array([0, 0, 0]), np.array([0]))).tolist() == [[0, 0]]
 
 
 def test_the_commonest_class_stands_beside_the_accuracy_and_shared_sources_are_counted(library, model):

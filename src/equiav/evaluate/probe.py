@@ -1,20 +1,14 @@
 """What simple classifiers read off frozen features:  a library, a model → accuracy (one label per clip) or mAP (more).
 
-- linear: logistic regression on standardised features, C = 1, nothing tuned;
-- sgd: a linear classifier fitted by SGD, the usual recipe where there are too many clips for the other;
-- knn: votes of the k nearest training clips by cosine, weighted by exp(similarity / 0.07) (Wu et al. 2018); windows of
-  the clip's own source do not vote;
-- attentive: one learned query over the patch tokens. CAV-MAE Sync's and TG-DP's "linear probe" has such an attention
-  inside: do not hold it against a linear one. The tokens of all clips are held in memory, as float16.
-
 Features are the mean of the encoder's patch tokens behind its final norm (the field's "pooled features"), or the
-embeddings that retrieval and search compare. sgd and attentive are `gradient_probe.py`.
+embeddings that retrieval and search compare. For the attentive probe the tokens of all clips are held in memory, as
+float16.
 
 One split is learned from and another measured on; or the splits are folds and each in turn is measured on (ESC-50's
 protocol); or one split is cut into folds that have every label evenly and each source whole. What is measured on is
 never chosen on: there is nothing to choose. Intervals resample sources (`bootstrap.py`); how many of the clips
-measured on are of a source that was learned from too is said. The baseline is what needs no features: of accuracy the
-share of the commonest class among these very clips, of mAP the mean share of the classes (equal scores for all).
+measured on are of a source that was learned from too is counted. The baseline is what needs no features: of accuracy
+the share of the commonest class among these very clips, of mAP the mean share of the classes (equal scores for all).
 """
 
 from __future__ import annotations
@@ -22,9 +16,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,38 +28,124 @@ from torch import Tensor
 from equiav.augment.visual import normalise
 from equiav.config import Modalities, check_features
 from equiav.errors import ConfigError, LibraryError, ModelError
+from equiav.evaluate.classifiers import NEIGHBOURS, Kind, class_scores
 from equiav.evaluate.gallery import recordings_of
-from equiav.evaluate.gradient_probe import fitted_scores
 from equiav.evaluate.leaks import seen_in_training
-from equiav.evaluate.probed import Feature, Kind, Probed, probe_result
+from equiav.evaluate.results import Result, about
 from equiav.library.loader import Batch, ClipLoader
 from equiav.library.records import USABLE
 from equiav.metrics.bootstrap import RESAMPLES, interval, resampled_classes, resampled_means
 from equiav.metrics.classification import mean_average_precision
+from equiav.metrics.figures import Figure, counted_clips, figure_table, seen_warning, source_warning
 from equiav.metrics.sources import numbered
 from equiav.model.encode import embed_log_mels, embed_pictures
 from equiav.train.classification import label_matrix
 from equiav.words import are, counted, have
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jaxtyping import Bool, Float, Float64, Int64
+    from numpy.typing import NDArray
+    from rich.table import Table
 
     from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
     from equiav.train.trained_on import TrainedOn
 
-NEIGHBOURS, TEMPERATURE = 20, 0.07
 BATCH = 64
-__all__ = ["Feature", "Kind", "Probed", "probe", "probe_result"]
+Feature = Literal["pooled", "embedding"]
+BASELINES = {"accuracy": "commonest class alone", "mAP": "equal scores for all"}
 
 
 @dataclass(frozen=True)
-class Features:
+class Probed:
+    """What a probe reached.
+
+    Attributes:
+        described: the classifier, what it sees, and how it was folded.
+        measured_on: names of splits.
+        measure: `accuracy` where every clip has one label, else `mAP` over the classes.
+        folds: split measured on → its figure.
+        low: lower end of the 95 % interval of their mean, by resampling the sources of each; None of a single source.
+        high: upper end.
+        right: for accuracy, clip → 1 or 0, scaled so that clips of small folds weigh more and the mean is the value.
+        baseline: the measure without features.
+        sources: how many the clips come from.
+        shared: of the clips measured on, those of a source that was learned from.
+        trained_on: of them, those of a source that the model itself was trained on; None where that is unknown.
+        groups: of each clip of `right` a number, equal where two are of one source.
+    """
+
+    kind: Kind
+    feature: Feature
+    modalities: Modalities
+    described: str
+    measured_on: str
+    measure: Literal["accuracy", "mAP"]
+    classes: int
+    folds: dict[str, float]
+    low: float | None
+    high: float | None
+    right: dict[str, float]
+    clips: int
+    baseline: float | None = None
+    sources: int | None = None
+    shared: int = 0
+    trained_on: int | None = None
+    groups: list[int] = field(default_factory=list)
+
+    @property
+    def value(self) -> float:
+        """Mean over the folds."""
+        return statistics.mean(self.folds.values())
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over the folds; 0 of one."""
+        return statistics.stdev(self.folds.values()) if len(self.folds) > 1 else 0.0
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the figure easier than it looks, or its interval less sure."""
+        said = source_warning(self.sources)
+        if self.shared:
+            own = ": windows of a clip's own source do not vote" if self.kind == "knn" else ""
+            clips = counted(self.clips, "clip")
+            said.append(f"{self.shared} of {clips} measured on are of sources that were learned from too{own}")
+        return said + seen_warning(self.trained_on, self.clips)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**vars(self), "value": self.value, "std": self.std, "warnings": self.warnings}
+
+    def to_table(self) -> Table:
+        """For people."""
+        from rich.markup import escape
+
+        clips, classes = counted_clips(self.clips, self.sources), counted(self.classes, "class", "classes")
+        title = f"{self.described}, {self.modalities}: {classes}, {clips}"
+        columns = ("measured on", f"{self.measure} %")
+        table = figure_table(*columns, title=title, warnings=self.warnings, min_width=len(title))
+        for name, value in self.folds.items():
+            table.add_row(escape(name), f"{100 * value:.1f}")
+        if len(self.folds) > 1:
+            table.add_row("mean ± std", f"{100 * self.value:.1f} ± {100 * self.std:.1f}")
+        interval = "none" if self.low is None or self.high is None else f"{100 * self.low:.1f} to {100 * self.high:.1f}"
+        table.add_row("95 % interval", interval)
+        if self.baseline is not None:
+            table.add_row(BASELINES[self.measure], f"{100 * self.baseline:.1f}")
+        return table
+
+
+@dataclass(frozen=True)
+class FrozenFeatures:
     """Frozen features of clips: unit embeddings (n, E) or patch tokens (n, N, D), one part per modality."""
 
     parts: list[Tensor]
     labels: list[list[str]]
     ids: list[str]
+    rows: list[NDArray[np.int64]]  # of each split
 
 
 class _Fold(NamedTuple):
@@ -115,13 +196,13 @@ def probe(
     check_features(library.features, model.config.features, library.path)
     usable = USABLE[modalities]
     splits = _splits(library, usable, train, test, folds, stratified)
-    counts = [library.count(split, usable) for split in splits]
-    seen = _read(library, model, splits, counts, modalities, "tokens" if kind == "attentive" else feature, on_progress)
+    what = "tokens" if kind == "attentive" else feature
+    seen = _features(library, model, splits, modalities, what, on_progress)
+    rows, counts = np.concatenate(seen.rows), [len(own) for own in seen.rows]
     classes = _classes(library, seen.labels)
     goal, one_label = label_matrix(seen.labels, classes).bool().numpy(), all(len(own) == 1 for own in seen.labels)
     described = kind if kind != "knn" else f"{kind} ({counted(neighbours, 'neighbour')})"
     described += f" probe on {'patch tokens' if kind == 'attentive' else f'{feature} features'}"
-    rows = np.concatenate([library.positions(split, usable) for split in splits])
     sources = numbered(recordings_of(library, rows))
     if stratified:
         measured_on, described = train, f"{described}, {stratified} stratified folds"
@@ -133,10 +214,8 @@ def probe(
         measured_on = ", ".join(held_out)
     reached: dict[str, _Fold] = {}
     for i, (name, there) in enumerate(held_out.items()):
-        tell = (
-            (lambda said, name=name: on_progress(sum(counts), sum(counts), f"{name}: {said}")) if on_progress else None
-        )
-        fit = partial(_scores, kind, model, one_label=one_label, neighbours=neighbours, seed=seed, tell=tell)
+        tell = (lambda said, name=name: on_progress(len(rows), len(rows), f"{name}: {said}")) if on_progress else None
+        fit = partial(class_scores, kind, model, one_label=one_label, neighbours=neighbours, seed=seed, tell=tell)
         reached[name] = _fold(fit, seen.parts, goal, sources, there, one_label, [seed, i])
     low, high = interval(np.mean([fold.resampled for fold in reached.values()], axis=0))
     measured = np.concatenate(list(held_out.values()))
@@ -161,6 +240,27 @@ def probe(
         trained_on=seen_in_training(library, [seen.ids[row] for row in measured], learned),
         shared=sum(fold.shared for fold in reached.values()),
         groups=sources[measured].tolist() if right else [],
+    )
+
+
+def probe_result(found: Probed, library: Library, model: EquiAV, *, seed: int = 0, run: Path | None = None) -> Result:
+    """The probe as a result that can be stored and compared."""
+    name = f"{found.kind}.{found.modalities}.{found.measure}"
+    return Result(
+        evaluation="probe",
+        about=about(model, library, found.measured_on, protocol=found.described, seed=seed, run=run),
+        figures={name: Figure(value=found.value, low=found.low, high=found.high, n=found.clips, sources=found.sources)},
+        items=list(found.right),
+        sources=found.groups,
+        per_item={name: list(found.right.values())} if found.right else {},
+        details={
+            "folds": found.folds,
+            "std": found.std,
+            "classes": found.classes,
+            "baseline": found.baseline,
+            "shared": found.shared,
+            "trained_on": found.trained_on,
+        },
     )
 
 
@@ -237,49 +337,31 @@ def _stratified(
     return found
 
 
-def _read(
-    library: Library,
-    model: EquiAV,
-    splits: list[str],
-    counts: list[int],
-    modalities: Modalities,
-    what: Feature | Literal["tokens"],
-    on_progress: Callable[[int, int, str], None] | None,
-) -> Features:
-    """The clips of several splits, one behind the other."""
-    known: list[Features] = []
-    for i, split in enumerate(splits):
-        tell = (lambda n, i=i: on_progress(sum(counts[:i]) + n, sum(counts), "")) if on_progress else None
-        known.append(_features(library, model, split, modalities, what, tell))
-    return Features(
-        [torch.cat(parts) for parts in zip(*(found.parts for found in known), strict=True)],
-        [own for found in known for own in found.labels],
-        [clip_id for found in known for clip_id in found.ids],
-    )
-
-
 @torch.no_grad()
 def _features(
     library: Library,
     model: EquiAV,
-    split: str,
+    splits: list[str],
     modalities: Modalities,
     what: Feature | Literal["tokens"],
-    on_progress: Callable[[int], None] | None,
-) -> Features:
-    loader = ClipLoader(library, split, BATCH, frame="middle", shuffle=False, drop_last=False, modalities=modalities)
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> FrozenFeatures:
+    """Of the clips of several splits, one behind the other."""
+    options: Any = {"frame": "middle", "shuffle": False, "drop_last": False, "modalities": modalities}
+    loaders = [ClipLoader(library, split, BATCH, **options) for split in splits]
+    count = sum(len(loader.rows) for loader in loaders)
     chosen = ("audio", "visual") if modalities == "both" else (modalities,)
     parts: list[list[Tensor]] = [[] for _ in chosen]
     labels: list[list[str]] = []
     ids: list[str] = []
-    for batch in loader.epoch(0):
+    for batch in chain.from_iterable(loader.epoch(0) for loader in loaders):
         for part, modality in zip(parts, chosen, strict=True):
             part.append(_part(model, batch, modality, what))
         labels += batch.labels
         ids += batch.clip_ids
         if on_progress:
-            on_progress(len(ids))
-    return Features([torch.cat(part) for part in parts], labels, ids)
+            on_progress(len(ids), count, "")
+    return FrozenFeatures([torch.cat(part) for part in parts], labels, ids, [loader.rows for loader in loaders])
 
 
 def _part(model: EquiAV, batch: Batch, modality: str, what: Feature | Literal["tokens"]) -> Tensor:
@@ -297,74 +379,3 @@ def _part(model: EquiAV, batch: Batch, modality: str, what: Feature | Literal["t
     if not tokens.isfinite().all():  # a classifier that says nothing would score as one that always says the same
         raise ModelError("the model gave NaN or infinite features: its weights are broken; look at the run's losses")
     return tokens.half().cpu() if what == "tokens" else tokens.mean(1).float().cpu()
-
-
-def _scores(
-    kind: Kind,
-    model: EquiAV,
-    train: list[Tensor],
-    targets: Bool[np.ndarray, "n classes"],
-    test: list[Tensor],
-    one_label: bool,
-    neighbours: int,
-    sources: tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]],
-    seed: int,
-    tell: Callable[[str], None] | None,
-) -> Float[np.ndarray, "m classes"]:
-    """What the classifier says of every clip and class; larger is more likely."""
-    if kind in ("attentive", "sgd"):
-        heads, goal = model.config.architecture.heads, torch.from_numpy(targets)
-        on_epoch = (lambda epoch, epochs: tell(f"epoch {epoch} of {epochs}")) if tell else None
-        options = {"heads": heads, "one_label": one_label, "seed": seed, "on_epoch": on_epoch}
-        return fitted_scores(kind, train, goal, test, **options).numpy()
-    here, there = (torch.cat(parts, dim=1).double().numpy() for parts in (train, test))
-    return (
-        _vote(here, targets, there, neighbours, sources) if kind == "knn" else _linear(here, targets, there, one_label)
-    )
-
-
-def _vote(
-    train: Float[np.ndarray, "n E"],
-    targets: Bool[np.ndarray, "n classes"],
-    test: Float[np.ndarray, "m E"],
-    neighbours: int,
-    sources: tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]] | None = None,
-) -> Float[np.ndarray, "m classes"]:
-    """The votes of the nearest training clips that are of another source; 0 for all classes where there are none."""
-    from sklearn.neighbors import NearestNeighbors
-
-    here, there = sources or (np.zeros(len(train), int), np.ones(len(test), int))
-    known, counts = np.unique(here, return_counts=True)
-    most = int(counts[np.isin(known, there)].max(initial=0))  # windows of its own source that come before others
-    index = NearestNeighbors(n_neighbors=min(neighbours + most, len(train)), metric="cosine").fit(train)
-    distance, nearest = index.kneighbors(test)
-    votes = here[nearest] != there[:, None]
-    votes &= np.cumsum(votes, axis=1) <= neighbours
-    first = np.where(votes, distance, np.inf).min(1, keepdims=True)
-    weight = np.where(votes, np.exp((np.where(votes, first, distance) - distance) / TEMPERATURE), 0.0)
-    return (weight[:, :, None] * targets[nearest]).sum(1) / np.maximum(weight.sum(1, keepdims=True), 1e-300)
-
-
-def _linear(
-    train: Float[np.ndarray, "n E"],
-    targets: Bool[np.ndarray, "n classes"],
-    test: Float[np.ndarray, "m E"],
-    one_label: bool,
-) -> Float[np.ndarray, "m classes"]:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    scale = StandardScaler().fit(train)
-    train, test = np.asarray(scale.transform(train)), np.asarray(scale.transform(test))
-    scores = np.full((len(test), targets.shape[1]), -1e9)  # of classes that the training split lacks
-    if one_label and targets.any(0).sum() == 1:  # of a fold without the rare class
-        scores[:, targets.any(0)] = 0.0
-        return scores
-    if one_label:
-        model = LogisticRegression(max_iter=1000).fit(train, targets.argmax(1))
-        scores[:, model.classes_] = model.predict_log_proba(test)
-        return scores
-    for column in np.flatnonzero(targets.any(0) & ~targets.all(0)):
-        model = LogisticRegression(max_iter=1000).fit(train, targets[:, column])
-        scores[:, column] = model.decision_function(test)
-    return scores

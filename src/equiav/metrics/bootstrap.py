@@ -57,7 +57,7 @@ def resampled_means(
     number, units = _units(len(values), sources)
     sums, sizes = np.zeros((units, values.shape[1])), np.bincount(number).astype(np.float64)
     np.add.at(sums, number, values)
-    means = []
+    means: list[np.ndarray] = []
     for counts in _counted(units, units, resamples, seed):
         counts = counts.astype(np.float64)
         means.append(counts @ sums / (counts @ sizes)[:, None])
@@ -72,7 +72,8 @@ def median_interval(
     if units == 1:
         return math.nan, math.nan
     order = np.argsort(values, kind="stable")
-    ascending, medians = values[order], []
+    ascending = values[order]
+    medians: list[np.ndarray] = []
     for counts in _counted(units, len(values), resamples, seed):
         reached = np.cumsum(counts.astype(np.int32)[:, number[order]], axis=1, dtype=np.int32)  # items up to each value
         middle = [row.searchsorted([(row[-1] + 1) // 2, row[-1] // 2 + 1]) for row in reached]
@@ -158,4 +159,4 @@ def _counted(units: int, items: int, resamples: int, seed: int | Sequence[int]) 
     for start in range(0, resamples, block):
         drawn = generator.integers(0, units, size=(min(block, resamples - start), units))
         drawn += units * np.arange(len(drawn))[:, None]
-        yield np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        yield np.reshape(np.bincount(drawn.ravel(), minlength=drawn.size), drawn.shape)

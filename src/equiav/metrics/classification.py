@@ -1,5 +1,9 @@
 """How right the scores of classes are:  truth and scores (n, classes)  →  mAP, AUC, d′, top-k."""
 
+# scikit-learn and scipy have no whole types
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import math

@@ -8,6 +8,10 @@ transformed input, r = u(x, t) the predicted one;  q − p the true displacement
 n clips · M views of each · E width
 """
 
+# torch and scikit-learn have no whole types
+# pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

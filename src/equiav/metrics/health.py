@@ -7,6 +7,10 @@ asks after every epoch, on the batch it has just seen.
 B batch · E embedding width · K parameter sets · D latent width
 """
 
+# torch has no whole types
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import math

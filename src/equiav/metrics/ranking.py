@@ -141,5 +141,5 @@ def _similarity_chunks(
     for start in range(0, len(queries), step):
         chunk = slice(start, min(start + step, len(queries)))
         scores = product[: chunk.stop - start]
-        np.matmul(queries[chunk], gallery.rows.T, out=scores)
+        np.matmul(queries[chunk], np.transpose(gallery.rows), out=scores)
         yield chunk, scores.take(gallery.column, axis=1) if gallery.duplicates else scores

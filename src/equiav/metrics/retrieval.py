@@ -297,7 +297,7 @@ _SHORT_NAMES = {
 
 def _table_rows(there: RetrievalResult, back: RetrievalResult) -> Iterator[tuple[str, RankingFigure, RankingFigure]]:
     """Short name and figure of both directions; class level last, without and with the own partner."""
-    levels = [("", there, back)]
+    levels: list[tuple[str, Any, Any]] = [("", there, back)]
     for prefix, key in (("others, class ", "class_level_others"), ("class ", "class_level")):
         levels.append((prefix, getattr(there, key), getattr(back, key)))
     for prefix, first, second in levels:
