@@ -24,7 +24,7 @@ from equiav.library.loader import ClipLoader
 from equiav.library.manifests import Item, Listing, read_source
 from equiav.library.records import Reject
 from equiav.library.table import FRAGMENTS, Library
-from equiav.library.windows import ClipWindow, Examined, Read, Task, examine, plan_windows, work
+from equiav.library.windows import ClipWindow, Examined, ItemTask, Read, examine, plan_windows, work
 from equiav.media.probe import MediaInfo
 from equiav.media.windows import Window
 from in_process import InProcess
@@ -364,7 +364,7 @@ def test_many_copies_of_a_file_are_not_held_against_each_other(tmp_path, monkeyp
     run = ingest_module._Run(Library.create(tmp_path / "L", TINY), IngestReport(), Listing(tmp_path, items), None)
     compared, equal = [], Item.__eq__
     monkeypatch.setattr(Item, "__eq__", lambda item, other: compared.append(item) or equal(item, other))
-    tasks = [task for item in items for task in run._examined(Task(item, TINY), found)]
+    tasks = [task for item in items for task in run._examined(ItemTask(item, TINY), found)]
     assert (len(tasks), run.report.duplicates) == (1, 299)
     run._windows_read(tasks[0], Read((), MediaError("gap", "no sound in it"), "decode"))
     assert (len(run.todo), run.report.duplicates) == (299, 0), "each is to be recorded"
@@ -376,7 +376,7 @@ def test_a_task_is_small_however_many_windows_its_file_has(tmp_path):
     windows = tuple(ClipWindow(Window(float(i), i + 1.0), f"{i:024x}") for i in range(10_000))
     found = Examined((1, 1), MediaInfo(10_000.0, 10_000.0, None, 16_000, 1, None, None, None), windows, len(windows))
     run = ingest_module._Run(Library.create(tmp_path / "L", TINY), IngestReport(), Listing(tmp_path, []), None)
-    tasks = run._examined(Task(Item(tmp_path / "long.wav"), TINY), found)
+    tasks = run._examined(ItemTask(Item(tmp_path / "long.wav"), TINY), found)
     assert sum(len(task.examined.windows) for task in tasks) == len(windows)
     assert max(len(pickle.dumps(task)) for task in tasks) < 8192
 
@@ -479,7 +479,7 @@ def test_a_segment_longer_than_a_window_is_cut_like_a_file():
 def test_a_file_that_changes_under_the_reader_is_not_mixed(tmp_path, good_video):
     video = tmp_path / "v.mp4"
     video.write_bytes(good_video.read_bytes())
-    task = Task(Item(video), TINY)
+    task = ItemTask(Item(video), TINY)
     found = examine(task.item, TINY)
     os.utime(video, ns=(1, 1))
     result = work(replace(task, examined=found))

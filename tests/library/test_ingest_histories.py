@@ -23,7 +23,7 @@ from equiav.library.ingest import ingest
 from equiav.library.items import Item
 from equiav.library.manifests import read_source
 from equiav.library.table import Library
-from equiav.library.windows import Task, examine, stamp_of, work
+from equiav.library.windows import ItemTask, examine, stamp_of, work
 from in_process import InProcess
 from samples import TINY, pictures, tone, write_media
 
@@ -82,7 +82,7 @@ def given_by(file, span):
         found = examine(item, TINY)
     except MediaError as error:
         return [], error.reason
-    read = work(Task(item, TINY, found))
+    read = work(ItemTask(item, TINY, found))
     good = {clip.clip_id for clip in read.clips}
     return [(window.clip_id, window.clip_id in good) for window in found.windows], read.error and read.error.reason
 
@@ -107,9 +107,9 @@ class Pool(InProcess):
             raise MediaError("unreadable", "shut")
         known = replace(item, path=self.world.contents[held], labels=(), split="", name="")
         if not task.examined:
-            return replace(done(Task(known, TINY)), stamp=stamp)
+            return replace(done(ItemTask(known, TINY)), stamp=stamp)
         examined = replace(task.examined, stamp=stamp_of(known.path))
-        read = done(Task(known, TINY, examined))
+        read = done(ItemTask(known, TINY, examined))
         new = {"item": item.key, "source": item.source, "labels": list(item.labels), "split": item.split}
         new |= {"file_size": stamp[0], "file_mtime_ns": stamp[1], "origin": task.origin}
         return replace(read, clips=tuple(replace(clip, **new) for clip in read.clips))

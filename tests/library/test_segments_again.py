@@ -14,7 +14,7 @@ from equiav.library.ingest import ingest
 from equiav.library.manifests import read_source
 from equiav.library.records import STATUSES
 from equiav.library.table import Library
-from equiav.library.windows import Task, examine, work
+from equiav.library.windows import ItemTask, examine, work
 from in_process import InProcess
 from samples import TINY, pictures, tone, write_media
 
@@ -94,7 +94,7 @@ def test_a_segment_that_an_older_version_made_the_clips_of_both_its_files_has_th
     world.take_in("whole")
     (item,) = read_source(world.source, media=world.media).items
     windows = [replace(examine(item, TINY), windows=(window,)) for window in examine(item, TINY).windows]
-    tasks = [Task(item, TINY, window, origin=str(world.source)) for window in windows]
+    tasks = [ItemTask(item, TINY, window, origin=str(world.source)) for window in windows]
     world.take_in("cut")
     before = rows(world.library)
     write_media(world.media / FILES["whole"], frames=pictures(130), sound=tone(13.0))

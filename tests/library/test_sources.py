@@ -19,7 +19,7 @@ from equiav.library.ingest import ingest
 from equiav.library.items import Item
 from equiav.library.manifests import read_source
 from equiav.library.table import Library
-from equiav.library.windows import Task, examine, work
+from equiav.library.windows import ItemTask, examine, work
 from samples import TINY, pictures, tone, write_media
 
 ID = "-a_b-c_d-e_"  # YouTube ids may begin with a dash and hold underscores
@@ -28,7 +28,7 @@ ID = "-a_b-c_d-e_"  # YouTube ids may begin with a dash and hold underscores
 def only_clips(item):
     """The clips of an item, read in this process."""
     examined = examine(item, TINY)
-    read = work(Task(item, TINY, examined))
+    read = work(ItemTask(item, TINY, examined))
     assert read.error is None
     return read.clips
 

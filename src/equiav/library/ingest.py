@@ -22,7 +22,7 @@ from equiav.library.manifests import Item, Listing, read_source
 from equiav.library.records import STATUSES, TRANSIENT, Reject
 from equiav.library.state import NOT_LISTED, IngestState, ItemState, Reading, Uncommitted
 from equiav.library.table import Library
-from equiav.library.windows import NO_FILE, Examined, Read, Stamp, Task, stamp_of, work
+from equiav.library.windows import NO_FILE, Examined, ItemTask, Read, Stamp, stamp_of, work
 from equiav.machine import usable_cores
 from equiav.media.sandbox import Sandbox
 from equiav.words import counted
@@ -30,7 +30,7 @@ from equiav.words import counted
 if TYPE_CHECKING:
     from equiav.library.cluster import RayPool
 
-    Pool = Sandbox[Task, Examined | Read] | RayPool[Task, Examined | Read]
+    Pool = Sandbox[ItemTask, Examined | Read] | RayPool[ItemTask, Examined | Read]
 
 __all__ = ["IngestReport", "ingest"]
 
@@ -138,7 +138,7 @@ class _Run:
         self.state = IngestState(library, report, listing)
         # an item is in one of these, or its windows are being read, or it is done for now
         self.todo: OrderedDict[str, Item] = OrderedDict()
-        self.examining: OrderedDict[str, tuple[Task, Examined | MediaError] | None] = OrderedDict()
+        self.examining: OrderedDict[str, tuple[ItemTask, Examined | MediaError] | None] = OrderedDict()
         self.total, self.done, self.bad = len(listing.items), 0, 0
         self.committed_at = time.monotonic()
 
@@ -204,7 +204,7 @@ class _Run:
 
     def read(self, todo: list[Item], features: Features, pool: Pool) -> None:
         """Examine all items and read their windows; items that were begun come first."""
-        tasks = deque[Task]()
+        tasks = deque[ItemTask]()
         for item in todo:
             if item.fault:  # known since it was listed: no process is asked
                 self._unusable(item, MediaError(*item.fault))
@@ -217,7 +217,7 @@ class _Run:
                     continue
                 key, item = self.todo.popitem(last=False)
                 self.examining[key] = None
-                pool.submit(Task(item, features, origin=self.state.origin))
+                pool.submit(ItemTask(item, features, origin=self.state.origin))
             for task, result in pool.wait():
                 if task.examined is None:
                     self.examining[task.item.key] = task, cast("Examined | MediaError", result)
@@ -231,7 +231,7 @@ class _Run:
             if waiting >= COMMIT_CLIPS or time.monotonic() - self.committed_at > COMMIT_S:
                 self.commit()
 
-    def _examined(self, task: Task, found: Examined | MediaError) -> list[Task]:
+    def _examined(self, task: ItemTask, found: Examined | MediaError) -> list[ItemTask]:
         """Tasks for the windows of an item that the library does not have."""
         item = task.item
         if isinstance(found, MediaError):
@@ -245,7 +245,7 @@ class _Run:
         self.state.items[item.key].reading = Reading(item, [window.clip_id for window in wanted], len(parts))
         return [replace(task, examined=replace(found, windows=part)) for part in parts]
 
-    def _windows_read(self, task: Task, result: Read | MediaError) -> list[Task]:
+    def _windows_read(self, task: ItemTask, result: Read | MediaError) -> list[ItemTask]:
         """Keep the clips of a task; one whose process died is tried again window by window."""
         state, examined = self.state.items[task.item.key], cast("Examined", task.examined)
         reading = cast("Reading", state.reading)

@@ -53,7 +53,7 @@ class Examined:
 
 
 @dataclass(frozen=True)
-class Task:
+class ItemTask:
     """Examine an item, or, once it is examined, read some of its windows.
 
     It is copied for each part of a file, so of the windows it holds that part alone.
@@ -74,7 +74,7 @@ class Read:
     where: str = ""
 
 
-def work(task: Task) -> Examined | Read:
+def work(task: ItemTask) -> Examined | Read:
     """Do a task.
 
     Raises:
@@ -120,7 +120,7 @@ def stamp_of(*files: Path) -> Stamp:
     return sum(stat.st_size for stat in found), max(min(changed, LATEST_NS), -LATEST_NS)
 
 
-def _read(task: Task, examined: Examined) -> Read:
+def _read(task: ItemTask, examined: Examined) -> Read:
     clips, error, where = [], None, ""
     with as_one_file(task.item) as (path, _):
         for wanted in examined.windows:
@@ -136,7 +136,7 @@ def _read(task: Task, examined: Examined) -> Read:
     return Read(tuple(clips), error, where)
 
 
-def _read_clip(task: Task, examined: Examined, wanted: ClipWindow, path: Path) -> Clip:
+def _read_clip(task: ItemTask, examined: Examined, wanted: ClipWindow, path: Path) -> Clip:
     item, features, info, window = task.item, task.features, examined.info, wanted.window
     sound, pictures = None, Pictures([], [])
     if info.picture:
