@@ -38,7 +38,7 @@ from equiav.config import Features, load_recipe
 from equiav.library import windows
 from equiav.library.ingest import ingest
 from equiav.library.items import Item
-from equiav.library.windows import Examined, Read, Task, work
+from equiav.library.windows import Examined, Read, ItemTask, work
 from equiav.machine import share_heaps
 from equiav.media import frames
 from equiav.media.tracks import Damage
@@ -110,10 +110,10 @@ def read_all(paths: list[Path], features: Features) -> tuple[list[float], list[R
     """A worker's part of the work, done here: processor time for each file, and what it read."""
     spent, done = [], []
     for path in paths:
-        start, task = time.process_time(), Task(Item(path), features)
+        start, task = time.process_time(), ItemTask(Item(path), features)
         examined = work(task)
         assert isinstance(examined, Examined)
-        read = work(Task(task.item, features, examined))
+        read = work(ItemTask(task.item, features, examined))
         assert isinstance(read, Read)
         assert read.error is None, read.error
         spent.append(time.process_time() - start)
