@@ -38,7 +38,7 @@ from equiav.config import Features, load_recipe
 from equiav.library import windows
 from equiav.library.ingest import ingest
 from equiav.library.items import Item
-from equiav.library.windows import Examined, Read, ItemTask, work
+from equiav.library.windows import Examined, ItemTask, Read, work
 from equiav.machine import share_heaps
 from equiav.media import frames
 from equiav.media.tracks import Damage

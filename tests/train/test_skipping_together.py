@@ -73,7 +73,7 @@ def _worker(rank: int, port: int, folder: str, kind: str, parallel: str) -> None
     found = {
         "weights": [whole(weight.detach()).tolist() for weight in model.parameters()],
         "scale": accelerator.scaler.get_scale(),
-        "progress": [progress.step, progress.bad, progress.skipped, progress.epoch_steps],
+        "progress": [progress.step, progress.bad, progress.skipped],
         "steps": sorted({float(value) for name, value in moments.items() if name.endswith(".step")}),
     }
     Path(folder, f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
@@ -100,5 +100,5 @@ def test_a_step_that_is_not_finite_on_one_process_is_skipped_by_both(tmp_path, k
     assert one == two
     assert all(math.isfinite(value) for weight in one["weights"] for value in torch.tensor(weight).flatten().tolist())
     assert one["scale"] == SCALE / 2
-    assert one["progress"][:3] == [6, 0, skipped]
+    assert one["progress"] == [6, 0, skipped]
     assert one["steps"] == [5.0]
