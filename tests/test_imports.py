@@ -105,3 +105,15 @@ def test_the_tree_of_contributing_names_the_modules_and_no_others():
     tree = contributing.split("## The tree")[1].split("```")[1]
     modules = {name.rpartition(".")[2] for name, path in MODULES.items() if path.name != "__init__.py"}
     assert set(re.findall(r"`(\w+)`", tree)) == {name for name in modules if not name.startswith("_")}
+
+
+def test_files_and_functions_are_short_or_say_why_not():
+    long = [place for place in FILES if len(place.read_text(encoding="utf-8").splitlines()) > 400]
+    for place in FILES:
+        text = place.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 60:
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                if not text.splitlines()[first - 2].lstrip().startswith("# Longer than"):
+                    long.append(f"{place}: {node.name}")
+    assert long == []

@@ -32,6 +32,7 @@ OWN_COMMANDS = (
 )
 
 
+# Longer than most functions: it is the list of the stages, in their order
 def run_demo(
     out: Path,
     *,

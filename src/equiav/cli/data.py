@@ -24,6 +24,7 @@ SHOWN_FAILURES = 20
 data_app = typer.Typer()
 
 
+# Longer than most functions: half of it are its options
 @data_app.command()
 def ingest(
     source: Annotated[

@@ -17,7 +17,7 @@ import torch
 
 from equiav._version import __version__
 from equiav.diagnose.attention import Focus, Map, focuses, looks, maps
-from equiav.diagnose.branch import FULL, MODALITIES, Branch, Effort, read_clips
+from equiav.diagnose.branch import FULL, MODALITIES, Branch, ClipTensors, Effort, read_clips
 from equiav.diagnose.centroid import CentroidReport, centroid_report, retrieval_by_count
 from equiav.diagnose.composition import Composition, composition
 from equiav.diagnose.cost import Cost, costs
@@ -153,20 +153,11 @@ def diagnose(
     batch, known = costs(model, effort)
     tell("")
     return Diagnosis(
-        about={
-            "equiav": __version__,
-            "torch": torch.__version__,
-            "model": model.fingerprint(),
-            "method": model.config.architecture.method,
-            "predictor": model.config.architecture.predictor if predicts else None,
-            "centroid_samples": model.config.architecture.centroid_samples if predicts else None,
-            "library": library.fingerprint(),
+        about=_about(library, model, chosen, predicts=predicts)
+        | {
             "split": split,
-            "clips": len(chosen),
-            "sources": len(set(branches["audio"].sources(torch.arange(len(chosen))).tolist())),
             "trained_on": seen_in_training(library, chosen.ids, learned),
             "seed": seed,
-            "sources_readable": chosen.sounds is not None,  # without them no room can be put around a sound
         },
         effort=effort,
         branches=reports,
@@ -176,6 +167,22 @@ def diagnose(
         batch=batch,
         costs=known,
     )
+
+
+def _about(library: Library, model: EquiAV, chosen: ClipTensors, *, predicts: bool) -> dict[str, Any]:
+    architecture, sources = model.config.architecture, Branch(model, "audio", chosen).sources(torch.arange(len(chosen)))
+    return {
+        "equiav": __version__,
+        "torch": torch.__version__,
+        "model": model.fingerprint(),
+        "method": architecture.method,
+        "predictor": architecture.predictor if predicts else None,
+        "centroid_samples": architecture.centroid_samples if predicts else None,
+        "library": library.fingerprint(),
+        "clips": len(chosen),
+        "sources": len(set(sources.tolist())),
+        "sources_readable": chosen.sounds is not None,  # without them no room can be put around a sound
+    }
 
 
 def _branch_report(

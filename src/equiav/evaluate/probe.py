@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -158,6 +158,7 @@ class _Fold(NamedTuple):
     shared: int  # clips of a source that was learned from
 
 
+# Longer than most functions: two thirds are its options, their words and the record of the result
 def probe(
     library: Library,
     model: EquiAV,
@@ -198,19 +199,16 @@ def probe(
     splits = _splits(library, usable, train, test, folds, stratified)
     what = "tokens" if kind == "attentive" else feature
     seen = _features(library, model, splits, modalities, what, on_progress)
-    rows, counts = np.concatenate(seen.rows), [len(own) for own in seen.rows]
+    rows = np.concatenate(seen.rows)
     classes = _classes(library, seen.labels)
     goal, one_label = label_matrix(seen.labels, classes).bool().numpy(), all(len(own) == 1 for own in seen.labels)
-    described = kind if kind != "knn" else f"{kind} ({counted(neighbours, 'neighbour')})"
-    described += f" probe on {'patch tokens' if kind == 'attentive' else f'{feature} features'}"
+    described = _described(kind, feature, neighbours)
     sources = numbered(recordings_of(library, rows))
     if stratified:
         measured_on, described = train, f"{described}, {stratified} stratified folds"
         held_out = _stratified(goal, sources.tolist(), stratified, seed)
     else:
-        ends = np.cumsum(counts)
-        held_out = {name: np.arange(end - n, end) for name, end, n in zip(splits, ends, counts, strict=True)}
-        held_out = held_out if folds else {test: held_out[test]}
+        held_out = _by_split(splits, [len(own) for own in seen.rows], None if folds else test)
         measured_on = ", ".join(held_out)
     reached: dict[str, _Fold] = {}
     for i, (name, there) in enumerate(held_out.items()):
@@ -219,9 +217,7 @@ def probe(
         reached[name] = _fold(fit, seen.parts, goal, sources, there, one_label, [seed, i])
     low, high = interval(np.mean([fold.resampled for fold in reached.values()], axis=0))
     measured = np.concatenate(list(held_out.values()))
-    weights = [len(measured) / (len(held_out) * len(there)) for there in held_out.values()]
-    hits = [fold.hits * weight for fold, weight in zip(reached.values(), weights, strict=True) if fold.hits is not None]
-    right = dict(zip([seen.ids[row] for row in measured], np.concatenate(hits).tolist(), strict=True)) if hits else {}
+    right = _right(reached, held_out, [seen.ids[row] for row in measured])
     return Probed(
         kind=kind,
         feature=feature,
@@ -285,6 +281,25 @@ def _fold(
         return _Fold(float(hits.mean()), again, hits, float(shares.max()), shared)
     again, _ = resampled_classes(truth, scores, seed=seed, sources=own)
     return _Fold(mean_average_precision(truth, scores), again, None, float(shares[truth.any(0)].mean()), shared)
+
+
+def _described(kind: Kind, feature: Feature, neighbours: int) -> str:
+    classifier = kind if kind != "knn" else f"{kind} ({counted(neighbours, 'neighbour')})"
+    return f"{classifier} probe on {'patch tokens' if kind == 'attentive' else f'{feature} features'}"
+
+
+def _by_split(splits: Iterable[str], counts: list[int], test: str | None) -> dict[str, NDArray[np.int64]]:
+    """The places of each split's clips among all of them; of `test` alone where that is given."""
+    ends = np.cumsum(counts)
+    places = {name: np.arange(end - n, end) for name, end, n in zip(splits, ends, counts, strict=True)}
+    return places if test is None else {test: places[test]}
+
+
+def _right(reached: dict[str, _Fold], held_out: dict[str, NDArray[np.int64]], ids: list[str]) -> dict[str, float]:
+    """Clip → 1 or 0, clips of small folds weighing more, so that their mean is that of the folds."""
+    weights = [len(ids) / (len(held_out) * len(there)) for there in held_out.values()]
+    hits = [fold.hits * weight for fold, weight in zip(reached.values(), weights, strict=True) if fold.hits is not None]
+    return dict(zip(ids, np.concatenate(hits).tolist(), strict=True)) if hits else {}
 
 
 def _splits(

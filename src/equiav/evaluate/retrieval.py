@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -82,12 +83,9 @@ def evaluate_retrieval(
         ConfigError: a wrong list. ModelError: an embedding is not finite.
     """
     check_features(library.features, model.config.features, library.path)
-    gallery = choose(library, split, subset)
-    trained = split_of_training(training, training_split) if training else None
-    labels, ids = [], []
-    heard, seen = _Contents(), _Contents()
-    embed = _middle if scoring == "middle" else _diagonal
-    for part in embed(library, model, gallery.rows, batch_size):
+    gallery, trained = choose(library, split, subset), split_of_training(training, training_split) if training else None
+    labels, ids, heard, seen = [], [], _Contents(), _Contents()
+    for part in (_middle if scoring == "middle" else _diagonal)(library, model, gallery.rows, batch_size):
         heard.add(part.sounds, part.audio)
         seen.add(part.pictures, part.visual)
         labels += part.labels
@@ -96,10 +94,7 @@ def evaluate_retrieval(
             on_progress(len(ids), len(gallery.rows))
     audio, visual = heard.vectors(), seen.vectors()
     sources = numbered(recordings_of(library, gallery.rows)).tolist()
-
-    def measure(queries: np.ndarray, ranked: np.ndarray) -> RetrievalResult:
-        return retrieval_metrics(queries, ranked, labels=labels, sources=sources, resamples=resamples, seed=seed)
-
+    measure = partial(retrieval_metrics, labels=labels, sources=sources, resamples=resamples, seed=seed)
     return RetrievalReport(
         split=split,
         scoring=scoring,

@@ -169,6 +169,23 @@ class RetrievalReport(FrozenResult):
         return table
 
 
+def _check_pairs(
+    queries: tuple[int, ...],
+    gallery: tuple[int, ...],
+    labels: Sequence[Sequence[str]] | None,
+    sources: Sequence[Hashable] | None,
+    resamples: int,
+) -> None:
+    if queries != gallery:
+        raise ConfigError(f"queries {queries} and gallery {gallery} must be the same n pairs of the same width")
+    if labels is not None and len(labels) != queries[0]:
+        raise ConfigError(f"{len(labels)} label lists for {queries[0]} pairs: expected one list per pair")
+    if sources is not None and len(sources) != queries[0]:
+        raise ConfigError(f"{len(sources)} sources for {queries[0]} pairs: expected one per pair")
+    if resamples < 1:
+        raise ConfigError(f"resamples must be at least 1, found {resamples}")
+
+
 def retrieval_metrics(
     queries: npt.ArrayLike,
     gallery: npt.ArrayLike,
@@ -195,17 +212,7 @@ def retrieval_metrics(
     """
     query_rows = unit_rows(queries, name="queries")
     gallery_rows = unit_rows(gallery, name="gallery")
-    if query_rows.shape != gallery_rows.shape:
-        raise ConfigError(
-            f"queries {query_rows.shape} and gallery {gallery_rows.shape} must be the same n pairs of the same width"
-        )
-    if labels is not None and len(labels) != len(query_rows):
-        raise ConfigError(f"{len(labels)} label lists for {len(query_rows)} pairs: expected one list per pair")
-    if sources is not None and len(sources) != len(query_rows):
-        raise ConfigError(f"{len(sources)} sources for {len(query_rows)} pairs: expected one per pair")
-    if resamples < 1:
-        raise ConfigError(f"resamples must be at least 1, found {resamples}")
-
+    _check_pairs(query_rows.shape, gallery_rows.shape, labels, sources, resamples)
     merged = merge_equal_rows(gallery_rows)
     known = numbered(range(len(query_rows)) if sources is None else sources)
     ranks, levels = rank(query_rows, merged, labels, sources=known)

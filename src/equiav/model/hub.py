@@ -216,6 +216,7 @@ class StoredModel(nn.Module):
         return (model.to(place) if place else model).eval()
 
 
+# Longer than most functions: nearly all of it is the text of the card
 def model_card(
     config: ModelConfig,
     parameters: int,
