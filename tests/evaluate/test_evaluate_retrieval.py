@@ -102,6 +102,16 @@ def test_batch_size_does_not_change_the_report(library, model):
     assert alone == together
 
 
+def test_the_order_in_which_clips_were_written_changes_nothing(model, tmp_path):
+    clips = [clip(i, sound=i, picture=i + 100, split="test", source=f"/v/{i // 2}.mp4") for i in range(12)]
+    reports = []
+    for name, order in (("one", clips), ("other", clips[::-1])):
+        made = Library.create(tmp_path / name, FEATURES)
+        made.append(order)
+        reports.append(evaluate_retrieval(made, model))
+    assert reports[0] == reports[1]
+
+
 def test_doubles_and_shared_files_are_counted(library, model):
     report = evaluate_retrieval(library, model, split="test", batch_size=4)
     assert (report.equal_sounds, report.equal_pictures, report.shared_sources) == (1, 2, 2)

@@ -33,7 +33,7 @@ ID_COLUMNS = ("id", "video_id", "youtube_id", "ytid", "clip_id")
 
 @dataclass(frozen=True)
 class Gallery:
-    """The clips to rank, by row number; of a list, its ids, how many of them have a clip, and where others are."""
+    """The clips to rank, by row number, sorted by id; of a list, its ids, how many have a clip, and where others are."""
 
     rows: NDArray[np.int64]
     listed: int | None = None
@@ -52,6 +52,8 @@ def choose(library: Library, split: str, subset: Path | None = None) -> Gallery:
     if not len(rows):
         there = ", ".join(library.splits()) or "none"
         raise LibraryError(f"{library.path}: split {split!r} has no clips with sound and picture (splits: {there})")
+    # a parallel ingest writes clips in no certain order, and the draws of the intervals go by place
+    rows = rows[np.argsort(np.array(library.all_ids(), dtype=object)[rows], kind="stable")]
     if subset is None:
         return Gallery(rows)
     wanted = set(map(composed, read_ids(subset)))
