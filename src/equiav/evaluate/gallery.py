@@ -33,7 +33,7 @@ ID_COLUMNS = ("id", "video_id", "youtube_id", "ytid", "clip_id")
 
 @dataclass(frozen=True)
 class Gallery:
-    """The clips to rank, by row number, sorted by id; of a list, its ids, how many have a clip, and where others are."""
+    """The clips to rank, as rows sorted by id; of a list, its ids, how many have a clip, and where others are."""
 
     rows: NDArray[np.int64]
     listed: int | None = None
