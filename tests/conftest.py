@@ -1,6 +1,7 @@
 """Media files that several tests read, made once."""
 
 import shutil
+import signal
 import sys
 
 import pytest
@@ -9,6 +10,10 @@ from equiav.cli import app as cli
 from equiav.library.table import Library
 from samples import TINY, pictures, tone, write_bad, write_media
 from train.labelled_library import label, make_labelled_library
+
+# A shell lets what it starts in the background ignore Ctrl-C, and the programs that the tests start and stop with it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
