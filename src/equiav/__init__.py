@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from equiav.model.equiav import EquiAV
     from equiav.search.index import Hit, SearchIndex
 
-# Lance announces every table that it makes as a warning on stderr; whoever wants that sets LANCE_LOG
+# Lance announces every table that it makes as a warning on stderr; set LANCE_LOG to see them
 os.environ.setdefault("LANCE_LOG", "error")
 
 _LAZY = {

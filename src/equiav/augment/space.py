@@ -165,7 +165,7 @@ class AugmentationSpace:
         return self._overwrite(x.clone(), params, self.transforms)
 
     def _overwrite(self, x: Tensor, params: SpaceParams, transforms: Sequence[Transform]) -> Tensor:
-        """Transforms in order, on an x that nobody else needs."""
+        """Transforms in order, on an x that may be overwritten."""
         params = params.to("cpu")
         for transform in transforms:
             x = transform.overwrite(x, self.part(params, transform))

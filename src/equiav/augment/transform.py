@@ -169,7 +169,7 @@ class Transform(ABC):
         """
 
     def overwrite(self, x: Tensor, params: SpaceParams) -> Tensor:
-        """The effect on an x that nobody else needs, with params on the processor; exactly x where `on` is 0.
+        """The effect on an x that may be overwritten, with params on the processor; exactly x where `on` is 0.
 
         Samples that are off cost nothing: which ones those are is known there, and no accelerator is asked.
         """

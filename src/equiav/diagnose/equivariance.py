@@ -141,8 +141,9 @@ def displacement(branch: Branch, *, views: int = FULL.views, seed: int = 0) -> t
         ]
     codes = branch.space.encode(params).unflatten(0, (len(rows), views))
     several = len(np.unique(sources)) > 1
-    explained = measures.explained_parameters(together.p, together.q, codes, sources=sources) if several else []
-    known = zip(branch.space.names, explained, strict=False)
+    unknown = np.full(len(branch.space.names), np.nan)
+    explained = measures.explained_parameters(together.p, together.q, codes, sources=sources) if several else unknown
+    known = zip(branch.space.names, explained, strict=True)
     return tables, {name: float(value) for name, value in known if np.isfinite(value)}
 
 

@@ -312,7 +312,7 @@ def _from_key(container: InputContainer, stream: av.VideoStream, from_s: float) 
     seek(container, start_of(container) + from_s)
     coming, tick = _with_times(_settled(container, stream, from_s), stream), stream.time_base or 0
     until, held, size = start_of(container) + from_s + ROUNDING_S, list[av.Packet](), 0
-    with suppress(av.error.FFmpegError):  # whoever goes on behind damage meets it there
+    with suppress(av.error.FFmpegError):  # decoding behind the damage meets it again
         for packet in coming:
             late = float((packet.dts or 0) * tick) > until
             if packet.is_keyframe and not (held and late):

@@ -81,7 +81,7 @@ def _picture_packets(
 def _sound_packets(
     source: InputContainer, track: av.AudioStream, stream: av.AudioStream
 ) -> Iterator[tuple[float, av.Packet]]:
-    seek(source, start_of(source), track)  # whoever described it may have left it at its end
+    seek(source, start_of(source), track)  # `describe` may have left it at its end
     coming = packets(source, track)
     while True:
         try:

@@ -128,12 +128,12 @@ def _embedded(library: Library, model: EquiAV, missing: NDArray[np.bool_], batch
             library, None, batch_size, frame="middle", shuffle=False, drop_last=False, modalities=modalities, rows=rows
         )
         for batch in loader.epoch(0):
-            sizes = batch.sizes.tolist() if seen else []
+            pictures = zip(batch.frames, batch.sizes.tolist(), strict=True) if seen else ()
             yield _clips(
                 batch.clip_ids,
                 embed_log_mels(model, batch.audio) if heard else None,
                 embed_pictures(model, batch.frames, batch.sizes) if seen else None,
-                [frame[:, :high, :wide] for frame, (high, wide) in zip(batch.frames, sizes, strict=False)],
+                [frame[:, :high, :wide] for frame, (high, wide) in pictures],
             )
 
 
