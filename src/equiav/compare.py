@@ -27,8 +27,8 @@ from equiav.errors import LibraryError, TrainingError
 from equiav.library.records import STATUSES
 
 if TYPE_CHECKING:
+    from equiav.evaluate.retrieval import RetrievalReport
     from equiav.library.table import Library
-    from equiav.metrics.retrieval import RetrievalReport
     from equiav.model.equiav import EquiAV
     from equiav.train.loop import Step
 

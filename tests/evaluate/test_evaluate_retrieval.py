@@ -13,10 +13,10 @@ from equiav.config import Architecture, Features, ModelConfig
 from equiav.errors import LibraryError
 from equiav.evaluate.leaks import seen_in_training
 from equiav.evaluate.results import Result, compare_results
-from equiav.evaluate.retrieval import evaluate_retrieval, retrieval_result
+from equiav.evaluate.retrieval import RetrievalReport, evaluate_retrieval, retrieval_result
 from equiav.library.records import Clip
 from equiav.library.table import Library
-from equiav.metrics.retrieval import RetrievalReport, retrieval_metrics
+from equiav.metrics.retrieval import retrieval_metrics
 from equiav.model.encode import embed_log_mels
 from equiav.model.equiav import EquiAV
 from equiav.search.embed import embed_library

@@ -12,9 +12,10 @@ from equiav.evaluate.classify import Classified
 from equiav.evaluate.localise import Localisation
 from equiav.evaluate.probe import Probed
 from equiav.evaluate.results import About, Comparison, Difference, Result, compare_results
+from equiav.evaluate.retrieval import RetrievalReport
 from equiav.metrics.bootstrap import mean_intervals
 from equiav.metrics.figures import Figure
-from equiav.metrics.retrieval import RetrievalReport, retrieval_metrics
+from equiav.metrics.retrieval import retrieval_metrics
 
 ABOUT = {
     "model": "a1", "method": "equiav", "recipe": "r1", "library": "l1", "split": "test", "protocol": "p", "seed": 0,

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from equiav.errors import ConfigError
-from equiav.metrics.retrieval import RetrievalReport, retrieval_metrics
+from equiav.evaluate.retrieval import RetrievalReport
+from equiav.metrics.retrieval import retrieval_metrics
 from equiav.pages.demo import ClipShown, QueryShown, demo_page, loss_curves
 from equiav.pages.pictures import file_uri, spectrogram_uri
 

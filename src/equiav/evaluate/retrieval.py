@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from equiav.augment.view import stack_pictures
 from equiav.config import check_features
@@ -31,10 +32,11 @@ from equiav.evaluate.gallery import choose, recordings_of, shared_sources
 from equiav.evaluate.leaks import seen_in_training, split_of_training
 from equiav.evaluate.results import Result, about
 from equiav.library.loader import ClipLoader, pictures_of
-from equiav.metrics.figures import Figure
-from equiav.metrics.retrieval import RetrievalReport, RetrievalResult, retrieval_metrics
+from equiav.metrics.figures import Figure, RankingFigure, counted_clips, figure_table, seen_warning, source_warning
+from equiav.metrics.retrieval import FrozenResult, RetrievalResult, retrieval_metrics
 from equiav.metrics.sources import numbered
 from equiav.model.encode import embed_log_mels, embed_pictures
+from equiav.words import counted
 
 if TYPE_CHECKING:
     from jaxtyping import Float32
@@ -49,7 +51,75 @@ PROTOCOLS: dict[Scoring, str] = {
     "middle": "whole sound (one window) and middle frame of each clip; cosine",
     "diagonal": "each stored frame with the 13/32 of the sound around it; mean of the cosines of equal places",
 }
-__all__ = ["RetrievalReport", "RetrievalResult", "evaluate_retrieval", "retrieval_metrics"]
+_SHORT_NAMES = {
+    "recall_at_1": "R@1",
+    "recall_at_5": "R@5",
+    "recall_at_10": "R@10",
+    "median_rank": "median rank",
+    "mean_rank": "mean rank",
+    "mean_reciprocal_rank": "MRR",
+    "ndcg_at_10": "nDCG@10",
+    "precision_at_1": "P@1",
+    "precision_at_10": "P@10",
+    "mean_average_precision": "mAP",
+}
+
+
+class RetrievalReport(FrozenResult):
+    """Both directions over one split, and what could flatter them."""
+
+    split: str
+    scoring: Scoring = Field(description="How clips are scored.")
+    clips: int = Field(description="Gallery size of both directions: the pairs that are ranked.")
+    listed: int | None = Field(description="Ids of the list that chose the clips; None without one.")
+    found: int | None = Field(description="Of them, ids with a clip.")
+    elsewhere: list[str] = Field([], description="Where others of them are, in sentences.")
+    rejected: int = Field(description="Items of the library, of any split, that gave no clip, or not all of theirs.")
+    audio_to_visual: RetrievalResult
+    visual_to_audio: RetrievalResult
+    equal_sounds: int = Field(description="Clips whose log-mel equals an earlier clip's.")
+    equal_pictures: int = Field(description="Clips whose frame equals an earlier clip's.")
+    shared_sources: int = Field(description="Clips of a source that also gave clips to another split.")
+    trained_on: int | None = Field(
+        description="Clips of sources that the model was trained on; None where these are unknown."
+    )
+    clip_ids: list[str] = Field(description="The clips, in the order of `ranks`.")
+    clip_sources: list[int] = Field([], description="A number for each, equal where two are of one source.")
+
+    @property
+    def warnings(self) -> list[str]:
+        """One sentence for each thing that makes the figures easier or harder than they look."""
+        counts = [
+            (self.equal_sounds, "clips have the same sound as an earlier one"),
+            (self.equal_pictures, "clips have the same picture as an earlier one"),
+            (self.audio_to_visual.gallery_duplicates, "picture embeddings equal an earlier one"),
+            (self.visual_to_audio.gallery_duplicates, "sound embeddings equal an earlier one"),
+            (self.shared_sources, "clips come from files that also gave clips to another split"),
+        ]
+        found = [f"{count} of {self.clips} {what}" for count, what in counts if count]
+        found += seen_warning(self.trained_on, self.clips)
+        if self.listed is not None:
+            found[:0] = [f"{self.found} of {self.listed} listed ids found", *self.elsewhere]
+        if self.rejected:
+            found.append(f"{counted(self.rejected, 'item')} of the library gave no clip, or not all of theirs")
+        return source_warning(self.audio_to_visual.sources) + found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return self.model_dump(mode="json")
+
+    def to_table(self) -> Any:
+        """A rich table: a row per figure, a column per direction, the gallery size in its title."""
+        clips = counted_clips(self.clips, self.audio_to_visual.sources)
+        title = f"retrieval ({self.scoring}) on split {self.split!r}: {clips}; value [95 % interval]"
+        ways = (
+            f"sound → picture (of {self.audio_to_visual.gallery_size})",
+            f"picture → sound (of {self.visual_to_audio.gallery_size})",
+        )
+        table = figure_table("", *ways, "chance", title=title, warnings=self.warnings)
+        for name, there, back in _table_rows(self.audio_to_visual, self.visual_to_audio):
+            table.add_row(name, there.text(), back.text(), f"{there.chance:.3g}")
+        return table
 
 
 def evaluate_retrieval(
@@ -84,15 +154,15 @@ def evaluate_retrieval(
     """
     check_features(library.features, model.config.features, library.path)
     gallery, trained = choose(library, split, subset), split_of_training(training, training_split) if training else None
-    labels, ids, heard, seen = [], [], _Contents(), _Contents()
+    labels, ids, sounds, pictures = [], [], _Contents(), _Contents()
     for part in (_middle if scoring == "middle" else _diagonal)(library, model, gallery.rows, batch_size):
-        heard.add(part.sounds, part.audio)
-        seen.add(part.pictures, part.visual)
+        sounds.add(part.sounds, part.audio)
+        pictures.add(part.pictures, part.visual)
         labels += part.labels
         ids += part.ids
         if on_progress:
             on_progress(len(ids), len(gallery.rows))
-    audio, visual = heard.vectors(), seen.vectors()
+    audio, visual = sounds.vectors(), pictures.vectors()
     sources = numbered(recordings_of(library, gallery.rows)).tolist()
     measure = partial(retrieval_metrics, labels=labels, sources=sources, resamples=resamples, seed=seed)
     return RetrievalReport(
@@ -105,8 +175,8 @@ def evaluate_retrieval(
         rejected=len(library.rejects()),
         audio_to_visual=measure(audio, visual),
         visual_to_audio=measure(visual, audio),
-        equal_sounds=heard.repeated,
-        equal_pictures=seen.repeated,
+        equal_sounds=sounds.repeated,
+        equal_pictures=pictures.repeated,
         shared_sources=shared_sources(library, gallery.rows, split),
         trained_on=seen_in_training(library, ids, learned, trained),
         clip_ids=ids,
@@ -227,3 +297,16 @@ class _Contents:
     @property
     def repeated(self) -> int:
         return len(self._first) - len(self._known)
+
+
+def _table_rows(there: RetrievalResult, back: RetrievalResult) -> Iterator[tuple[str, RankingFigure, RankingFigure]]:
+    """Short name and figure of both directions; class level last, without and with the own partner."""
+    levels: list[tuple[str, Any, Any]] = [("", there, back)]
+    for prefix, key in (("others, class ", "class_level_others"), ("class ", "class_level")):
+        levels.append((prefix, getattr(there, key), getattr(back, key)))
+    for prefix, first, second in levels:
+        if first is None or second is None:
+            continue
+        for name, short in _SHORT_NAMES.items():
+            if hasattr(first, name):
+                yield prefix + short, getattr(first, name), getattr(second, name)

@@ -11,8 +11,8 @@ of the tied items. Before and after all ties is reported beside it whenever that
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,17 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from equiav.errors import ConfigError
 from equiav.metrics.bootstrap import median_interval
 from equiav.metrics.class_level import ClassScores, harmonic_number
-from equiav.metrics.figures import (
-    RankingFigure,
-    counted_clips,
-    figure_table,
-    mean_figures,
-    seen_warning,
-    source_warning,
-)
+from equiav.metrics.figures import RankingFigure, mean_figures
 from equiav.metrics.ranking import merge_equal_rows, rank, unit_rows
 from equiav.metrics.sources import numbered
-from equiav.words import counted
 
 if TYPE_CHECKING:
     from jaxtyping import Float64, Int64
@@ -110,63 +102,6 @@ class RetrievalResult(FrozenResult):
     def per_query(self) -> dict[str, list[float]]:
         """What each query adds to the figures that are means over the queries."""
         return {name: column.tolist() for name, column in _per_query(np.array(self.ranks)).items()}
-
-
-class RetrievalReport(FrozenResult):
-    """Both directions over one split, and what could flatter them."""
-
-    split: str
-    scoring: Literal["middle", "diagonal"] = Field(description="How clips are scored: `evaluate.retrieval`.")
-    clips: int = Field(description="Gallery size of both directions: the pairs that are ranked.")
-    listed: int | None = Field(description="Ids of the list that chose the clips; None without one.")
-    found: int | None = Field(description="Of them, ids with a clip.")
-    elsewhere: list[str] = Field([], description="Where others of them are, in sentences.")
-    rejected: int = Field(description="Items of the library, of any split, that gave no clip, or not all of theirs.")
-    audio_to_visual: RetrievalResult
-    visual_to_audio: RetrievalResult
-    equal_sounds: int = Field(description="Clips whose log-mel equals an earlier clip's.")
-    equal_pictures: int = Field(description="Clips whose frame equals an earlier clip's.")
-    shared_sources: int = Field(description="Clips of a source that also gave clips to another split.")
-    trained_on: int | None = Field(
-        description="Clips of sources that the model was trained on; None where these are unknown."
-    )
-    clip_ids: list[str] = Field(description="The clips, in the order of `ranks`.")
-    clip_sources: list[int] = Field([], description="A number for each, equal where two are of one source.")
-
-    @property
-    def warnings(self) -> list[str]:
-        """One sentence for each thing that makes the figures easier or harder than they look."""
-        found = [
-            (self.equal_sounds, "clips have the same sound as an earlier one"),
-            (self.equal_pictures, "clips have the same picture as an earlier one"),
-            (self.audio_to_visual.gallery_duplicates, "picture embeddings equal an earlier one"),
-            (self.visual_to_audio.gallery_duplicates, "sound embeddings equal an earlier one"),
-            (self.shared_sources, "clips come from files that also gave clips to another split"),
-        ]
-        said = [f"{count} of {self.clips} {what}" for count, what in found if count]
-        said += seen_warning(self.trained_on, self.clips)
-        if self.listed is not None:
-            said[:0] = [f"{self.found} of {self.listed} listed ids found", *self.elsewhere]
-        if self.rejected:
-            said.append(f"{counted(self.rejected, 'item')} of the library gave no clip, or not all of theirs")
-        return source_warning(self.audio_to_visual.sources) + said
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        return self.model_dump(mode="json")
-
-    def to_table(self) -> Any:
-        """A rich table: a row per figure, a column per direction, the gallery size in its title."""
-        clips = counted_clips(self.clips, self.audio_to_visual.sources)
-        title = f"retrieval ({self.scoring}) on split {self.split!r}: {clips}; value [95 % interval]"
-        ways = (
-            f"sound → picture (of {self.audio_to_visual.gallery_size})",
-            f"picture → sound (of {self.visual_to_audio.gallery_size})",
-        )
-        table = figure_table("", *ways, "chance", title=title, warnings=self.warnings)
-        for name, there, back in _table_rows(self.audio_to_visual, self.visual_to_audio):
-            table.add_row(name, there.text(), back.text(), f"{there.chance:.3g}")
-        return table
 
 
 def _check_pairs(
@@ -286,30 +221,3 @@ def _with_chance(
     """The means of what each query adds, beside what a random order gives."""
     found = mean_figures(columns, sources, resamples=resamples, seed=seed)
     return {name: RankingFigure(one.value, one.low, one.high, chance[name]) for name, one in found.items()}
-
-
-_SHORT_NAMES = {
-    "recall_at_1": "R@1",
-    "recall_at_5": "R@5",
-    "recall_at_10": "R@10",
-    "median_rank": "median rank",
-    "mean_rank": "mean rank",
-    "mean_reciprocal_rank": "MRR",
-    "ndcg_at_10": "nDCG@10",
-    "precision_at_1": "P@1",
-    "precision_at_10": "P@10",
-    MEAN_AP: "mAP",
-}
-
-
-def _table_rows(there: RetrievalResult, back: RetrievalResult) -> Iterator[tuple[str, RankingFigure, RankingFigure]]:
-    """Short name and figure of both directions; class level last, without and with the own partner."""
-    levels: list[tuple[str, Any, Any]] = [("", there, back)]
-    for prefix, key in (("others, class ", "class_level_others"), ("class ", "class_level")):
-        levels.append((prefix, getattr(there, key), getattr(back, key)))
-    for prefix, first, second in levels:
-        if first is None or second is None:
-            continue
-        for name, short in _SHORT_NAMES.items():
-            if hasattr(first, name):
-                yield prefix + short, getattr(first, name), getattr(second, name)

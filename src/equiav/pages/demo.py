@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from markupsafe import Markup
 
 from equiav.errors import ConfigError
 from equiav.metrics.figures import RankingFigure
-from equiav.metrics.retrieval import RetrievalReport
 from equiav.pages.pictures import ClipShown, file_uri, sound_uri, spectrogram_uri
 from equiav.pages.plots import Panel, Series, panels
 from equiav.pages.render import render
+
+if TYPE_CHECKING:
+    from equiav.evaluate.retrieval import RetrievalReport
 
 LOSS_NAMES = {
     "loss": "total",
