@@ -20,6 +20,7 @@ from equiav.train.finetune import resolve
 from equiav.train.processes import make_accelerator
 from equiav.train.scoring import score_split
 from train.labelled_library import LABELS, tiny_recipe
+from train.small_library import written_backwards
 
 CLASSES = ["class0", "class1", "class2"]
 
@@ -110,7 +111,7 @@ def test_a_stored_result_has_every_clip_once_and_can_be_compared(library, tmp_pa
         assert found.frames == (1 if modalities == "audio" else 3)
         classify_result(found, library, model).save(tmp_path / "r.json")
         stored.append(Result.load(tmp_path / "r.json"))
-        assert stored[-1].items == library.all_ids()[8:]
+        assert stored[-1].items == sorted(library.all_ids()[8:])
         assert stored[-1].figures["top1"].value == np.mean(stored[-1].per_item["top1"])
     compared = compare_results(*stored)
     assert compared.shared_items == 3
@@ -127,6 +128,13 @@ def test_several_labels_are_measured_by_class(library, library_of):
     assert found.figures["mAP"].value == mean_average_precision(scores.truth, scores.probabilities)
     assert set(found.per_class) == {*CLASSES, "all"}
     assert math.isfinite(found.figures["AUC"].value)
+
+
+@pytest.mark.parametrize("labels", ["single-label", "multi-label"])
+def test_the_order_in_which_clips_were_written_changes_nothing(library, tmp_path, labels):
+    model = classifier(library, labels=labels)
+    other = written_backwards(library, tmp_path / "other")
+    assert classify(other, model, split="train") == classify(library, model, split="train")
 
 
 def test_clips_that_cannot_be_measured_on_are_named(library, library_of):

@@ -20,6 +20,7 @@ from equiav.library.records import Clip
 from equiav.library.table import Library
 from equiav.model.equiav import EquiAV
 from equiav.pages.localisation import localise_page
+from train.small_library import written_backwards
 
 FEATURES = Features(mel_bins=16, time_frames=32, clip_s=0.35, frame_side=64, frames_per_clip=1)
 SIZES = Architecture(
@@ -107,6 +108,15 @@ def test_another_clips_sound_is_at_chance_and_the_difference_is_the_own_sounds(t
     gap = figures["own_minus_other.pointing"]
     assert gap.value == pytest.approx(figures["own_sound.pointing"].value - figures["other_sound.pointing"].value)
     assert gap.low > 0
+
+
+def test_the_order_in_which_clips_were_written_changes_nothing(tmp_path):
+    library, boxes, _ = make_library(tmp_path, 12)
+    model = EquiAV(ModelConfig(architecture=SIZES, features=FEATURES), seed=0).eval()
+    first, second = (localise(one, model, boxes) for one in (library, written_backwards(library, tmp_path / "other")))
+    assert (first.ids, first.sources, first.scores) == (second.ids, second.sources, second.scores)
+    assert first.figures() == second.figures()
+    assert [clip.source for clip in first.shown] == [clip.source for clip in second.shown]
 
 
 def test_a_map_lies_where_the_centre_crop_put_its_square(tmp_path):

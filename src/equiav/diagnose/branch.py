@@ -26,11 +26,10 @@ from equiav.augment.space import AugmentationSpace, SpaceParams
 from equiav.augment.visual import normalise
 from equiav.config import check_features
 from equiav.errors import ConfigError, MediaError, ModelError
-from equiav.evaluate.gallery import recordings_of
+from equiav.evaluate.gallery import sources_of
 from equiav.library.loader import ClipLoader
 from equiav.media.decode import decode_audio
 from equiav.media.fbank import fit_frames, log_mel
-from equiav.metrics.sources import numbered
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64, UInt8
@@ -113,7 +112,7 @@ def read_clips(library: Library, model: EquiAV, split: str | None, most: int, se
         ids=[name for batch in batches for name in batch.clip_ids],
         labels=[labels for batch in batches for labels in batch.labels],
         sounds=_sounds(library, rows),
-        sources=numbered(recordings_of(library, rows.numpy())).tolist(),
+        sources=sources_of(library, rows.numpy()).tolist(),
     )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiav.config import check_features
-from equiav.evaluate.gallery import recordings_of
+from equiav.evaluate.gallery import rows_by_id, sources_of
 from equiav.evaluate.leaks import seen_in_training
 from equiav.evaluate.results import Result, about
 from equiav.library.records import USABLE
@@ -32,7 +32,6 @@ from equiav.metrics.figures import (
     seen_warning,
     source_warning,
 )
-from equiav.metrics.sources import numbered
 from equiav.train.processes import make_accelerator
 from equiav.train.scoring import Scores, score_split
 from equiav.words import counted
@@ -128,8 +127,9 @@ def classify(
     own = device == "auto" and accelerator.num_processes > 1
     classifier.to(accelerator.device if own else pick_device(device))
     used = 1 if classifier.modalities == "audio" else frames or library.features.frames_per_clip
-    found = score_split(classifier, library, split, accelerator, frames=used, on_progress=on_progress)
-    sources = numbered(recordings_of(library, library.positions(split, USABLE[classifier.modalities])))
+    rows = rows_by_id(library, split, USABLE[classifier.modalities])
+    found = score_split(classifier, library, split, accelerator, frames=used, rows=rows, on_progress=on_progress)
+    sources = sources_of(library, rows)
     measure, base = (_of_clips, _commonest) if classifier.labels == "single-label" else (_of_classes, _prevalence)
     figures, per_clip = measure(found, sources, seed)
     baselines = {name: value for name, value in base(found).items() if name in figures}

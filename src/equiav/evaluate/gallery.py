@@ -10,6 +10,7 @@ import csv
 import io
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from equiav.library.names import composed
 from equiav.library.recordings import named_file, recording
 from equiav.library.records import WHOLE
 from equiav.library.rows import parse_json, read_text
+from equiav.metrics.sources import numbered
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,12 +50,10 @@ def choose(library: Library, split: str, subset: Path | None = None) -> Gallery:
         LibraryError: there are none.
         ConfigError: the list cannot be read, or names nothing.
     """
-    rows = library.positions(split)
+    rows = rows_by_id(library, split)
     if not len(rows):
         there = ", ".join(library.splits()) or "none"
         raise LibraryError(f"{library.path}: split {split!r} has no clips with sound and picture (splits: {there})")
-    # a parallel ingest writes clips in no certain order, and the draws of the intervals go by place
-    rows = rows[np.argsort(np.array(library.all_ids(), dtype=object)[rows], kind="stable")]
     if subset is None:
         return Gallery(rows)
     wanted = set(map(composed, read_ids(subset)))
@@ -82,15 +82,15 @@ def _elsewhere(library: Library, split: str, missing: set[str]) -> list[str]:
             splits.setdefault(name, set()).update(ids)
         elif name == split:
             useless |= dict.fromkeys(ids, status)
-    said = [
+    found = [
         f"{len(ids)} of these ids {'is' if len(ids) == 1 else 'are'} in split {name}, not {split}"
         for name, ids in sorted(splits.items())
         if ids
     ]
     if useless:
         counts = ", ".join(f"{status} {count}" for status, count in sorted(Counter(useless.values()).items()))
-        said.append(f"{len(useless)} of these ids cannot be ranked: they lack sound or moving pictures ({counts})")
-    return said
+        found.append(f"{len(useless)} of these ids cannot be ranked: they lack sound or moving pictures ({counts})")
+    return found
 
 
 def read_ids(path: Path) -> list[str]:
@@ -133,8 +133,21 @@ def names_of(source: str, start_s: float) -> set[str]:
     return names
 
 
-def recordings_of(library: Library, rows: NDArray[np.int64]) -> list[str]:
-    """The recording that each clip is a window of."""
+def rows_by_id(library: Library, split: str, statuses: Collection[str] = WHOLE) -> NDArray[np.int64]:
+    """Row numbers of the clips of a split, sorted by id.
+
+    A parallel ingest writes clips in no certain order, and folds, other sounds and the draws of intervals go by place.
+    """
+    rows = library.positions(split, statuses)
+    return rows[np.argsort(np.array(library.all_ids(), dtype=object)[rows], kind="stable")]
+
+
+def sources_of(library: Library, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number for each clip, equal where two are windows of one recording."""
+    return numbered(_recordings(library, rows))
+
+
+def _recordings(library: Library, rows: NDArray[np.int64]) -> list[str]:
     return [recording(source) for source in library.take(rows.tolist(), ["source"])["source"].to_pylist()]
 
 
@@ -143,7 +156,7 @@ def shared_sources(library: Library, rows: NDArray[np.int64], split: str) -> int
     table = library.clips(columns=["source", "split"])
     pairs = zip(table["source"].to_pylist(), table["split"].to_pylist(), strict=True)
     elsewhere = {recording(source) for source, name in pairs if name != split}
-    return sum(name in elsewhere for name in recordings_of(library, rows))
+    return sum(name in elsewhere for name in _recordings(library, rows))
 
 
 def _has_second(row: list[str]) -> bool:

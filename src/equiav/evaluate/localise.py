@@ -29,12 +29,12 @@ from equiav.augment.visual import normalise
 from equiav.config import check_features
 from equiav.errors import ConfigError, LibraryError
 from equiav.evaluate.boxes import Boxes, mask
-from equiav.evaluate.gallery import recordings_of
+from equiav.evaluate.gallery import rows_by_id, sources_of
 from equiav.evaluate.leaks import seen_in_training
 from equiav.evaluate.results import Result, about
 from equiav.library.loader import ClipLoader
 from equiav.metrics.figures import Figure, figure_table, mean_figures, seen_warning, source_warning
-from equiav.metrics.sources import another, numbered
+from equiav.metrics.sources import another
 from equiav.model.encode import embed_log_mels, embed_pictures
 from equiav.words import counted
 
@@ -163,11 +163,12 @@ def localise(
         ModelError: NaN or infinite embeddings.
     """
     check_features(library.features, model.config.features, library.path)
-    loader = ClipLoader(library, split, BATCH, frame="middle", shuffle=False, drop_last=False)
+    rows = rows_by_id(library, split)
+    loader = ClipLoader(library, split, BATCH, frame="middle", shuffle=False, drop_last=False, rows=rows)
     sounds = np.concatenate([embed_log_mels(model, batch.audio) for batch in loader.epoch(0)])
     if len(sounds) < 2:
         raise LibraryError(f"{library.path}: split {split!r} has one clip, no other clip's sound to compare with")
-    sources = numbered(recordings_of(library, library.positions(split)))
+    sources = sources_of(library, rows)
     others = sounds[another(sources, np.random.default_rng(seed).permutation(len(sounds)))]
     found = Localisation(split, len(sounds))
     chosen = set(np.linspace(0, len(sounds) - 1, min(SHOWN, len(sounds))).round().astype(int).tolist())

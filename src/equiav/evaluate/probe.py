@@ -29,7 +29,7 @@ from equiav.augment.visual import normalise
 from equiav.config import Modalities, check_features
 from equiav.errors import ConfigError, LibraryError, ModelError
 from equiav.evaluate.classifiers import NEIGHBOURS, Kind, class_scores
-from equiav.evaluate.gallery import recordings_of
+from equiav.evaluate.gallery import rows_by_id, sources_of
 from equiav.evaluate.leaks import seen_in_training
 from equiav.evaluate.results import Result, about
 from equiav.library.loader import Batch, ClipLoader
@@ -37,7 +37,6 @@ from equiav.library.records import USABLE
 from equiav.metrics.bootstrap import RESAMPLES, interval, resampled_classes, resampled_means
 from equiav.metrics.classification import mean_average_precision
 from equiav.metrics.figures import Figure, counted_clips, figure_table, seen_warning, source_warning
-from equiav.metrics.sources import numbered
 from equiav.model.encode import embed_log_mels, embed_pictures
 from equiav.train.classification import label_matrix
 from equiav.words import are, counted, have
@@ -203,7 +202,7 @@ def probe(
     classes = _classes(library, seen.labels)
     goal, one_label = label_matrix(seen.labels, classes).bool().numpy(), all(len(own) == 1 for own in seen.labels)
     described = _described(kind, feature, neighbours)
-    sources = numbered(recordings_of(library, rows))
+    sources = sources_of(library, rows)
     if stratified:
         measured_on, described = train, f"{described}, {stratified} stratified folds"
         held_out = _stratified(goal, sources.tolist(), stratified, seed)
@@ -363,8 +362,10 @@ def _features(
 ) -> FrozenFeatures:
     """Of the clips of several splits, one behind the other."""
     options: Any = {"frame": "middle", "shuffle": False, "drop_last": False, "modalities": modalities}
-    loaders = [ClipLoader(library, split, BATCH, **options) for split in splits]
-    count = sum(len(loader.rows) for loader in loaders)
+    chosen_rows = [rows_by_id(library, split, USABLE[modalities]) for split in splits]
+    pairs = zip(splits, chosen_rows, strict=True)
+    loaders = [ClipLoader(library, split, BATCH, rows=rows, **options) for split, rows in pairs]
+    count = sum(map(len, chosen_rows))
     chosen = ("audio", "visual") if modalities == "both" else (modalities,)
     parts: list[list[Tensor]] = [[] for _ in chosen]
     labels: list[list[str]] = []
@@ -376,7 +377,7 @@ def _features(
         ids += batch.clip_ids
         if on_progress:
             on_progress(len(ids), count, "")
-    return FrozenFeatures([torch.cat(part) for part in parts], labels, ids, [loader.rows for loader in loaders])
+    return FrozenFeatures([torch.cat(part) for part in parts], labels, ids, chosen_rows)
 
 
 def _part(model: EquiAV, batch: Batch, modality: str, what: Feature | Literal["tokens"]) -> Tensor:

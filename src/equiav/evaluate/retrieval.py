@@ -28,13 +28,12 @@ from pydantic import Field
 from equiav.augment.view import stack_pictures
 from equiav.config import check_features
 from equiav.errors import LibraryError
-from equiav.evaluate.gallery import choose, recordings_of, shared_sources
+from equiav.evaluate.gallery import choose, shared_sources, sources_of
 from equiav.evaluate.leaks import seen_in_training, split_of_training
 from equiav.evaluate.results import Result, about
 from equiav.library.loader import ClipLoader, pictures_of
 from equiav.metrics.figures import Figure, RankingFigure, counted_clips, figure_table, seen_warning, source_warning
 from equiav.metrics.retrieval import FrozenResult, RetrievalResult, retrieval_metrics
-from equiav.metrics.sources import numbered
 from equiav.model.encode import embed_log_mels, embed_pictures
 from equiav.words import counted
 
@@ -163,7 +162,7 @@ def evaluate_retrieval(
         if on_progress:
             on_progress(len(ids), len(gallery.rows))
     audio, visual = sounds.vectors(), pictures.vectors()
-    sources = numbered(recordings_of(library, gallery.rows)).tolist()
+    sources = sources_of(library, gallery.rows).tolist()
     measure = partial(retrieval_metrics, labels=labels, sources=sources, resamples=resamples, seed=seed)
     return RetrievalReport(
         split=split,

@@ -42,7 +42,7 @@ BATCH = 64  # clips scored at once
 
 @dataclass(frozen=True)
 class Scores:
-    """Of n clips, in the table's order."""
+    """Of n clips, in the order of the rows that were asked."""
 
     clip_ids: list[str]
     probabilities: Float[np.ndarray, "n classes"]
@@ -79,8 +79,9 @@ def score_split(
             f"{where}: no clips to measure on; it has the splits {', '.join(library.splits(usable)) or 'none'}"
         )
     check_labels(labels, classifier.labels, classifier.classes, where)
-    mine = rows[accelerator.process_index :: accelerator.num_processes]
-    found: list[tuple[int, str, np.ndarray]] = []
+    own = slice(accelerator.process_index, None, accelerator.num_processes)
+    mine, places = rows[own], np.arange(len(rows))[own]
+    found: list[tuple[np.int64, str, np.ndarray]] = []
     stored = {"fbank": "audio", "frames": "visual"}
     columns = ["clip_id", *(name for name, modality in stored.items() if modality in classifier.encoders)]
     training = classifier.training
@@ -90,7 +91,8 @@ def score_split(
         table = library.take(part, columns)
         with accelerator.autocast():
             probabilities = _probabilities(classifier, library, table, frames)
-        found += zip(part, table["clip_id"].to_pylist(), probabilities.cpu().numpy(), strict=True)
+        at = places[start : start + BATCH]
+        found += zip(at, table["clip_id"].to_pylist(), probabilities.cpu().numpy(), strict=True)
         if on_progress:
             on_progress(min((start + BATCH) * accelerator.num_processes, len(rows)), len(rows))
     classifier.train(training)
