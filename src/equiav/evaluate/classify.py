@@ -22,8 +22,8 @@ from equiav.evaluate.leaks import seen_in_training
 from equiav.evaluate.results import Result, about
 from equiav.library.records import USABLE
 from equiav.machine import pick_device
-from equiav.metrics.bootstrap import interval, ranked, resampled_classes
-from equiav.metrics.classification import d_prime, mean_auc, mean_average_precision, top_hits
+from equiav.metrics.bootstrap import interval, resampled_classes
+from equiav.metrics.classification import class_mean, d_prime, ranked, top_hits
 from equiav.metrics.figures import (
     Figure,
     counted_clips,
@@ -133,7 +133,7 @@ def classify(
     measure, base = (_of_clips, _commonest) if classifier.labels == "single-label" else (_of_classes, _prevalence)
     figures, per_clip = measure(found, sources, seed)
     baselines = {name: value for name, value in base(found).items() if name in figures}
-    precision, _ = ranked(found.truth, found.probabilities, np.ones((1, len(found.truth))))
+    precision, _ = ranked(found.truth, found.probabilities)
     per_class = {
         name: float(value) for name, value in zip(classifier.classes, precision[0], strict=True) if math.isfinite(value)
     }
@@ -186,7 +186,7 @@ def _of_classes(
     found: Scores, sources: Int64[np.ndarray, " n"], seed: int
 ) -> tuple[dict[str, Figure], dict[str, list[float]]]:
     again = resampled_classes(found.truth, found.probabilities, seed=seed, sources=sources)
-    values = mean_average_precision(found.truth, found.probabilities), mean_auc(found.truth, found.probabilities)
+    values = [float(class_mean(column)[0]) for column in ranked(found.truth, found.probabilities)]
     rows = {
         name: [value, *interval(resampled)]
         for name, value, resampled in zip(("mAP", "AUC"), values, again, strict=True)

@@ -189,13 +189,7 @@ def retrieval_result(
     """The report as a result that can be stored and compared."""
     directions = {"audio_to_visual": report.audio_to_visual, "visual_to_audio": report.visual_to_audio}
     figures = {
-        f"{way}.{name}": Figure(
-            value=found.value,
-            low=found.low,
-            high=found.high,
-            n=direction.asked(name),
-            sources=direction.asked_sources(name),
-        )
+        f"{way}.{name}": Figure(found.value, found.low, found.high, *direction.asked(name))
         for way, direction in directions.items()
         for name, found in direction.estimates().items()
     }

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from equiav.metrics.classification import class_mean, ranked
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Int64
 
@@ -102,39 +104,7 @@ def resampled_classes(
         return np.full(CLASS_RESAMPLES, np.nan), np.full(CLASS_RESAMPLES, np.nan)
     counts = np.concatenate(list(_counted(units, units, CLASS_RESAMPLES, seed)))[:, number]
     precision, area = ranked(truth, scores, counts.astype(float))
-    return _class_mean(precision), _class_mean(area)
-
-
-def _class_mean(columns: Float[np.ndarray, "r classes"]) -> Float64[np.ndarray, " r"]:
-    known = np.isfinite(columns)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, columns, 0.0).sum(1) / known.sum(1)
-
-
-def ranked(
-    truth: Bool[np.ndarray, "n classes"], scores: Float[np.ndarray, "n classes"], counts: Float[np.ndarray, "r n"]
-) -> tuple[Float[np.ndarray, "r classes"], Float[np.ndarray, "r classes"]]:
-    """Average precision and AUC of each class, with every clip counted as often as `counts` says.
-
-    scikit-learn's definitions with sample weights, for many weights at once: each class is sorted a single time. NaN
-    where a class has no right clip, or, for the AUC, no wrong one.
-    """
-    precision, area = (np.full((len(counts), truth.shape[1]), np.nan) for _ in range(2))
-    for column in np.flatnonzero(truth.any(0)):
-        order = np.argsort(-scores[:, column], kind="stable")
-        ends = np.append(np.flatnonzero(np.diff(scores[order, column])), len(order) - 1)  # tied clips count together
-        weights = counts[:, order]
-        right = np.cumsum(weights * truth[order, column], axis=1)[:, ends]
-        reached = np.cumsum(weights, axis=1)[:, ends]
-        wrong = reached - right
-        with np.errstate(invalid="ignore", divide="ignore"):
-            steps = np.diff(right, axis=1, prepend=0)
-            share = np.where(steps > 0, right / reached, 0.0)
-            precision[:, column] = (steps * share).sum(1) / right[:, -1]
-            before = np.pad(right, ((0, 0), (1, 0)))[:, :-1]
-            above = (np.diff(wrong, axis=1, prepend=0) * (right + before) / 2).sum(1)
-            area[:, column] = above / (right[:, -1] * wrong[:, -1])
-    return precision, area
+    return class_mean(precision), class_mean(area)
 
 
 def few_sources(count: int) -> str:

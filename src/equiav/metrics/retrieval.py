@@ -89,15 +89,10 @@ class RetrievalResult(FrozenResult):
             found |= {f"{level}.{name}": value for name, value in known or () if isinstance(value, RankingFigure)}
         return found
 
-    def asked(self, figure: str) -> int:
-        """How many queries a figure of `estimates` is the mean or median of."""
+    def asked(self, figure: str) -> tuple[int, int]:
+        """How many queries a figure of `estimates` is the mean or median of, and of how many sources these are."""
         level = getattr(self, figure.split(".")[0])
-        return level.queries if isinstance(level, ClassLevel) else self.gallery_size
-
-    def asked_sources(self, figure: str) -> int:
-        """How many sources these queries come from."""
-        level = getattr(self, figure.split(".")[0])
-        return level.sources if isinstance(level, ClassLevel) else self.sources
+        return (level.queries, level.sources) if isinstance(level, ClassLevel) else (self.gallery_size, self.sources)
 
     def per_query(self) -> dict[str, list[float]]:
         """What each query adds to the figures that are means over the queries."""
