@@ -147,6 +147,13 @@ class Library:
         """The rows in the table's order, of one split or all; without `statuses` those with both modalities (ok)."""
         return self._rows(columns, _where(split, statuses))
 
+    def select(self, columns: list[str], where: str | None = None, ids: Collection[str] | None = None) -> pa.Table:
+        """Columns of the clips, whatever their status, that match a Lance expression and are among `ids`."""
+        both = [f"({where})"] if where else []
+        if ids is not None:
+            both.append(f"clip_id IN ({_quoted(ids)})")
+        return self._rows(columns, " AND ".join(both) or None)
+
     def count(self, split: str | None = None, statuses: Collection[str] = WHOLE) -> int:
         """How many `clips` there are."""
         with _reading(self._clips_path):

@@ -1,0 +1,65 @@
+"""What a search may find, and what it finds:  rows of the library, scores, thumbnails → hits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from equiav.library.table import Library
+
+SHOWN = ["clip_id", "source", "start_s", "end_s", "labels", "split"]  # the library's columns in a hit
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One clip of a ranking. `score` is the cosine, or the mean of two; `thumbnail` a small JPEG, or empty."""
+
+    clip_id: str
+    source: str
+    start_s: float
+    end_s: float
+    labels: list[str]
+    split: str
+    score: float
+    thumbnail: bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the thumbnail, ready for JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "thumbnail"}
+
+
+@dataclass(frozen=True)
+class ClipFilter:
+    """Which clips of the library may be found: those that match `where`, of which `keep` says yes.
+
+    Args:
+        where: a Lance expression over the columns of the library's clips, for example "split = 'test'".
+        keep: of rows of the library, the columns `clip_id` and `columns`, which ones may be found: (n,) of bool.
+        columns: what `keep` looks at.
+    """
+
+    where: str | None = None
+    keep: Callable[[pa.Table], NDArray[np.bool_]] | None = None
+    columns: tuple[str, ...] = ()
+
+    def of(self, rows: pa.Table) -> pa.Table:
+        """Of rows that match `where`, those that may be found."""
+        return rows.filter(pa.array(self.keep(rows))) if self.keep else rows
+
+    def ids(self, library: Library) -> pa.StringArray:
+        """The clips of a library that may be found."""
+        rows = self.of(library.select(["clip_id", *self.columns], self.where))
+        return rows["clip_id"].combine_chunks()
+
+
+def hits_of(rows: pa.Table, scores: NDArray[np.float64], thumbnails: list[bytes]) -> list[Hit]:
+    """Hits from rows of the library, columns `SHOWN`."""
+    parts = zip(rows.select(SHOWN).to_pylist(), scores.tolist(), thumbnails, strict=True)
+    return [Hit(**row, score=score, thumbnail=picture) for row, score, picture in parts]
