@@ -142,14 +142,14 @@ def _decode_a_made_clip(folder: Path) -> float:
     sound = np.zeros(2 * RATE, np.float32)
     sound[round(CLICK_S * RATE)] = 1.0
     write_clip(path, frames, FRAME_RATE, sound, RATE)
-    heard = decode_audio(path, 0.0, 2.0, RATE)
+    sound_read = decode_audio(path, 0.0, 2.0, RATE)
     times = [(i + 0.5) / FRAME_RATE for i in range(2 * FRAME_RATE)]
     with open_media(path) as container:
         jpegs, shown = read_frames(container, path, times, 64, 90)
     bright = [float(np.asarray(Image.open(io.BytesIO(jpeg)).convert("L")).mean()) > 128 for jpeg in jpegs]
-    if not any(bright) or float(np.abs(heard).max()) < 0.05:
+    if not any(bright) or float(np.abs(sound_read).max()) < 0.05:
         raise MediaError("corrupt", "the click or the flash of a made clip is not there when it is read")
-    return abs(shown[bright.index(True)] - float(np.abs(heard).argmax()) / RATE)
+    return abs(shown[bright.index(True)] - float(np.abs(sound_read).argmax()) / RATE)
 
 
 def _compute() -> list[Check]:

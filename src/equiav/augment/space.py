@@ -2,7 +2,7 @@
 
     uniforms (n, U) --draw--> SpaceParams: one column per named slot, natural units (n, P)
     SpaceParams --apply(x)--> x'                 the view
-    SpaceParams --encode--> psi(t) (n, P)        what the predictor is told; --decode--> SpaceParams
+    SpaceParams --encode--> psi(t) (n, P)        what the predictor gets; --decode--> SpaceParams
 
 x' = apply(x, t) and psi(t) come from the same numbers, so they cannot disagree.
 Nothing is kept on the objects: the same parameters replay the same view.

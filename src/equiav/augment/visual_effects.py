@@ -5,7 +5,7 @@
 EquiAV §3: random resized crop, colour jitter in a sampled order, blur, horizontal flip, grayscale. There
 is no rounding to 8 bits between the steps. Deliberate difference from the release: the crop is a share of the
 square that the base view shows, so that psi(t) alone says how one leads to the other; a share of the whole frame
-(`of: frame`, as released) depends on the frame's aspect, which the predictor is not told.
+(`of: frame`, as released) depends on the frame's aspect, which the predictor does not get.
 
 B batch · S side of the view.
 """
@@ -166,7 +166,7 @@ class GrayscaleOptions(FlagOptions):
 
 
 class Grayscale(Transform):
-    """Takes the colour away: every channel becomes the luma."""
+    """Removes the colour: every channel becomes the luma."""
 
     name = "grayscale"
     Options = GrayscaleOptions

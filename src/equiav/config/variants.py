@@ -78,9 +78,9 @@ def _check_once(settings: list[str], where: str) -> None:
 def _folder(name: str) -> str:
     """A name for the disk; with a hash of `name` where that can't be read off it, so that no two share a folder."""
     settings = all("=" in part for part in name.split(" "))  # joined by blanks, of which they hold none
-    told = name.replace(" ", "+") if settings else name
-    if "+" not in name and re.fullmatch(r"[a-z0-9_=-][a-z0-9_.=+-]*", told) and len(told) <= LONGEST:
-        return told
+    joined = name.replace(" ", "+") if settings else name
+    if "+" not in name and re.fullmatch(r"[a-z0-9_=-][a-z0-9_.=+-]*", joined) and len(joined) <= LONGEST:
+        return joined
     plain = re.sub(r"[^\w.=-]+", "_", name)[:LONGEST].lstrip(".")
     return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 

@@ -1,4 +1,4 @@
-"""Where does the predictor look when it is told what was done?  One branch, clips, parameter sets → attention maps.
+"""Where does the predictor look when it gets what was done?  One branch, clips, parameter sets → attention maps.
 
     attention (b, H, K, N) over the grid of tokens;  share of it inside the region that a transformation speaks of
 

@@ -62,7 +62,7 @@ class Effort:
     real: int = 512  # really transformed inputs of a clip
     real_clips: int = 24
     unseen_clips: int = 24
-    pool: int = 64  # known sets, the nearest of which is told for an unknown transformation
+    pool: int = 64  # known sets, the nearest of which stands for an unknown transformation
     repeats: int = 5  # of a timed step
 
 
@@ -157,7 +157,7 @@ class Branch:
         return self.transformed(rows, self.space, params)
 
     def transformed(self, rows: Int64[Tensor, " b"], space: AugmentationSpace, params: SpaceParams) -> Tensor:
-        """The same by any space of this branch: transformations that the model was never told of."""
+        """The same by any space of this branch: transformations that the model was not trained on."""
         if isinstance(space, RoomSpace):
             return self._from_sounds(rows, space, params).to(self.device)
         if self.name == "audio":
@@ -262,8 +262,8 @@ def states(branch: Branch, rows: Int64[Tensor, " n"], params: SpaceParams, base:
     if not branch.predicts:
         return States(p, q, None, None)
     codes = torch.cat([branch.space.encode(base)[:, None], branch.space.encode(params).unflatten(0, (n, views))], dim=1)
-    told = batched(lambda part, code: branch.predict(branch.tokens(part), code).cpu().float(), rows, codes)
-    return States(p, q, told[:, 1:], told[:, :1].expand(-1, views, -1))
+    predicted = batched(lambda part, code: branch.predict(branch.tokens(part), code).cpu().float(), rows, codes)
+    return States(p, q, predicted[:, 1:], predicted[:, :1].expand(-1, views, -1))
 
 
 def latents(branch: Branch, rows: Int64[Tensor, " b"], params: SpaceParams) -> Float[Tensor, "b D"]:

@@ -3,7 +3,7 @@
 A transformation group would have u(x, id) = f(x) and u(x, t₂∘t₁) = f(t₂(t₁(x))). The attention predictor starts from
 tokens and ends in one vector, so it can't be applied twice; what can be asked is whether it is right about the
 parameters of the composition, which may lie outside of what training draws (a crop of a crop), or whether it would do
-as well if the second step were forgotten.
+as well if the second step were left out.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Composition:
     """How right the predictor is about two transformations one after the other, in the intra-modal space."""
 
     transforms: list[str]
-    rest_ratio: Figure | None = None  # |u(x, nothing) − f(x)| / |f(t(x)) − f(x)|: 0 where nothing told is nothing done
+    rest_ratio: Figure | None = None  # |u(x, nothing) − f(x)| / |f(t(x)) − f(x)|: 0 where nothing done changes nothing
     cosine: Figure | None = None
     relative_error: Figure | None = None
-    margin: Figure | None = None  # cosine with both steps told minus cosine with the first alone
+    margin: Figure | None = None  # cosine with both steps given minus cosine with the first alone
     reason: str = ""  # why there are no figures
 
 
@@ -56,9 +56,9 @@ def composition(branch: Branch, effort: Effort = FULL, *, seed: int = 0) -> Comp
     whole, half = seen.views(list(range(draws))), seen.views(list(range(draws, 2 * draws)))
     if whole.r is None or half.r is None or whole.r_before is None:
         return Composition(names, reason="no predictor")
-    told = measures.displacement_cosine(whole.p, whole.q, whole.r)
-    forgotten = measures.displacement_cosine(whole.p, whole.q, half.r)
+    both_given = measures.displacement_cosine(whole.p, whole.q, whole.r)
+    first_alone = measures.displacement_cosine(whole.p, whole.q, half.r)
     rests = (whole.r_before - whole.p).norm(dim=-1).mean(1) / (whole.q - whole.p).norm(dim=-1).mean(1)
     error = measures.relative_error(whole.p, whole.q, whole.r)
-    known = [figure(x, branch.sources(rows)) for x in (rests, told, error, told - forgotten)]
+    known = [figure(x, branch.sources(rows)) for x in (rests, both_given, error, both_given - first_alone)]
     return Composition(names, known[0], known[1], known[2], known[3])

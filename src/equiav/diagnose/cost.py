@@ -92,7 +92,7 @@ def _seconds(forward: Callable[[], Tensor], device: torch.device) -> float:
 
 
 def _wait_for(device: torch.device) -> None:
-    """A GPU is told what to do and works it off later."""
+    """A GPU queues its work and does it later."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

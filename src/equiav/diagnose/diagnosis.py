@@ -125,7 +125,7 @@ def diagnose(
         clips: at most so many, a random choice by seed.
         effort: how much of each thing.
         learned: what the model's run was trained on: which of the clips it knows is counted.
-        on_progress: told (parts done, parts in all, the next one).
+        on_progress: called with (parts done, parts in all, the next one).
 
     Raises:
         LibraryError: fewer than 8 clips, or features other than the model's.

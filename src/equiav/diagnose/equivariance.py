@@ -187,9 +187,9 @@ def _single_rows(
     rows = []
     for name, chosen in own_views.items():
         structure = _structure([(seen.p[g, i], seen.q[g, i]) for g in groups for i in chosen])
-        told = {key: r[:, chosen] for key, r in rivals.items()}
+        predictions = {key: r[:, chosen] for key, r in rivals.items()}
         places = {key: r[:, chosen] for key, r in ranks.items()}
-        rows.append(_row(name, seen.views(chosen), sources, told, places, structure))
+        rows.append(_row(name, seen.views(chosen), sources, predictions, places, structure))
     return rows
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def figure(
     values: Float[Tensor, " n"] | Float[np.ndarray, " n"], sources: Int64[np.ndarray, " n"] | None = None
 ) -> Figure | None:
-    """The mean of one value per clip; NaN counts as "not to be told" and is left out. None where nothing is left.
+    """The mean of one value per clip; NaN is "unknown" and left out. None where nothing is left.
 
     Args:
         sources: a number for each clip, equal where two are of one source; None: the values are independent draws.

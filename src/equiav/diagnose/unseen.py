@@ -1,7 +1,7 @@
 """What happens beyond the training's transformations?  One branch, clips → error and retrieval over strength.
 
-Two kinds of unseen: amounts past the range that training draws (told to the predictor as they are, codes beyond ±1),
-and transforms that training never had, told in one of two ways: as nothing done, or as the *nearest* known set, the
+Two kinds of unseen: amounts past the range that training draws (given to the predictor as they are, codes beyond ±1),
+and transforms that training never had, given in one of two ways: as nothing done, or as the *nearest* known set, the
 one of a pool whose view of the clip lies closest to the unseen view in the input's own units.
 
 Retrieval asks with the transformed clip for its plain partner in the other branch: how gracefully search degrades.
@@ -51,7 +51,7 @@ class Point:
     value: float
     trained: bool  # within what training draws
     true_size: float
-    cosine: dict[str, Figure | None]  # how the predictor was told → displacement cosine, intra-modal space
+    cosine: dict[str, Figure | None]  # what the predictor was given → displacement cosine, intra-modal space
     error: dict[str, Figure | None]  # likewise → relative error
     mrr: Figure | None  # of the plain partner in the other branch, asked by the transformed clip
     recall_at_1: Figure | None
@@ -72,16 +72,16 @@ def unseen(
     tokens = batched(branch.tokens, rows)
     found: dict[str, list[Point]] = {}
     for case in _cases(branch):
-        told = {NOTHING: resting}
+        given = {NOTHING: resting}
         if case.space is branch.space:
-            told[ITSELF] = repeat(case.params, len(rows))
+            given[ITSELF] = repeat(case.params, len(rows))
         elif branch.predicts:
-            told[NEAREST] = pool[[_nearest(branch, row, case, pool) for row in rows]]
+            given[NEAREST] = pool[[_nearest(branch, row, case, pool) for row in rows]]
         views = batched(lambda part, case=case: case.views(branch, part), everyone)
         q = branch.project(batched(branch.latent, views)[rows])[:, None]
         cosine: dict[str, Figure | None] = {}
         error: dict[str, Figure | None] = {}
-        for way, sets in told.items() if branch.predicts else ():
+        for way, sets in given.items() if branch.predicts else ():
             r = branch.project(branch.predict(tokens, branch.space.encode(sets)[:, None]))
             cosine[way] = figure(measures.displacement_cosine(p, q, r), branch.sources(rows))
             error[way] = figure(measures.relative_error(p, q, r), branch.sources(rows))

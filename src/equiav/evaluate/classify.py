@@ -82,9 +82,8 @@ class Classified:
         """For JSON."""
         figures = {name: asdict(value) for name, value in self.figures.items()}
         counts = {"clips": len(self.clip_ids), "sources": len(set(self.sources)), "frames": self.frames}
-        said = {"figures": figures, "baselines": self.baselines}
-        said |= {"trained_on": self.trained_on, "warnings": self.warnings}
-        return {"split": self.split, **counts, **said}
+        caveats = {"trained_on": self.trained_on, "warnings": self.warnings}
+        return {"split": self.split, **counts, "figures": figures, "baselines": self.baselines, **caveats}
 
     def to_table(self) -> Table:
         """For people."""

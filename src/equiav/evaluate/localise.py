@@ -95,11 +95,15 @@ class Localisation:
     shown: list[ShownClip] = field(default_factory=list)
     trained_on: int | None = None
 
+    def per_clip(self) -> dict[str, list[float]]:
+        """`kind.measure` → one value per clip with boxes."""
+        return {f"{kind}.{name}": values for kind, row in self.scores.items() for name, values in row.items()}
+
     def figures(self) -> dict[str, Figure]:
         """Means with 95 % bootstrap intervals, and what the own sound adds to another clip's, pair by pair."""
         if not self.ids:
             return {}
-        columns = {f"{kind}.{name}": values for kind, row in self.scores.items() for name, values in row.items()}
+        columns = self.per_clip()
         for name in MEASURES:
             own, other = (np.array(self.scores[kind][name]) for kind in ("own_sound", "other_sound"))
             columns[f"own_minus_other.{name}"] = (own - other).tolist()
@@ -115,8 +119,8 @@ class Localisation:
         """For JSON."""
         figures = {name: asdict(found) for name, found in self.figures().items()}
         counts = {"clips": self.clips, "clips_with_boxes": len(self.ids), "sources": len(set(self.sources))}
-        said = {"trained_on": self.trained_on, "warnings": self.warnings}
-        return {"split": self.split, **counts, "figures": figures, **said}
+        caveats = {"trained_on": self.trained_on, "warnings": self.warnings}
+        return {"split": self.split, **counts, "figures": figures, **caveats}
 
     def to_table(self) -> Table:
         """For people."""
@@ -200,14 +204,13 @@ def localisation_result(
     found: Localisation, library: Library, model: EquiAV, *, seed: int = 0, run: Path | None = None
 ) -> Result:
     """The figures as a result that can be stored and compared."""
-    per_item = {f"{kind}.{name}": values for kind, row in found.scores.items() for name, values in row.items()}
     return Result(
         evaluation="localise",
         about=about(model, library, found.split, protocol=PROTOCOL, seed=seed, run=run),
         figures=found.figures(),
         items=found.ids,
         sources=found.sources,
-        per_item=per_item,
+        per_item=found.per_clip(),
         details={"clips": found.clips, "clips_with_boxes": len(found.ids), "trained_on": found.trained_on},
     )
 

@@ -107,12 +107,12 @@ class Probed:
     @property
     def warnings(self) -> list[str]:
         """What makes the figure easier than it looks, or its interval less sure."""
-        said = source_warning(self.sources)
+        found = source_warning(self.sources)
         if self.shared:
             own = ": windows of a clip's own source do not vote" if self.kind == "knn" else ""
             clips = counted(self.clips, "clip")
-            said.append(f"{self.shared} of {clips} measured on are of sources that were learned from too{own}")
-        return said + seen_warning(self.trained_on, self.clips)
+            found.append(f"{self.shared} of {clips} measured on are of sources that were learned from too{own}")
+        return found + seen_warning(self.trained_on, self.clips)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -211,7 +211,7 @@ def probe(
         measured_on = ", ".join(held_out)
     reached: dict[str, _Fold] = {}
     for i, (name, there) in enumerate(held_out.items()):
-        tell = (lambda said, name=name: on_progress(len(rows), len(rows), f"{name}: {said}")) if on_progress else None
+        tell = (lambda text, name=name: on_progress(len(rows), len(rows), f"{name}: {text}")) if on_progress else None
         fit = partial(class_scores, kind, model, one_label=one_label, neighbours=neighbours, seed=seed, tell=tell)
         reached[name] = _fold(fit, seen.parts, goal, sources, there, one_label, [seed, i])
     low, high = interval(np.mean([fold.resampled for fold in reached.values()], axis=0))
@@ -383,9 +383,9 @@ def _features(
 def _part(model: EquiAV, batch: Batch, modality: str, what: Feature | Literal["tokens"]) -> Tensor:
     """Of a batch, what is to be seen of one modality."""
     if what == "embedding":
-        heard = modality == "audio"
-        made = embed_log_mels(model, batch.audio) if heard else embed_pictures(model, batch.frames, batch.sizes)
-        return torch.from_numpy(made)
+        if modality == "audio":
+            return torch.from_numpy(embed_log_mels(model, batch.audio))
+        return torch.from_numpy(embed_pictures(model, batch.frames, batch.sizes))
     device = next(model.parameters()).device
     if modality == "audio":
         tokens = model.audio_tokens(model.standardise(batch.audio.to(device)))

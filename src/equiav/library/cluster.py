@@ -65,7 +65,7 @@ class RayPool(Generic[T, R]):
                     ray.init(self._address, log_to_driver=False, logging_level="ERROR", **(here if local else {}))
             except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
                 raise ConfigError(f"no Ray cluster at {self._address!r}: {error}; {_about_tokens()}") from None
-        # an actor that is busy can be told to tidy up: the processes that it started are killed with it
+        # an actor that is busy can be asked to tidy up: the processes that it started are killed with it
         actor = ray.remote(num_cpus=1, max_restarts=-1, concurrency_groups={CLOSING: 1})(_Worker)
         cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
         size = min(self._size or cores, cores)  # an actor without a core would never take up its tasks

@@ -179,7 +179,7 @@ class IngestState:
         Only when all have been examined: the first line that names a clip may be examined late.
         """
         for state in self.items.values():
-            if state.unreachable:  # also files that are away get the labels of their list
+            if state.unreachable:  # also files that cannot be reached get the labels of their list
                 self.name(state.unreachable, state.clips)
         new = []
         for clip_id, clip in self.clips.items():

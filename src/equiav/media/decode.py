@@ -219,9 +219,9 @@ class _Source:
         packer, zero, ends_at, piece = Packer(), start_of(self.container), -np.inf, None
         known, waiting, runs_on = 0, list[float](), self.container.format.name == RUNS_ON
         for frame in decoded(self.container, self.stream, self.damage):
-            told = None if frame.pts is None else float(frame.pts * (frame.time_base or Fraction(1, frame.rate)))
-            at = ends_at if told is None else told - zero
-            if runs_on and piece is not None and (told is None or at - ends_at > LACK_S):
+            stamped_s = None if frame.pts is None else float(frame.pts * (frame.time_base or Fraction(1, frame.rate)))
+            at = ends_at if stamped_s is None else stamped_s - zero
+            if runs_on and piece is not None and (stamped_s is None or at - ends_at > LACK_S):
                 self.damage.inside_s += [ends_at, max(at - LACK_S / 2, ends_at)]  # both ends of the hole
             new, known = waiting + self.damage.at_s[known:], len(self.damage.at_s)
             lost = self.damage.blank_s if at - ends_at > LACK_S else []

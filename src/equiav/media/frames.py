@@ -291,7 +291,7 @@ def _settled(container: InputContainer, stream: av.VideoStream, from_s: float) -
 def _in_order(
     container: InputContainer, stream: av.VideoStream, damage: Damage, from_s: float
 ) -> Iterator[tuple[float, av.VideoFrame]]:
-    """The same where times of display are not told: the n-th picture is shown at the time of the n-th packet."""
+    """The same where packets have no times of display: the n-th picture is shown at the time of the n-th packet."""
     zero, tick = start_of(container), stream.time_base or 0
     coming = _from_key(container, stream, from_s)
     first = list(islice(coming, MAX_REORDER))

@@ -40,10 +40,10 @@ def join(sound: Path, pictures: Sequence[Path], out: Path) -> None:
         part_s = info.audio_end_s / len(pictures)
         try:
             with av.open(str(out), "w", format="nut") as container:
-                heard = container.add_stream_from_template(track)
-                shown = container.add_stream(CODECS[kind][0], rate=Fraction(1 / part_s).limit_denominator(1_000_000))
-                shown.width, shown.height, shown.pix_fmt, shown.time_base = width, height, CODECS[kind][1], CLOCK
-                timed = (_picture_packets(pictures, kind, part_s, shown), _sound_packets(source, track, heard))
+                audio = container.add_stream_from_template(track)
+                visual = container.add_stream(CODECS[kind][0], rate=Fraction(1 / part_s).limit_denominator(1_000_000))
+                visual.width, visual.height, visual.pix_fmt, visual.time_base = width, height, CODECS[kind][1], CLOCK
+                timed = (_picture_packets(pictures, kind, part_s, visual), _sound_packets(source, track, audio))
                 for _, packet in heapq.merge(*timed, key=lambda entry: entry[0]):
                     container.mux(packet)
         except av.error.FFmpegError as error:

@@ -86,8 +86,8 @@ def open_media(path: Path) -> Iterator[InputContainer]:
     head = read_head(path)
     options = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
     # an MP4 says all there is to know in its headers: FFmpeg need not decode a dozen pictures to find it out
-    told = head[4:8] == b"ftyp"
-    guess: Any = [{"skip_frame": "all"}] * MAX_STREAMS if told else None  # PyAV's stubs say a list of str
+    is_mp4 = head[4:8] == b"ftyp"
+    guess: Any = [{"skip_frame": "all"}] * MAX_STREAMS if is_mp4 else None  # PyAV's stubs say a list of str
     view = view_of(path, head)
     try:
         # "file:" makes any name a plain path: a leading dash, a colon or a percent sign means nothing

@@ -100,15 +100,15 @@ def _wav(file: BinaryIO, whole: int, order: str) -> Sizes | None:
 
 
 def _rf64(file: BinaryIO, whole: int) -> Sizes | None:
-    told, told_at = 0, 0
+    long_size, long_at = 0, 0
     for name, start, size in _chunks(file, 12, "<4sI"):
         if name == b"ds64":
             file.seek(start + 8)
-            told, told_at = int.from_bytes(file.read(8), "little"), start
+            long_size, long_at = int.from_bytes(file.read(8), "little"), start
         if name == b"data":
-            declared = told if size == 2**32 - 1 and told_at else size
+            declared = long_size if size == 2**32 - 1 and long_at else size
             # the sizes of the whole and of the samples, and their number, which may stay open
-            patches = {told_at: struct.pack("<QQQ", whole - 8, whole - start, 0)} if told_at else {}
+            patches = {long_at: struct.pack("<QQQ", whole - 8, whole - start, 0)} if long_at else {}
             return Sizes(declared, whole - start, start, patches=patches)
     return None
 

@@ -170,7 +170,7 @@ def decoded(
             break
         if not packet.size:
             continue  # the picture before it stays: to a decoder an empty packet would say that the track is over
-        # where pictures are told by their order, the time of display of a packet is none
+        # where pictures are known by their order, the time of display of a packet is none
         time = packet.dts if packet.pts is None or taken is not None else packet.pts
         at_s = -inf if time is None else float(time * packet.time_base) - zero
         try:

@@ -128,8 +128,8 @@ def encode(
         return _mean_vectors(items, lambda item: [_picture(item, features)], pictures, batch_size)
 
     def both(batch: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-        heard, seen = zip(*batch, strict=True)
-        return np.stack([sounds(list(heard)), pictures(list(seen))], axis=1)
+        audios, frames = zip(*batch, strict=True)
+        return np.stack([sounds(list(audios)), pictures(list(frames))], axis=1)
 
     items = _as_list(video, single=0)
     vectors = _mean_vectors(items, lambda item: _video_windows(item, features), both, batch_size)

@@ -178,7 +178,7 @@ class EquiAV(  # type: ignore[misc]  (from_pretrained takes fewer options than t
         config: sizes, features, augmentation and the spectrogram's mean and deviation; a ModelConfig or config.json's
             content.
         seed: of the fresh weights and of the fixed centroid parameters; None leaves them NaN for a loader to fill.
-        audio_space: transformations whose parameters the predictor is told; by default made from `config`.
+        audio_space: transformations whose parameters the predictor gets; by default made from `config`.
         visual_space: the same for images.
 
     Raises:

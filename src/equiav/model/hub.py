@@ -203,7 +203,7 @@ class StoredModel(nn.Module):
             revision: branch, tag or commit on the Hub.
             local_files_only: do not ask the Hub; the cache or a folder must have it.
             device: where to put it: `auto` (a GPU if there is one), `cuda`, `cuda:1`, `mps`, `cpu`; None leaves it
-                where torch makes tensors: on the CPU, unless told otherwise.
+                where torch makes tensors: on the CPU, unless set otherwise.
 
         Raises:
             ModelError: no such model, or weights that do not fit its config.

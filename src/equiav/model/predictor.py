@@ -1,4 +1,4 @@
-"""The predictors: what a transformation does to a representation, told by its parameters alone.
+"""The predictors: what a transformation does to a representation, from its parameters alone.
 
     latent (B, K, D) = predictor(tokens (B, N, D), query (B, K, A)),   query = ParameterEncoder(psi(t) (B, K, P))
     a query (1, K, A) serves all B

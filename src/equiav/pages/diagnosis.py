@@ -68,7 +68,7 @@ def interval_text(found: Figure | None) -> str:
 
 
 def _beyond(found: Diagnosis) -> str:
-    """What is said of a number of predictions that was not reached."""
+    """The words for a number of predictions that was not reached."""
     return f"more than {found.effort.counts[-1]}"
 
 

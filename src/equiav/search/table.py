@@ -113,8 +113,8 @@ class EmbeddingsTable:
             LibraryError: another process is writing, or the table is damaged, or of another model, width or schema.
         """
         path = table_path(library, fingerprint)
-        said = f"{library}: another process is embedding with this model"
-        with only_writer(path.with_name(f".{path.name}.lock"), said):
+        busy = f"{library}: another process is embedding with this model"
+        with only_writer(path.with_name(f".{path.name}.lock"), busy):
             with writing(path):
                 if not _is_there(path):
                     # atomic: what there is of a table that was not finished has no version, and is none
@@ -132,9 +132,9 @@ class EmbeddingsTable:
         if self._said(SCHEMA_KEY) == "2":
             if old := [name for name in FILES_OF_CLIPS if name in self._dataset.schema.names]:
                 self._dataset.drop_columns(old)
-            said: dict[str, str | None] = {SCHEMA_KEY.decode(): str(SCHEMA_VERSION)}
-            said[FEATURES_KEY.decode()] = features.model_dump_json()
-            self._dataset.update_schema_metadata(said)
+            metadata: dict[str, str | None] = {SCHEMA_KEY.decode(): str(SCHEMA_VERSION)}
+            metadata[FEATURES_KEY.decode()] = features.model_dump_json()
+            self._dataset.update_schema_metadata(metadata)
 
     def _empty(self, schema: pa.Schema) -> None:
         with writing(self.path):
