@@ -18,7 +18,6 @@ import pytest
 
 from equiav.errors import ConfigError, LibraryError, MediaError
 from equiav.library import ingest as ingest_module
-from equiav.library import table as table_module
 from equiav.library.ingest import IngestReport, ingest
 from equiav.library.loader import ClipLoader
 from equiav.library.manifests import Item, Listing, read_source
@@ -396,7 +395,7 @@ def test_who_opened_an_old_library_reads_on_while_an_ingest_changes_all_of_it(tm
     listed = tmp_path / "t.csv"
     listed.write_text(f"path,label\n{good_video},dog\n")
     ingest(listed, tmp_path / "L", TINY, workers=1)
-    monkeypatch.setattr(table_module, "READABLE", timedelta(seconds=0.5))
+    monkeypatch.setattr("equiav.library.versions.READABLE", timedelta(seconds=0.5))
     time.sleep(0.6)
     reader = Library(tmp_path / "L")
     listed.write_text(f"path,label\n{good_video},cat\n")

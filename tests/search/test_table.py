@@ -15,6 +15,7 @@ import pytest
 from equiav.errors import LibraryError, ModelError
 from equiav.search import table as table_module
 from equiav.search.table import EmbeddedClips, EmbeddingsTable, table_path
+from power import Disk, cut_at_every_flush
 from tiny_library import FEATURES
 
 
@@ -117,7 +118,7 @@ def test_a_damaged_or_misfit_table_is_a_clear_error(tmp_path):
         writable(tmp_path, width=4).__enter__()
     broken = table_path(tmp_path, "broken") / "_versions"
     broken.mkdir(parents=True)
-    (broken / "1.manifest").write_bytes(b"no manifest")
+    (broken / "1.manifest").write_bytes(b"no manifest, LANC")
     with pytest.raises(LibraryError, match="not a readable embeddings table"):
         EmbeddingsTable.open(tmp_path, "broken")
     foreign = pa.schema([("x", pa.int64())], metadata={b"equiav.embeddings": b"9"})
@@ -194,7 +195,36 @@ def test_small_fragments_are_joined_and_old_versions_freed_a_day_later(tmp_path,
         table.forget_old_versions()
         assert len(lance.dataset(table.path).versions()) == versions
         assert first.count() == 0
-        monkeypatch.setattr("equiav.library.table.READABLE", timedelta(0))
+        monkeypatch.setattr("equiav.library.versions.READABLE", timedelta(0))
         table.forget_old_versions()
     assert len(lance.dataset(table.path).versions()) == 1
     assert EmbeddingsTable.open(tmp_path, "model-a").count() == 150
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/fd names what is flushed")
+def test_what_was_embedded_survives_a_power_cut_at_any_moment(tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    disk = Disk(tmp_path / "disk", monkeypatch)
+    monkeypatch.setattr(table_module, "FRAGMENTS", 1)
+
+    def held(library):
+        opened = EmbeddingsTable.open(library, "model-a")
+        return sorted(opened.clip_ids()), np.sort(opened.vectors("audio").ravel()).tolist()
+
+    steps = (
+        lambda table: table.append(clips(vectors_of(3))),
+        lambda table: table.append(clips(vectors_of(2), first=3), clips(vectors_of(1), first=5)),
+        lambda table: table.remove(np.array([0, 4])),
+        lambda table: table.tidy(),
+        lambda table: table.forget_old_versions(),
+    )
+    with writable(disk.root / "L") as table:
+        before = held(disk.root / "L")
+        for step in steps:
+            with cut_at_every_flush(disk) as cuts:
+                step(table)
+            now = held(disk.root / "L")
+            assert all(held(left / "L") in (before, now) for left in cuts)
+            assert [held(left / "L") for left in disk.cut()] == [now, now]
+            before = now
+    assert len(before[0]) == 4

@@ -8,11 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,19 @@ from pydantic import ValidationError
 
 from equiav.config import Features
 from equiav.errors import LibraryError
+from equiav.library.durable import Durable, make_folder
 from equiav.library.lock import only_writer
 from equiav.library.records import WHOLE, Clip, KnownItem, Reject
+from equiav.library.versions import (
+    free_old_versions,
+    is_newest,
+    is_table,
+    make_table,
+    open_table,
+    reading,
+    stamp_of_table,
+    writing,
+)
 from equiav.words import counted, have
 
 SCHEMA_VERSION = 2
@@ -33,7 +42,6 @@ VERSION_KEY, FEATURES_KEY = b"equiav.library", b"equiav.features"
 FRAGMENTS = 64  # more small ones than this are joined
 FRAGMENT_ROWS = 4096  # larger ones are left alone: a gigabyte or two
 NO_TIME = -(2**63)  # a modification time that no file has
-READABLE = timedelta(days=1)  # how long a version of the library can be read after the next one came
 
 
 class Library:
@@ -49,10 +57,11 @@ class Library:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._clips_path, self._rejects_path = self.path / "clips.lance", self.path / "rejects.lance"
-        if not self._clips_path.exists():
+        if not is_table(self._clips_path):
             raise LibraryError(f"{self.path} holds no library; make one: equiav ingest VIDEOS --library {self.path}")
         self._stamp = stamp_of_table(self._clips_path)
-        self._clips = _open(self._clips_path)
+        self._clips_commits, self._rejects_commits = Durable(self._clips_path), Durable(self._rejects_path)
+        self._clips = self._open_clips()
         metadata = self._clips.schema.metadata or {}
         version = metadata.get(VERSION_KEY, b"").decode()
         if version != str(SCHEMA_VERSION):
@@ -77,9 +86,9 @@ class Library:
         """
         path = Path(path)
         with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-            _make(path / "rejects.lance", _REJECTS_SCHEMA)
-            _make(path / "clips.lance", _clips_schema(features))
+            make_folder(path)
+            for table, schema in (("rejects", _REJECTS_SCHEMA), ("clips", _clips_schema(features))):
+                make_table(path / f"{table}.lance", schema)
         library = cls(path)
         missing = [f.name for f in fields(Clip) if f.name not in (*library._clips.schema.names, *_LATER)]
         if missing:
@@ -103,7 +112,9 @@ class Library:
                 row[:] = clip.fbank.ravel()
         columns["fbank"] = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), size, mask=pa.array(silence))
         with writing(self.path):
-            self._clips = lance.write_dataset(pa.table(columns, schema=schema), self._clips_path, mode="append")
+            self._clips = lance.write_dataset(
+                pa.table(columns, schema=schema), self._clips_path, mode="append", commit_lock=self._clips_commits
+            )
 
     def remove(self, clip_ids: Sequence[str]) -> None:
         """Drop clips."""
@@ -118,13 +129,13 @@ class Library:
             rows = pa.Table.from_pylist([dict(row) for row in new], schema=schema)
             with writing(self.path):
                 self._clips.merge_insert("clip_id").when_matched_update_all().execute(rows)
-            self._clips = _open(self._clips_path)
+            self._clips = self._open_clips()
 
     def reject(self, rejects: Sequence[Reject]) -> None:
         """Record what gave no clip; an item's older record is replaced."""
         if rejects:
             rows = pa.Table.from_pylist([asdict(reject) for reject in rejects], schema=_REJECTS_SCHEMA)
-            merge = _open(self._rejects_path).merge_insert("item")
+            merge = self._open_rejects().merge_insert("item")
             with writing(self.path):
                 merge.when_matched_update_all().when_not_matched_insert_all().execute(rows)
 
@@ -132,14 +143,14 @@ class Library:
         """Drop the reject records of items that gave clips after all."""
         if items:
             with writing(self.path):
-                _open(self._rejects_path).delete(f"item IN ({_quoted(items)})")
+                self._open_rejects().delete(f"item IN ({_quoted(items)})")
 
     def rejects(self) -> list[Reject]:
         """All reject records."""
-        if not self._rejects_path.exists():
+        if not is_table(self._rejects_path):
             return []
-        with _reading(self._rejects_path):
-            return [Reject(**row) for row in lance.dataset(self._rejects_path).to_table().to_pylist()]
+        with reading(self._rejects_path):
+            return [Reject(**row) for row in self._open_rejects().to_table().to_pylist()]
 
     def clips(
         self, split: str | None = None, columns: list[str] | None = None, statuses: Collection[str] = WHOLE
@@ -156,7 +167,7 @@ class Library:
 
     def count(self, split: str | None = None, statuses: Collection[str] = WHOLE) -> int:
         """How many `clips` there are."""
-        with _reading(self._clips_path):
+        with reading(self._clips_path):
             return self._clips.count_rows(filter=_where(split, statuses))
 
     def splits(self, statuses: Collection[str] = WHOLE) -> list[str]:
@@ -171,12 +182,20 @@ class Library:
 
     def take(self, positions: Sequence[int], columns: list[str] | None = None) -> pa.Table:
         """Rows by number, in the order asked."""
-        with _reading(self._clips_path):
+        with reading(self._clips_path):
             return self._clips.take(list(positions), columns=columns)
 
     def _rows(self, columns: list[str] | None = None, where: str | None = None) -> pa.Table:
-        with _reading(self._clips_path):
+        with reading(self._clips_path):
             return self._clips.to_table(columns=columns, filter=where)
+
+    def _open_clips(self) -> lance.LanceDataset:
+        with reading(self._clips_path):
+            return open_table(self._clips_path, self._clips_commits)
+
+    def _open_rejects(self) -> lance.LanceDataset:
+        with reading(self._rejects_path):
+            return open_table(self._rejects_path, self._rejects_commits)
 
     def fbanks(self, table: pa.Table) -> NDArray[np.float32]:
         """The `fbank` column of rows of this library as (n, T, M); all of them must have sound."""
@@ -249,21 +268,20 @@ class Library:
 
     def tidy(self) -> None:
         """Join the small fragments that many appends leave: access and commits stay fast, however many there were."""
-        for path in (self._clips_path, self._rejects_path):
-            table = _open(path)
+        for table in (self._open_clips(), self._open_rejects()):
             if table.stats.dataset_stats(FRAGMENT_ROWS)["num_small_files"] > FRAGMENTS:
                 with writing(self.path):
                     # by bytes where nothing was deleted: faster, and it does not hold thousands of clips in memory
                     table.optimize.compact_files(
                         target_rows_per_fragment=FRAGMENT_ROWS, compaction_mode="try_binary_copy"
                     )
-        self._clips = _open(self._clips_path)
+        self._clips = self._open_clips()
 
     def forget_old_versions(self) -> None:
         """Free what was replaced more than a day ago: a library that was opened before can be read for a day."""
         with writing(self.path):
-            for path in (self._clips_path, self._rejects_path):
-                free_old_versions(_open(path))
+            for table in (self._open_clips(), self._open_rejects()):
+                free_old_versions(table)
 
     def is_newest(self) -> bool:
         """Whether the clips on disk are still those that this object reads: a look at a folder, no reading."""
@@ -277,7 +295,10 @@ class Library:
             LibraryError: another process holds it.
         """
         with only_writer(self.path / ".lock", f"{self.path}: another process is writing to it"):
-            self._clips = _open(self._clips_path)
+            with writing(self.path):
+                for commits in (self._clips_commits, self._rejects_commits):
+                    commits.catch_up()
+            self._clips = self._open_clips()
             lacking = [field for field in _clips_schema(self.features) if field.name not in self._clips.schema.names]
             if lacking:  # an older equiav made it: its rows are empty there
                 with writing(self.path):
@@ -292,62 +313,6 @@ def _quoted(names: Collection[str]) -> str:
 def _where(split: str | None, statuses: Collection[str]) -> str:
     wanted = f"status IN ({_quoted(statuses)})"
     return wanted if split is None else f"{wanted} AND split = {_quoted([split])}"
-
-
-def _open(path: Path) -> lance.LanceDataset:
-    with _reading(path):
-        return lance.dataset(path)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, OSError) as error:  # damage shows when a table is read, not when it is opened
-        raise LibraryError(
-            f"{path} is no readable table ({error}); if it is damaged, ingest into a new folder"
-        ) from None
-
-
-def _make(path: Path, schema: pa.Schema) -> None:
-    """An empty table, whole or not at all: a kill leaves at most a hidden folder."""
-    if path.exists():
-        return
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    lance.write_dataset(schema.empty_table(), beside, mode="overwrite")
-    beside.rename(path)
-
-
-def free_old_versions(table: lance.LanceDataset) -> None:
-    """Free what was replaced more than a day ago."""
-    # by the time when the next one came: an old version may have been the newest until now
-    times: list[Any] = [version["timestamp"] for version in table.versions()]
-    recent = sum(time > datetime.now() - READABLE for time in times)
-    table.cleanup_old_versions(retain_versions=recent + 1)
-
-
-def stamp_of_table(path: Path) -> tuple[int, int]:
-    """What changes when a table is written to, or another one takes its place; taken before it is opened."""
-    try:
-        found = (path / "_versions").stat()
-    except OSError:  # it is gone, as opening it will say
-        return 0, 0
-    return found.st_ino, found.st_mtime_ns
-
-
-def is_newest(table: lance.LanceDataset, path: Path, stamp: tuple[int, int]) -> bool:
-    """Whether the table at `path`, opened after `stamp` was taken, is still the newest version of the same one."""
-    # two commits within a tick of the file system's clock have one stamp, another table may have the same version
-    return stamp_of_table(path) == stamp and table.latest_version == table.version
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Errors of a full disk or of a folder that may not be written become LibraryErrors."""
-    try:
-        yield
-    except (pa.ArrowInvalid, OSError) as error:
-        raise LibraryError(f"{path} cannot be written: {error}") from None
 
 
 def _schema(record: type[Clip | Reject], fbank: pa.DataType | None = None) -> pa.Schema:

@@ -22,8 +22,17 @@ from pydantic import ValidationError
 
 from equiav.config import Features
 from equiav.errors import LibraryError, ModelError
+from equiav.library.durable import Durable, make_folder
 from equiav.library.lock import only_writer
-from equiav.library.table import free_old_versions, is_newest, stamp_of_table, writing
+from equiav.library.versions import (
+    free_old_versions,
+    is_newest,
+    is_table,
+    make_table,
+    open_table,
+    stamp_of_table,
+    writing,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32, Int64
@@ -49,10 +58,14 @@ class EmbeddedClips:
 class EmbeddingsTable:
     """One model's embeddings of one library: `open` reads it, `for_writing` makes it when missing."""
 
-    def __init__(self, dataset: lance.LanceDataset, path: Path, stamp: tuple[int, int]) -> None:
-        self._dataset = dataset
-        self._stamp = stamp
-        self.path = path
+    def __init__(self, path: Path) -> None:
+        self.path, self._stamp, self._commits = path, stamp_of_table(path), Durable(path)
+        try:
+            self._dataset = open_table(path, self._commits)
+        except (ValueError, OSError) as error:
+            raise LibraryError(
+                f"{path} is not a readable embeddings table ({error}); remove it and embed again"
+            ) from None
 
     @classmethod
     def open(cls, library: str | Path, fingerprint: str) -> EmbeddingsTable:
@@ -63,11 +76,11 @@ class EmbeddingsTable:
         """
         path = table_path(library, fingerprint)
         embed = f"equiav embed --library {library} --run RUN"
-        if not _is_there(path):
+        if not is_table(path):
             others = sorted(other.stem for other in path.parent.glob("*.lance") if other != path)
             found = f"found those of other models: {', '.join(others)}" if others else "found none"
             raise LibraryError(f"no embeddings of model {fingerprint} in {library} ({found}); make them: {embed}")
-        table = cls._open(path)
+        table = cls(path)
         version, model = table._said(SCHEMA_KEY), table._said(MODEL_KEY)
         if version == "2":
             raise LibraryError(
@@ -84,16 +97,6 @@ class EmbeddingsTable:
                 f"embed the library with this model: {embed}"
             )
         return table
-
-    @classmethod
-    def _open(cls, path: Path) -> EmbeddingsTable:
-        stamp = stamp_of_table(path)
-        try:
-            return cls(lance.dataset(path), path, stamp)
-        except (ValueError, OSError) as error:
-            raise LibraryError(
-                f"{path} is not a readable embeddings table ({error}); remove it and embed again"
-            ) from None
 
     @classmethod
     @contextmanager
@@ -114,12 +117,14 @@ class EmbeddingsTable:
         """
         path = table_path(library, fingerprint)
         busy = f"{library}: another process is embedding with this model"
+        with writing(path):
+            make_folder(path.parent)
         with only_writer(path.with_name(f".{path.name}.lock"), busy):
             with writing(path):
-                if not _is_there(path):
-                    # atomic: what there is of a table that was not finished has no version, and is none
-                    lance.write_dataset(_schema(fingerprint, width, features).empty_table(), path, mode="create")
-                cls._open(path)._update_schema(features)
+                make_table(path, _schema(fingerprint, width, features))
+                table = cls(path)
+                table._commits.catch_up()
+                table._update_schema(features)
             table = cls.open(library, fingerprint)
             if table.width != width:
                 raise LibraryError(f"{path} holds vectors of width {table.width}, the model gives {width}")
@@ -138,7 +143,9 @@ class EmbeddingsTable:
 
     def _empty(self, schema: pa.Schema) -> None:
         with writing(self.path):
-            self._dataset = lance.write_dataset(schema.empty_table(), self.path, mode="overwrite")
+            self._dataset = lance.write_dataset(
+                schema.empty_table(), self.path, mode="overwrite", commit_lock=self._commits
+            )
 
     def _said(self, key: bytes) -> str:
         return (self._dataset.schema.metadata or {}).get(key, b"").decode()
@@ -210,7 +217,7 @@ class EmbeddingsTable:
         """Add clips in one atomic commit; a reader sees all of them or none."""
         table = pa.concat_tables([self._columns(clips) for clips in parts])
         with writing(self.path):
-            self._dataset = lance.write_dataset(table, self.path, mode="append")
+            self._dataset = lance.write_dataset(table, self.path, mode="append", commit_lock=self._commits)
 
     def _columns(self, clips: EmbeddedClips) -> pa.Table:
         schema = self._dataset.schema
@@ -265,11 +272,6 @@ def places(ids: pa.StringArray, among: pa.StringArray) -> Int64[np.ndarray, " n"
     """Where each id stands among others; -1 where it does not."""
     found = pc.call_function("index_in", [ids], pc.SetLookupOptions(among))
     return pc.fill_null(found, -1).to_numpy().astype(np.int64)
-
-
-def _is_there(path: Path) -> bool:
-    """Whether there is a table: a folder without a single version is what a killed writer left of one."""
-    return any(path.glob("_versions/*.manifest"))
 
 
 def _column(table: pa.Table, name: str) -> Any:

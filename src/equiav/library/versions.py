@@ -1,0 +1,81 @@
+"""Versions of a Lance table:  opened, made, told apart, freed; each commit is on the disk before it is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import lance
+import pyarrow as pa
+
+from equiav.errors import LibraryError
+from equiav.library.durable import MANIFESTS, Durable, drop_torn
+
+READABLE = timedelta(days=1)  # how long a version of a table can be read after the next one came
+
+
+def open_table(path: Path, commits: Durable) -> lance.LanceDataset:
+    """The newest version of a table; what is written through it goes through `commits`.
+
+    Raises:
+        ValueError, OSError: it cannot be read.
+    """
+    return lance.dataset(path, commit_lock=commits)
+
+
+def make_table(path: Path, schema: pa.Schema) -> None:
+    """An empty table, where there is none: what a killed writer left of one has no version, and is none."""
+    if not is_table(path):
+        lance.write_dataset(schema.empty_table(), path, mode="create", commit_lock=Durable(path))
+
+
+def is_table(path: Path) -> bool:
+    """Whether there is a table of at least one version; what a power cut left of a commit is set aside."""
+    drop_torn(path)
+    return any((path / MANIFESTS).glob("*.manifest"))
+
+
+def free_old_versions(table: lance.LanceDataset) -> None:
+    """Free what was replaced more than a day ago."""
+    # by the time when the next one came: an old version may have been the newest until now
+    times: list[Any] = [version["timestamp"] for version in table.versions()]
+    recent = sum(time > datetime.now() - READABLE for time in times)
+    table.cleanup_old_versions(retain_versions=recent + 1)
+
+
+def stamp_of_table(path: Path) -> tuple[int, int]:
+    """What changes when a table is written to, or another one takes its place; taken before it is opened."""
+    try:
+        found = (path / MANIFESTS).stat()
+    except OSError:  # it is gone, as opening it will say
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
+
+
+def is_newest(table: lance.LanceDataset, path: Path, stamp: tuple[int, int]) -> bool:
+    """Whether the table at `path`, opened after `stamp` was taken, is still the newest version of the same one."""
+    # two commits within a tick of the file system's clock have one stamp, another table may have the same version
+    return stamp_of_table(path) == stamp and table.latest_version == table.version
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Damage shows when a table is read, not when it is opened: it becomes a LibraryError."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise LibraryError(
+            f"{path} is no readable table ({error}); if it is damaged, ingest into a new folder"
+        ) from None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Errors of a full disk or of a folder that may not be written become LibraryErrors."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        raise LibraryError(f"{path} cannot be written: {error}") from None
