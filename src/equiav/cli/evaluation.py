@@ -24,6 +24,10 @@ Feature = Annotated[
 ResultFile = Annotated[
     Path | None, typer.Option("--out", dir_okay=False, help="File for the result, to compare later.")
 ]
+Page = Annotated[
+    Path | None,
+    typer.Option("--out", help="HTML page, with its figures beside it as .json; default in the run folder."),
+]
 Modalities = Annotated[Literal["audio", "visual", "both"], typer.Option(help="Modalities to classify by.")]
 TrainSplit = Annotated[str, typer.Option("--train", help="Split to learn from.")]
 Folds = Annotated[bool, typer.Option("--folds", help="The library's splits are folds: measure on each.")]
@@ -232,10 +236,7 @@ def evaluate_localise(
     boxes: Annotated[
         Path | None, typer.Option(help="CSV of boxes: path, time_s, x0, y0, x1, y1; without it no figures.")
     ] = None,
-    page: Annotated[
-        Path | None,
-        typer.Option("--out", help="HTML page, with the result beside it as .json; default in the run folder."),
-    ] = None,
+    page: Page = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of other clips' sounds.")] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -292,10 +293,7 @@ def measure_classes(
 def diagnose(
     library_path: LibraryPath,
     run: RunPath,
-    page: Annotated[
-        Path | None,
-        typer.Option("--out", help="HTML page, with its figures beside it as .json; default in the run folder."),
-    ] = None,
+    page: Page = None,
     split: Split = "test",
     clips: Annotated[int, typer.Option(min=8, help="At most so many clips of the split.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of clips and of transformations.")] = 0,

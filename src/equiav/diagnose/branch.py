@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -304,11 +305,7 @@ def alone(
     Raises:
         ConfigError: no such transform, or it is never on in training.
     """
-    coin = 0
-    for transform in space.transforms:
-        if transform.name == name:
-            break
-        coin += transform.uniforms
+    coin = sum(transform.uniforms for transform in takewhile(lambda one: one.name != name, space.transforms))
     drawn = uniforms.from_generator(n, space.uniforms, generator)
     drawn[:, coin : coin + 1] = 0.0
     params = space.only(name).from_uniforms(drawn)

@@ -201,7 +201,8 @@ def probe(
     rows = np.concatenate(seen.rows)
     classes = _classes(library, seen.labels)
     goal, one_label = label_matrix(seen.labels, classes).bool().numpy(), all(len(own) == 1 for own in seen.labels)
-    described = _described(kind, feature, neighbours)
+    classifier = f"{kind} ({counted(neighbours, 'neighbour')})" if kind == "knn" else kind
+    described = f"{classifier} probe on {'patch tokens' if kind == 'attentive' else f'{feature} features'}"
     sources = sources_of(library, rows)
     if stratified:
         measured_on, described = train, f"{described}, {stratified} stratified folds"
@@ -216,7 +217,8 @@ def probe(
         reached[name] = _fold(fit, seen.parts, goal, sources, there, one_label, [seed, i])
     low, high = interval(np.mean([fold.resampled for fold in reached.values()], axis=0))
     measured = np.concatenate(list(held_out.values()))
-    right = _right(reached, held_out, [seen.ids[row] for row in measured])
+    ids = [seen.ids[row] for row in measured]
+    right = _right(reached, held_out, ids)
     return Probed(
         kind=kind,
         feature=feature,
@@ -229,10 +231,10 @@ def probe(
         low=None if math.isnan(low) else low,
         high=None if math.isnan(high) else high,
         right=right,
-        clips=len(measured),
+        clips=len(ids),
         baseline=statistics.mean(fold.baseline for fold in reached.values()),
         sources=len(np.unique(sources[measured])),
-        trained_on=seen_in_training(library, [seen.ids[row] for row in measured], learned),
+        trained_on=seen_in_training(library, ids, learned),
         shared=sum(fold.shared for fold in reached.values()),
         groups=sources[measured].tolist() if right else [],
     )
@@ -280,11 +282,6 @@ def _fold(
         return _Fold(float(hits.mean()), again, hits, float(shares.max()), shared)
     again, _ = resampled_classes(truth, scores, seed=seed, sources=own)
     return _Fold(mean_average_precision(truth, scores), again, None, float(shares[truth.any(0)].mean()), shared)
-
-
-def _described(kind: Kind, feature: Feature, neighbours: int) -> str:
-    classifier = kind if kind != "knn" else f"{kind} ({counted(neighbours, 'neighbour')})"
-    return f"{classifier} probe on {'patch tokens' if kind == 'attentive' else f'{feature} features'}"
 
 
 def _by_split(splits: Iterable[str], counts: list[int], test: str | None) -> dict[str, NDArray[np.int64]]:
