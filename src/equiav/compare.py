@@ -24,6 +24,7 @@ from rich.table import Table
 
 from equiav.config.variants import Variant, load_table, variants
 from equiav.errors import LibraryError, TrainingError
+from equiav.files import write_text
 from equiav.library.records import STATUSES
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def compare(
         if result is None:
             return None
         results.append(result)
-        _write(out / "compare.json", _summary(results, split))
+        write_text(out / "compare.json", json.dumps(_summary(results, split), indent=2), TrainingError)
     draw_curves(chosen, out / "compare.png")
     return results
 
@@ -167,7 +168,8 @@ def _result(
         file = variant.run / "result.json"
         if file.exists():  # it was made of something else
             _keep(file)
-        _write(file, {"made_of": made_of, "figures": figures, **report.to_dict()})
+        result = {"made_of": made_of, "figures": figures, **report.to_dict()}
+        write_text(file, json.dumps(result, indent=2), TrainingError)
     return VariantResult(variant.name, variant.seed, figures)
 
 
@@ -185,12 +187,6 @@ def _keep(file: Path) -> None:
     """Give a file a name that says its content."""
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
     file.replace(file.with_name(f"{file.stem}-{digest}{file.suffix}"))
-
-
-def _write(file: Path, content: Any) -> None:
-    beside = file.with_name(f".{file.name}.part")
-    beside.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    beside.replace(file)
 
 
 def _set_aside(out: Path, chosen: list[Variant], split: str) -> None:

@@ -22,6 +22,7 @@ from pydantic import Field, ValidationError
 
 from equiav._version import __version__
 from equiav.errors import ConfigError
+from equiav.files import write_text
 from equiav.metrics.figures import Figure, mean_figures, source_warning
 from equiav.metrics.retrieval import FrozenResult
 
@@ -66,15 +67,7 @@ class Result(FrozenResult):
         Raises:
             ConfigError: the file cannot be written.
         """
-        beside = path.with_name(f".{path.name}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(self.model_dump_json(indent=1), encoding="utf-8")
-            beside.replace(path)
-        except OSError as error:
-            if beside.is_file():
-                beside.unlink()
-            raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from None
+        write_text(path, self.model_dump_json(indent=1), ConfigError)
 
     @classmethod
     def load(cls, path: Path) -> Result:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -18,6 +17,7 @@ from typing import Any
 
 from equiav.config import Features
 from equiav.errors import LibraryError
+from equiav.files import write_text
 from equiav.library.items import Item, as_text
 from equiav.library.records import Reject
 from equiav.media.windows import shortest_tail_s
@@ -104,14 +104,7 @@ def keep_record(library: Path, source: Path, record: dict[str, Any]) -> None:
     place = as_text(source)
     name = f"{Path(place).stem[:40].lstrip('.')}-{hashlib.sha256(place.encode()).hexdigest()[:8]}.json"
     record = {"source": place, "date": datetime.now(timezone.utc).isoformat(timespec="seconds")} | record
-    target = library / "sources" / name
-    beside = target.with_name(f".{name}.{os.getpid()}.part")
-    try:
-        target.parent.mkdir(exist_ok=True)
-        beside.write_text(json.dumps(record, indent=2), encoding="utf-8")
-        beside.replace(target)
-    except OSError as error:
-        raise LibraryError(f"{target} cannot be written: {error.strerror or error}") from None
+    write_text(library / "sources" / name, json.dumps(record, indent=2), LibraryError)
 
 
 def read_records(library: Path) -> Sequence[dict[str, Any]]:

@@ -12,13 +12,13 @@ import json
 import re
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from equiav.errors import ConfigError, LibraryError, MediaError
+from equiav.files import whole_file, write_text
 from equiav.library.datasets import LABEL_MAP
 from equiav.library.items import Item, files_of
 from equiav.library.manifests import read_source
@@ -107,7 +107,7 @@ def export_clips(
 
 def _write_list(out: Path, kind: Kind, rows: list[Row], report: ExportReport) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _whole(out) as binary, io.TextIOWrapper(binary, encoding="utf-8", newline="") as file:
+    with whole_file(out, LibraryError) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, LIST_COLUMNS)
         if kind == "csv":
             table.writeheader()
@@ -194,7 +194,7 @@ def _write_tars(out: Path, clips: Iterator[WithMedia]) -> None:
     """`clips-000000.tar`, …: ID.wav, ID.0.jpg, …, ID.json."""
     clip, number = next(clips, None), 0
     while clip is not None:
-        with _whole(out / f"clips-{number:06d}.tar") as file, tarfile.open(fileobj=file, mode="w") as tar:
+        with whole_file(out / f"clips-{number:06d}.tar", LibraryError) as beside, tarfile.open(beside, "w") as tar:
             for _ in range(SHARD_CLIPS):
                 row, sound, frames = clip
                 name = row["clip_id"]
@@ -231,7 +231,10 @@ def _write_cav(out: Path, clips: Iterator[WithMedia]) -> None:
             }
         )
     if mids:
-        with _whole(out / LABEL_MAP) as binary, io.TextIOWrapper(binary, encoding="utf-8", newline="") as file:
+        with (
+            whole_file(out / LABEL_MAP, LibraryError) as beside,
+            beside.open("w", encoding="utf-8", newline="") as file,
+        ):
             table = csv.writer(file)
             table.writerows([("index", "mid", "display_name"), *((i, mids[name], name) for i, name in enumerate(mids))])
     names: set[str] = set()
@@ -240,17 +243,4 @@ def _write_cav(out: Path, clips: Iterator[WithMedia]) -> None:
         while name in names:
             name = f"{plain}-{len(names)}"
         names.add(name)
-        with _whole(out / f"{name}.json") as file:
-            file.write(json.dumps({"data": data}, indent=1).encode())
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that appears when it is complete."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        with beside.open("wb") as file:
-            yield file
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        write_text(out / f"{name}.json", json.dumps({"data": data}, indent=1), LibraryError)

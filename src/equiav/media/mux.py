@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equiav.errors import ConfigError, MediaError
+from equiav.files import whole_file
 
 LARGEST = 2**32 - 1  # what the sizes in a WAV can say
 
@@ -30,28 +31,23 @@ def write_clip(path: Path, frames: NDArray[np.uint8], fps: int, sound: NDArray[n
     Raises:
         MediaError: unreadable, it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with av.open(str(beside), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-            video = container.add_stream(
-                "libx264", rate=fps, options={"preset": "ultrafast", "crf": "24", "threads": "1"}
-            )
-            video.height, video.width = frames.shape[1:3]
-            video.pix_fmt = "yuv420p"
-            audio = container.add_stream("aac", rate=rate, layout="mono")
-            audio.bit_rate = 64_000
-            for image in frames:
-                container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            container.mux(video.encode(None))
-            samples = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
-            samples.sample_rate, samples.pts, samples.time_base = rate, 0, Fraction(1, rate)
-            container.mux(audio.encode(samples))
-            container.mux(audio.encode(None))
-        beside.replace(path)
-    except (OSError, av.error.FFmpegError) as error:
-        raise MediaError("unreadable", f"{path} cannot be written: {error.strerror or error}") from None
-    finally:
-        beside.unlink(missing_ok=True)
+    refuse = partial(MediaError, "unreadable")
+    with (
+        whole_file(path, refuse, av.error.FFmpegError) as beside,
+        av.open(str(beside), "w", format="mp4", options={"fflags": "+bitexact"}) as container,
+    ):
+        video = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "24", "threads": "1"})
+        video.height, video.width = frames.shape[1:3]
+        video.pix_fmt = "yuv420p"
+        audio = container.add_stream("aac", rate=rate, layout="mono")
+        audio.bit_rate = 64_000
+        for image in frames:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(video.encode(None))
+        samples = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+        samples.sample_rate, samples.pts, samples.time_base = rate, 0, Fraction(1, rate)
+        container.mux(audio.encode(samples))
+        container.mux(audio.encode(None))
 
 
 def wav_file(samples: NDArray[Any], sample_rate: int | None) -> bytes:

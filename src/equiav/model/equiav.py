@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import Tensor, nn
 from typing_extensions import override
@@ -27,8 +28,9 @@ from equiav.augment.audio import audio_space as make_audio_space
 from equiav.augment.visual import visual_space as make_visual_space
 from equiav.config import Architecture, ModelConfig, parse_settings
 from equiav.errors import ModelError
+from equiav.files import whole_file
 from equiav.model.heads import Head
-from equiav.model.hub import WEIGHTS, StoredModel, model_card, read_config, write_safely
+from equiav.model.hub import WEIGHTS, StoredModel, model_card, read_config
 from equiav.model.initialise import initialise
 from equiav.model.predictor import ParameterEncoder, Predictor, make_predictor
 from equiav.model.vit import Encoder
@@ -336,7 +338,8 @@ class EquiAV(  # type: ignore[misc]  (from_pretrained takes fewer options than t
 
     @override
     def _save_pretrained(self, save_directory: Path) -> None:
-        write_safely(save_directory / WEIGHTS, lambda beside: save_model(self, str(beside)))
+        with whole_file(save_directory / WEIGHTS, ModelError, SafetensorError) as beside:
+            save_model(self, str(beside))
 
     def _required_predictor(self, modality: Literal["audio", "visual"]) -> Predictor:
         predictor = self.predictor(modality)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from torch import nn
 
 from equiav.config import ModelConfig, parse_settings
 from equiav.errors import ModelError
+from equiav.files import whole_file
 from equiav.machine import pick_device
 from equiav.model.initialise import load_strictly
 
@@ -130,35 +130,8 @@ def write_weights(tensors: dict[str, Tensor], path: Path) -> None:
     Raises:
         ModelError: it cannot be written: the disk is full, say.
     """
-    write_safely(path, lambda beside: save_file(tensors, beside))
-
-
-def write_safely(path: Path, write: Callable[[Path], object]) -> None:
-    """A file that `write` writes: whole or as it was before, with the permissions of any new file.
-
-    safetensors leaves its files to their owner alone (0600), whatever the umask says.
-
-    Raises:
-        ModelError: it cannot be written: the disk is full, say.
-    """
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.unlink(missing_ok=True)
-        beside.touch()
-        mode = beside.stat().st_mode & 0o777
-        write(beside)
-        # a file system without permissions of its own refuses to change them
-        if beside.stat().st_mode & 0o777 != mode:
-            beside.chmod(mode)
-        beside.replace(path)
-    except (OSError, SafetensorError) as error:
-        beside.unlink(missing_ok=True)
-        raise ModelError(f"{path} cannot be written: {error}") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text file, likewise."""
-    write_safely(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    with whole_file(path, ModelError, SafetensorError) as beside:
+        save_file(tensors, beside)
 
 
 class StoredModel(nn.Module):

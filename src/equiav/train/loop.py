@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from equiav.config import Optim, Train
 from equiav.errors import TrainingError
+from equiav.files import write_text
 from equiav.metrics.health import ringing
-from equiav.model.hub import write_text
 from equiav.train.checkpoint import Progress, Trained, load_state, save_state
 from equiav.train.gradient import Clips, Objective, backward
 from equiav.train.memory import peak_gb
@@ -84,7 +84,7 @@ class JsonLines:
             return
         lines = (text for text in path.read_text(encoding="utf-8").splitlines(keepends=True) if text[-1] == "\n")
         kept = [text for text in lines if json.loads(text)["step"] <= step]
-        write_text(path, "".join(kept))
+        write_text(path, "".join(kept), TrainingError)
 
     def add(self, line: dict[str, Any]) -> None:
         """Append one; what is not finite becomes null, which every reader of JSON takes."""

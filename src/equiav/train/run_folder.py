@@ -22,9 +22,10 @@ from accelerate import Accelerator
 from equiav.config import Data, FinetuneRecipe, Modalities, ModelConfig, Recipe, Train, parse_settings
 from equiav.config.finetuning import under_current_names
 from equiav.errors import ConfigError, TrainingError
+from equiav.files import write_text
 from equiav.library.records import USABLE
 from equiav.library.table import Library
-from equiav.model.hub import CONFIG, WEIGHTS, fetch, read_config, read_json, write_text
+from equiav.model.hub import CONFIG, WEIGHTS, fetch, read_config, read_json
 from equiav.train.checkpoint import best_weights, has_state
 from equiav.train.loop import train
 from equiav.train.processes import agreed, whole
@@ -197,7 +198,7 @@ def train_and_keep(
     outcome = Outcome(run, progress.step, len(loader) * recipe.train.epochs, len(loader.rows), classes, stopped)
     if accelerator.is_main_process:
         found = {"step": outcome.step, "steps": outcome.steps, "clips": outcome.clips}
-        write_text(run / OUTCOME, json.dumps({**found, "weights": hash_of_file(run / MODEL)}))
+        write_text(run / OUTCOME, json.dumps({**found, "weights": hash_of_file(run / MODEL)}), TrainingError)
     return outcome
 
 
@@ -321,7 +322,7 @@ def claim_run(run: Path, recipe: AnyRecipe, library: Library, encoders: ModelCon
         splits, start = recipe.data.splits, recipe.init.model
         about_to_train(library, splits, _modalities(recipe), labelled=labelled, start=start).save(run)
         _note_start(run, wanted, encoders)
-        write_text(run / RECIPE, yaml.safe_dump(wanted, sort_keys=False))
+        write_text(run / RECIPE, yaml.safe_dump(wanted, sort_keys=False), TrainingError)
     else:
         check_recipe(begun, recipe)
         if not has_state(run):
@@ -330,8 +331,8 @@ def claim_run(run: Path, recipe: AnyRecipe, library: Library, encoders: ModelCon
 
 def _note_start(run: Path, recipe: dict[str, Any], encoders: ModelConfig | None) -> None:
     config = encoders and encoders.model_dump(mode="json")
-    (run / START).parent.mkdir(exist_ok=True)
-    write_text(run / START, json.dumps({"encoders": config, "weights": start_weights(recipe)}, indent=1))
+    start = {"encoders": config, "weights": start_weights(recipe)}
+    write_text(run / START, json.dumps(start, indent=1), TrainingError)
 
 
 def start_weights(recipe: dict[str, Any]) -> dict[str, str | None]:

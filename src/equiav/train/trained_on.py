@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 
 from equiav.config import Modalities, stored_modalities
 from equiav.errors import TrainingError
+from equiav.files import whole_file, write_text
 from equiav.library.records import USABLE
 from equiav.library.table import Library
-from equiav.model.hub import write_safely, write_text
 from equiav.words import counted
 
 log = logging.getLogger(__name__)
@@ -107,8 +107,9 @@ class TrainedOn:
             "sources": len(self.sources),
             "table": CLIPS,
         }
-        write_safely(run / CLIPS, lambda beside: pq.write_table(self.clips, beside, compression="zstd"))
-        write_text(run / ABOUT, json.dumps(about, indent=1))
+        with whole_file(run / CLIPS, TrainingError) as beside:
+            pq.write_table(self.clips, beside, compression="zstd")
+        write_text(run / ABOUT, json.dumps(about, indent=1), TrainingError)
 
 
 def about_to_train(

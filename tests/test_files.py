@@ -1,0 +1,32 @@
+"""A file is whole or as it was before."""
+
+import pytest
+
+from equiav.errors import ConfigError
+from equiav.files import whole_file, write_text
+
+
+def write_half(path, fault):
+    with whole_file(path, ConfigError, ValueError) as beside:
+        beside.write_text("half")
+        raise fault
+
+
+def test_a_file_that_cannot_be_finished_stays_as_it_was_with_nothing_beside(tmp_path):
+    path, full = tmp_path / "a.json", "No space left on device"
+    write_text(path, "before", ConfigError)
+    for fault in (OSError(28, full), ValueError(full)):
+        with pytest.raises(ConfigError, match=rf"a\.json cannot be written: {full}$"):
+            write_half(path, fault)
+    with pytest.raises(KeyError):
+        write_half(path, KeyError())
+    assert (path.read_text(), list(tmp_path.iterdir())) == ("before", [path])
+
+
+def test_a_folder_is_made_for_text_alone_and_never_of_a_file(tmp_path):
+    write_text(tmp_path / "new" / "a.txt", "ä", ConfigError)
+    assert (tmp_path / "new" / "a.txt").read_text(encoding="utf-8") == "ä"
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_text(tmp_path / "new" / "a.txt" / "b.txt", "", ConfigError)
+    with pytest.raises(ConfigError, match="No such file"):
+        write_half(tmp_path / "gone" / "a.txt", KeyError())
