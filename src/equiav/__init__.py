@@ -14,9 +14,12 @@ from equiav.errors import ConfigError, EquiAVError, LibraryError, MediaError, Mo
 
 if TYPE_CHECKING:
     from equiav.config import Recipe, load_recipe
+    from equiav.library.ingest import ingest
     from equiav.library.table import Library
+    from equiav.metrics.ranking import similarity
     from equiav.model.classifier import Classifier
     from equiav.model.equiav import EquiAV
+    from equiav.search.embed import embed_library
     from equiav.search.index import Hit, SearchIndex
 
 # Lance announces every table that it makes as a warning on stderr; set LANCE_LOG to see them
@@ -29,7 +32,10 @@ _LAZY = {
     "Library": "equiav.library.table",
     "Recipe": "equiav.config",
     "SearchIndex": "equiav.search.index",
+    "embed_library": "equiav.search.embed",
+    "ingest": "equiav.library.ingest",
     "load_recipe": "equiav.config",
+    "similarity": "equiav.metrics.ranking",
 }
 
 __all__ = [
@@ -46,7 +52,10 @@ __all__ = [
     "SearchIndex",
     "TrainingError",
     "__version__",
+    "embed_library",
+    "ingest",
     "load_recipe",
+    "similarity",
 ]
 
 

@@ -1,7 +1,6 @@
 """Exact search is a full sort of what the library holds now; and it says what is wrong."""
 
 import shutil
-from types import SimpleNamespace
 
 import lance
 import numpy as np
@@ -10,20 +9,10 @@ import pytest
 from equiav.errors import ConfigError, LibraryError, ModelError
 from equiav.library.table import Library
 from equiav.model.encode import mean_direction
-from equiav.search.hits import ClipFilter
 from equiav.search.index import SearchIndex
 from equiav.search.table import EmbeddedClips, EmbeddingsTable, table_path
+from search.vectors import of_width, unit
 from tiny_library import FEATURES, make_clip
-
-
-def unit(x):
-    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
-
-
-def of_width(width):
-    """What an index asks of a model when it is asked with vectors."""
-    config = SimpleNamespace(features=FEATURES, architecture=SimpleNamespace(embedding=width))
-    return SimpleNamespace(fingerprint=lambda: "model-a", config=config)
 
 
 def clips(audio, visual, first=0):
@@ -118,24 +107,6 @@ def test_excluded_clips_are_not_found(tmp_path):
     everything = index.search(vector=vectors[0], k=100, exclude=["clip002", "nobody"])
     assert [hit.clip_id for hit in everything] == ["clip000", "clip001", "clip003"]
     assert index.search(vector=vectors[0], exclude=[f"clip{i:03}" for i in range(4)]) == []
-
-
-def test_a_filter_leaves_the_ranking_of_the_clips_that_match(tmp_path):
-    audio, visual = unit(np.random.default_rng(6).normal(size=(2, 60, 8)))
-    index = filled(tmp_path, audio, visual)
-    everything = index.search(vector=audio[7], k=60)
-    first = ClipFilter("array_has(labels, 'class1')")
-    assert index.search(vector=audio[7], k=60, among=first) == [hit for hit in everything if hit.labels == ["class1"]]
-
-    def even(rows):
-        return np.array([int(source[7:-4]) % 2 == 0 for source in rows["source"].to_pylist()])
-
-    among = ClipFilter("array_has(labels, 'class1')", even, ("source",))
-    kept = [hit for hit in everything if hit.labels == ["class1"] and int(hit.clip_id[4:]) % 2 == 0]
-    assert len(kept) == 10
-    assert index.search(vector=audio[7], k=60, among=among) == kept
-    assert index.search(vector=audio[7], k=3, among=among, exclude=[kept[0].clip_id]) == kept[1:4]
-    assert index.search(vector=audio[7], among=ClipFilter("split = 'nowhere'")) == []
 
 
 def test_clip_vector_is_the_stored_one_or_the_mean_direction(tmp_path):

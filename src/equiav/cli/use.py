@@ -33,6 +33,7 @@ def embed(library: LibraryPath, run: RunPath, device: Device = "auto", as_json: 
         typer.echo(f"{counted(table.count(), 'clip')} embedded: {table.path}")
 
 
+# Longer than most functions: most of it are its options
 @use_app.command()
 def search(
     library: LibraryPath,
@@ -50,27 +51,66 @@ def search(
         ),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of hits.")] = 5,
+    offset: Annotated[int, typer.Option(help="Leave out so many of the first hits: the next page.")] = 0,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Find clips with this label; given again, with one of them.")
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Find clips of files whose path or name matches, such as 'pets/*.mp4'."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Find clips of this split.")] = None,
+    start: Annotated[float | None, typer.Option(help="Find clips that end after this second of their file.")] = None,
+    end: Annotated[float | None, typer.Option(help="Find clips that begin before this second of their file.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out hits that score less.")] = None,
+    group_by: Annotated[
+        Literal["source"] | None, typer.Option(help="source: of each file its best moment alone.")
+    ] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Rank the clips of a library by a sound, a picture, a video or one of its own clips.
 
-    Example: equiav search --library L --run runs/toy --audio dog.wav -k 10
+    A percentile says how many of the library's own pairs of clips score less than a hit.
+
+    Example: equiav search --library L --run runs/toy --audio dog.wav -k 10 --group-by source
+
+    Example: equiav search --library L --run runs/toy --clip ID --label dog --source 'pets/*' --start 60 --end 120
     """
     from equiav.search.index import SearchIndex
 
     index = SearchIndex(library, load_model(run, device))
-    hits = index.search(audio=audio, image=image, video=video, clip=clip, by=by, k=k)
+    hits = index.search(
+        audio=audio,
+        image=image,
+        video=video,
+        clip=clip,
+        by=by,
+        k=k,
+        offset=offset,
+        labels=label or (),
+        sources=source or (),
+        split=split,
+        start_s=start,
+        end_s=end,
+        min_score=min_score,
+        group_by=group_by,
+    )
     if as_json:
         print_json({"hits": [hit.to_dict() for hit in hits]})
         return
-    table = Table("#", Column("source", overflow="fold"), "start–end", "labels", "score")
-    for rank, hit in enumerate(hits, 1):
+    if not hits:
+        typer.echo("no clip of the library matches; `equiav stats` shows its labels and splits")
+        return
+    table = Table("#", Column("source", overflow="fold"), "start–end", "frame", "labels", "score", "percentile")
+    for rank, hit in enumerate(hits, offset + 1):
         table.add_row(
             str(rank),
             escape(hit.source),
             f"{hit.start_s:.1f}–{hit.end_s:.1f} s",
+            "–" if hit.frame_s is None else f"{hit.frame_s:.1f} s",
             escape(", ".join(hit.labels)),
             f"{hit.score:.3f}",
+            "–" if hit.percentile is None else f"{hit.percentile:.1f} %",
         )
     out.print(table)

@@ -120,7 +120,7 @@ class Library:
         """Drop clips."""
         if clip_ids:
             with writing(self.path):
-                self._clips.delete(f"clip_id IN ({_quoted(clip_ids)})")
+                self._clips.delete(f"clip_id IN ({quoted(clip_ids)})")
 
     def update(self, new: Sequence[Mapping[str, Any]]) -> None:
         """Change columns of clips: rows of `clip_id` and the new values, of the same columns in all of them."""
@@ -143,7 +143,7 @@ class Library:
         """Drop the reject records of items that gave clips after all."""
         if items:
             with writing(self.path):
-                self._open_rejects().delete(f"item IN ({_quoted(items)})")
+                self._open_rejects().delete(f"item IN ({quoted(items)})")
 
     def rejects(self) -> list[Reject]:
         """All reject records."""
@@ -162,7 +162,7 @@ class Library:
         """Columns of the clips, whatever their status, that match a Lance expression and are among `ids`."""
         both = [f"({where})"] if where else []
         if ids is not None:
-            both.append(f"clip_id IN ({_quoted(ids)})")
+            both.append(f"clip_id IN ({quoted(ids)})")
         return self._rows(columns, " AND ".join(both) or None)
 
     def count(self, split: str | None = None, statuses: Collection[str] = WHOLE) -> int:
@@ -210,7 +210,7 @@ class Library:
         Raises:
             LibraryError: no such clip.
         """
-        table = self._rows(where=f"clip_id = {_quoted([clip_id])}")
+        table = self._rows(where=f"clip_id = {quoted([clip_id])}")
         if not len(table):
             raise LibraryError(f"{self.path} holds no clip {clip_id!r}")
         fbank = None if table["fbank"].null_count else self.fbanks(table)[0]
@@ -306,13 +306,14 @@ class Library:
             yield
 
 
-def _quoted(names: Collection[str]) -> str:
+def quoted(names: Collection[str]) -> str:
+    """Names as the literals of a Lance expression."""
     return ", ".join("'" + name.replace("'", "''") + "'" for name in names)
 
 
 def _where(split: str | None, statuses: Collection[str]) -> str:
-    wanted = f"status IN ({_quoted(statuses)})"
-    return wanted if split is None else f"{wanted} AND split = {_quoted([split])}"
+    wanted = f"status IN ({quoted(statuses)})"
+    return wanted if split is None else f"{wanted} AND split = {quoted([split])}"
 
 
 def _schema(record: type[Clip | Reject], fbank: pa.DataType | None = None) -> pa.Schema:

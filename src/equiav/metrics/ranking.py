@@ -81,6 +81,20 @@ def unit_rows(x: npt.ArrayLike, *, name: str) -> Float32[np.ndarray, "n E"]:
     return array / norms
 
 
+def similarity(a: npt.ArrayLike, b: npt.ArrayLike) -> Float32[np.ndarray, "n m"]:
+    """Cosines of all pairs of n and m vectors, which need not have unit length; one vector (E,) is a set of one.
+
+    Raises:
+        ConfigError: not (n, E) and (m, E).
+        ModelError: a vector has no direction.
+    """
+    first: Float32[np.ndarray, "n E"] = unit_rows(np.atleast_2d(a), name="a")
+    second: Float32[np.ndarray, "m E"] = unit_rows(np.atleast_2d(b), name="b")
+    if first.shape[1] != second.shape[1]:
+        raise ConfigError(f"vectors of widths {first.shape[1]} and {second.shape[1]} cannot be compared")
+    return np.einsum("ne,me->nm", first, second, optimize=True)
+
+
 def merge_equal_rows(rows: Float32[np.ndarray, "n E"]) -> MergedRows:
     """Give equal rows one column, in order of first appearance."""
     first: dict[bytes, int] = {}

@@ -14,20 +14,36 @@ if TYPE_CHECKING:
 
     from equiav.library.table import Library
 
-SHOWN = ["clip_id", "source", "start_s", "end_s", "labels", "split"]  # the library's columns in a hit
+SHOWN = ["clip_id", "source", "start_s", "end_s", "labels", "split", "frame_times_s"]  # the library's columns in a hit
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One clip of a ranking. `score` is the cosine, or the mean of two; `thumbnail` a small JPEG, or empty."""
+    """One clip of a ranking: a window of a file.
+
+    Attributes:
+        clip_id: in the library.
+        source: the file.
+        start_s: where the window begins in it, in seconds.
+        end_s: where it ends.
+        frame_s: when the picture that the clip is embedded by is shown; None where it has none.
+        labels: of the clip.
+        split: of the clip.
+        score: the cosine, or the mean of two.
+        percentile: percent of the library's pairs of clips that score less (`search.percentiles`); None where it has
+            no two to compare.
+        thumbnail: that picture as a small JPEG, or empty.
+    """
 
     clip_id: str
     source: str
     start_s: float
     end_s: float
+    frame_s: float | None
     labels: list[str]
     split: str
     score: float
+    percentile: float | None
     thumbnail: bytes
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,6 +76,10 @@ class ClipFilter:
 
 
 def hits_of(rows: pa.Table, scores: NDArray[np.float64], thumbnails: list[bytes]) -> list[Hit]:
-    """Hits from rows of the library, columns `SHOWN`."""
-    parts = zip(rows.select(SHOWN).to_pylist(), scores.tolist(), thumbnails, strict=True)
-    return [Hit(**row, score=score, thumbnail=picture) for row, score, picture in parts]
+    """Hits from rows of the library, columns `SHOWN`; their percentiles are not measured yet."""
+    hits: list[Hit] = []
+    for row, score, picture in zip(rows.select(SHOWN).to_pylist(), scores.tolist(), thumbnails, strict=True):
+        times = row.pop("frame_times_s")
+        frame_s = times[len(times) // 2] if times else None
+        hits.append(Hit(**row, frame_s=frame_s, score=score, percentile=None, thumbnail=picture))
+    return hits

@@ -8,9 +8,10 @@ library is not found, whatever was embedded when.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -19,7 +20,9 @@ from equiav.errors import ConfigError
 from equiav.library.table import Library
 from equiav.model.encode import encode, mean_direction
 from equiav.search.exact import Exact, Vectors
-from equiav.search.hits import ClipFilter, Hit
+from equiav.search.filters import clip_filter
+from equiav.search.hits import Hit
+from equiav.search.percentiles import PairScores
 from equiav.search.table import EmbeddingsTable
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from equiav.model.equiav import EquiAV
 
 __all__ = ["EmbeddingsTable", "Hit", "SearchIndex"]
+
+_OTHER: dict[Modalities, Modalities] = {"audio": "visual", "visual": "audio", "both": "both"}
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +56,7 @@ class SearchIndex:
         self._fingerprint = model.fingerprint()
         self._now = self._open(None)
 
+    # Longer than most functions: most of it says what its arguments are
     def search(
         self,
         *,
@@ -61,8 +67,15 @@ class SearchIndex:
         vector: Float[np.ndarray, " E"] | None = None,
         by: Modalities | None = None,
         k: int = 5,
+        offset: int = 0,
+        labels: Collection[str] | str = (),
+        sources: Collection[str] | str = (),
+        split: str | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        min_score: float | None = None,
+        group_by: Literal["source"] | None = None,
         exclude: Collection[str] = (),
-        among: ClipFilter | None = None,
     ) -> list[Hit]:
         """The k clips nearest to one query, best first.
 
@@ -79,8 +92,16 @@ class SearchIndex:
             by: compare with the clips' sounds, their pictures, or both: the mean of the two cosines, or, of a clip
                 that has one modality, that one's.
             k: how many hits; all clips where there are fewer.
+            offset: how many of the first hits to leave out: the next page.
+            labels: find clips with at least one of these labels.
+            sources: find clips of files whose path, or the end of it after a slash, matches one of these patterns:
+                `dog*.mp4`, `pets/*`.
+            split: find clips of this split.
+            start_s: find clips that end after this time of their file, in seconds.
+            end_s: find clips that begin before this time of their file.
+            min_score: leave out hits that score less.
+            group_by: `source` gives of each file its best clip alone.
             exclude: ids of clips that are not to be found.
-            among: which clips may be found; None: all.
 
         Raises:
             ConfigError: not exactly one query; k, `by` or the vector's shape do not fit.
@@ -96,18 +117,36 @@ class SearchIndex:
             raise ConfigError(f"by={by!r} is none of {', '.join(get_args(Modalities))}")
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise ConfigError(f"k={k}: expected at least 1 hit")
+        if isinstance(offset, bool) or not isinstance(offset, (int, np.integer)) or offset < 0:
+            raise ConfigError(f"offset={offset}: expected 0 hits to leave out, or more")
+        if group_by not in (None, "source"):
+            raise ConfigError(f"group_by={group_by!r}: expected 'source', or None")
+        among = clip_filter(labels, sources, split, start_s, end_s)
         now = self._newest()
+        kind: Modalities = "both" if image is None and audio is None else "audio" if image is None else "visual"
+        by = by or _OTHER[kind]
         if clip is not None:
-            return now.nearest(now.clip_vector(clip, "both"), by or "both", k, [*exclude, clip], among)
-        if vector is not None:
-            return now.nearest(vector, by or "both", k, exclude, among)
+            query, exclude = now.clip_vector(clip, "both"), [*exclude, clip]
+        else:
+            query = self._query(audio, image, video) if vector is None else vector
+
+        def nearest(count: int) -> list[Hit]:
+            return now.nearest(query, by, count, exclude, among)
+
+        hits = _best_of_sources(nearest, k + offset, min_score) if group_by else nearest(k + offset)
+        scores = self._pair_scores
+        return [
+            replace(hit, percentile=scores.percentile(hit.score, kind, by))
+            for hit in hits[offset:]
+            if min_score is None or hit.score >= min_score
+        ]
+
+    def _query(self, audio: Any, image: Any, video: Any) -> Float32[np.ndarray, " E"]:
         embedded = encode(self.model, audio=audio, image=image, video=video)
         found, other = (embedded, None) if isinstance(embedded, np.ndarray) else embedded
         if len(found) != 1:
             raise ConfigError(f"one query at a time, found {len(found)}")
-        if other is not None:
-            return now.nearest(mean_direction(found[0], other[0]), by or "both", k, exclude, among)
-        return now.nearest(found[0], by or ("visual" if image is None else "audio"), k, exclude, among)
+        return found[0] if other is None else mean_direction(found[0], other[0])
 
     def clip_vector(self, clip_id: str, by: Modalities = "both") -> Float32[np.ndarray, " E"]:
         """The stored embedding of a clip: its sound, its picture, or the unit mean of what it has of them.
@@ -134,7 +173,23 @@ class SearchIndex:
         check_features(library.features, self.model.config.features, library.path)
         kept = before is not None and before.table.is_newest()
         vectors = before.vectors if before and kept else Vectors(EmbeddingsTable.open(self.path, self._fingerprint))
+        if not kept:
+            self._pair_scores = PairScores(vectors.table)
         now = Exact(library, vectors)
         if now.missing and not (before and now.missing == before.missing):
             log.warning(now.not_embedded())
         return now
+
+
+def _best_of_sources(nearest: Callable[[int], list[Hit]], count: int, min_score: float | None) -> list[Hit]:
+    """The best hit of each of the first `count` files; `nearest` gives so many hits, best first."""
+    asked = 4 * count
+    while True:
+        hits = nearest(asked)
+        best: dict[str, Hit] = {}
+        for hit in hits:
+            best.setdefault(hit.source, hit)
+        rest_is_less = bool(hits) and min_score is not None and hits[-1].score < min_score
+        if len(best) >= count or len(hits) < asked or rest_is_less:
+            return list(best.values())[:count]
+        asked *= 4

@@ -189,7 +189,10 @@ class EmbeddingsTable:
 
     def vectors(self, modality: Literal["audio", "visual"]) -> Float32[np.ndarray, "n E"]:
         """All embeddings of one modality, in the table's order; NaN for clips without."""
-        column = _column(self._dataset.to_table(columns=[f"{modality}_embedding"]), f"{modality}_embedding")
+        name = f"{modality}_embedding"
+        return self._matrix(_column(self._dataset.to_table(columns=[name]), name))
+
+    def _matrix(self, column: Any) -> Float32[np.ndarray, "n E"]:
         # an empty column has no chunk to flatten; flattening leaves out what is null
         found = column.flatten().to_numpy().reshape(-1, self.width)
         if not column.null_count:
@@ -197,6 +200,14 @@ class EmbeddingsTable:
         vectors = np.full((len(column), self.width), np.nan, np.float32)
         vectors[column.is_valid().to_numpy(zero_copy_only=False)] = found
         return vectors
+
+    def sample(self, size: int) -> tuple[Float32[np.ndarray, "n E"], Float32[np.ndarray, "n E"]]:
+        """Embeddings of sound and picture of at most `size` clips, evenly spaced in the table; NaN if without."""
+        rows = np.unique(np.linspace(0, self.count(), size, endpoint=False).astype(np.int64)) if self.count() else []
+        found = self._dataset.take(list(rows), columns=["clip_id", "audio_embedding", "visual_embedding"])
+        first = first_rows(_column(found, "clip_id"))
+        audio, visual = (self._matrix(_column(found, name))[first] for name in found.column_names[1:])
+        return audio, visual
 
     def modalities(self) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
         """Which rows have an embedding of the sound, and which one of the picture."""
