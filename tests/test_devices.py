@@ -18,14 +18,19 @@ from equiav.config import Augment
 from equiav.diagnose import cost, unseen
 from equiav.diagnose.branch import Branch, Effort, read_clips
 from equiav.diagnose.diagnosis import diagnose
+from equiav.errors import ConfigError
 from equiav.evaluate import classifiers
 from equiav.evaluate import classify as classification
 from equiav.evaluate.localise import localise
 from equiav.evaluate.probe import probe
+from equiav.evaluate.results import Result
 from equiav.evaluate.retrieval import evaluate_retrieval
 from equiav.library.table import Library
+from equiav.machine import pick_device, pick_precision
 from equiav.model.classifier import Classifier
+from equiav.model.encode import embed_log_mels, embed_pictures
 from equiav.model.equiav import EquiAV
+from equiav.model.vit import Block
 from equiav.search.embed import embed_library
 from equiav.search.index import SearchIndex
 from tiny_library import FEATURES, make_clip, make_model
@@ -87,6 +92,8 @@ def test_every_verb_that_runs_a_model_takes_a_device():
     with_run = {path[-1] for path, options in commands().items() if "--run" in options}
     with_device = {path[-1] for path, options in commands().items() if "--device" in options}
     assert with_device == with_run - TRAINS - ON_THE_PROCESSOR
+    with_precision = {path[-1] for path, options in commands().items() if "--precision" in options}
+    assert with_precision == with_device
     assert {"embed", "search", "diagnose", "retrieval", "probe", "knn", "classify", "localise"} <= with_device
 
 
@@ -265,3 +272,134 @@ def test_a_classifier_elsewhere(library, elsewhere, modalities, monkeypatch):
         there = classification.classify(library, classifier, device=str(device)).to_dict()
         assert next(classifier.parameters()).device.type == device.type
     assert flat(there) == pytest.approx(flat(here), **close(device))
+
+
+def test_a_precision_is_decided_by_wish_and_device(monkeypatch):
+    assert pick_precision() == pick_precision("auto", "mps") == "fp32"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, including_emulation=True: including_emulation)
+    assert pick_precision("auto", "cuda:1") == "fp16"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    assert pick_precision("auto", torch.device("cuda")) == "bf16"
+    wishes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    for name, dtype in wishes.items():
+        assert pick_precision(name, "cpu") == pick_precision(dtype, "cpu") == name
+    for wrong in ("float64", torch.float64, torch.int8, ""):
+        with pytest.raises(ConfigError, match=r"no precision .*: expected auto, fp32, bf16, fp16"):
+            pick_precision(wrong)
+    assert pick_precision("fp32", ELSEWHERE) == "fp32"
+    with pytest.raises(ConfigError, match=f"computes on {ELSEWHERE.type} in fp32 alone, not in bf16"):
+        pick_precision("bf16", ELSEWHERE)
+
+
+def vectors(device, precision):
+    """Those of twelve inputs, all at once."""
+    model = make_model(depth=3, width=48).to(device)
+    rng = np.random.default_rng(0)
+    mels = torch.from_numpy(rng.normal(-6, 4, (CLIPS, FEATURES.time_frames, FEATURES.mel_bins)).astype(np.float32))
+    frames = torch.from_numpy(rng.integers(0, 256, (CLIPS, 3, 40, 54), dtype=np.uint8))
+    sizes = torch.tensor([[40, 40 + 7 * (i % 3)] for i in range(CLIPS)])
+    return np.stack([embed_log_mels(model, mels, precision), embed_pictures(model, frames, sizes, precision)])
+
+
+def there(kind):
+    """A device of this kind, to be entered."""
+    if kind == "another":
+        return another_device()
+    try:
+        return nullcontext(pick_device(kind))
+    except ConfigError:
+        return pytest.skip(f"there is no {kind} here")
+
+
+@pytest.mark.parametrize("kind", ["cpu", "another", "cuda", "mps"])
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.9999), ("bf16", 0.999), ("fp16", 0.999)])
+def test_vectors_of_every_device_and_precision_are_comparable(kind, precision, least):
+    expected = vectors("cpu", "fp32")
+    with there(kind) as device:
+        if kind == "another" and precision != "fp32":
+            with pytest.raises(ConfigError, match="in fp32 alone"):
+                vectors(device, precision)
+            return
+        found = vectors(device, precision)
+        np.testing.assert_array_equal(found, vectors(device, precision))
+    np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-5)
+    assert np.sum(found * expected, axis=-1).min() >= least
+    assert (found == expected).all() == (kind in ("cpu", "another") and precision == "fp32")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_changes_neither_weights_nor_fingerprint(tmp_path, precision):
+    model = make_model()
+    model.save_pretrained(tmp_path / "R" / "model")
+    half = EquiAV.from_pretrained(tmp_path / "R", dtype=precision)
+    assert (half.precision, half.fingerprint()) == (precision, model.fingerprint())
+    assert {weight.dtype for weight in half.parameters()} == {torch.float32}
+    with half.computing():
+        assert (half.audio_tower.encoder.blocks[0].mlp(torch.randn(1, 24))).dtype != torch.float32
+        assert half.audio_tokens(torch.randn(1, 32, 32)).dtype == torch.float32
+
+
+def test_a_table_of_two_precisions_says_so_and_is_searched_as_one(library, equiav, tmp_path):
+    make_model().save_pretrained(tmp_path / "R" / "model")
+    run = ["--library", library.path, "--run", tmp_path / "R"]
+    _, out, _ = equiav("embed", *run, "--precision", "bf16")
+    assert f"{CLIPS} clips embedded, bf16 on cpu: " in out
+    library.append([make_clip(i) for i in range(CLIPS, CLIPS + 2)])
+    _, out, _ = equiav("embed", *run, "--precision", "fp32")
+    assert f"{CLIPS + 2} clips embedded, bf16 on cpu and fp32 on cpu: " in out
+    equiav("embed", *run, "--precision", "fp16")  # nothing was left to do
+    table = SearchIndex(library.path, make_model())._now.table
+    assert table.made_with() == ["bf16 on cpu", "fp32 on cpu"]
+    for precision in ("fp32", "bf16", "fp16"):
+        code, out, _ = equiav("search", *run, "--clip", "clip1", "-k", "13", "--precision", precision, "--json")
+        assert (code, out.count("clip_id")) == (0, 13)
+
+
+def test_an_evaluation_says_what_it_was_computed_with(library, equiav, tmp_path):
+    make_model().save_pretrained(tmp_path / "R" / "model")
+    found = {}
+    for precision in ("fp32", "bf16"):
+        file = tmp_path / f"{precision}.json"
+        run = ["--library", library.path, "--run", tmp_path / "R", "--out", file, "--precision", precision]
+        code, _, said = equiav("evaluate", "retrieval", *run)
+        assert code == 0, said
+        found[precision] = Result.load(file)
+        assert found[precision].about.precision == precision
+        assert found[precision].about.hardware["kind"] == "cpu"
+    values = [{name: figure.value for name, figure in one.figures.items()} for one in found.values()]
+    assert values[0] == pytest.approx(values[1], abs=0.2)
+
+
+def test_every_pass_of_an_evaluation_is_in_the_models_precision(library, monkeypatch):
+    seen = []
+    forward = Block.forward
+    monkeypatch.setattr(
+        Block, "forward", lambda self, x: (seen.append(torch.is_autocast_enabled("cpu")), forward(self, x))[1]
+    )
+    monkeypatch.setattr(classifiers, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(classifiers, "EPOCHS", {"attentive": 2})
+    model, half = make_model(), make_model()
+    half.precision = "bf16"
+    classes = Classifier(half.config, ["class0", "class1", "class2"], labels="single-label").eval()
+    branch = Branch(half, "audio", read_clips(library, half, None, 6))
+    rows = torch.arange(6)
+    views = branch.view(rows, branch.space.identity(6)).to(branch.device)
+    passes = {
+        "retrieval": lambda: evaluate_retrieval(library, half, scoring="diagonal"),
+        "linear": lambda: probe(library, half, kind="linear"),
+        "attentive": lambda: probe(library, half, kind="attentive"),
+        "localise": lambda: localise(library, half),
+        "classify": lambda: classification.classify(library, classes, device="cpu", precision="bf16"),
+        "diagnose": lambda: (branch.tokens(rows), branch.latent(views), branch.embed_inputs(views)),
+    }
+    for name, run in passes.items():
+        seen.clear()
+        run()
+        assert set(seen) == {True}, name
+    tokens = branch.tokens(rows)
+    for found in (branch.predict(tokens, branch.space.encode(branch.space.identity(6))[:, None]), branch.latent(views)):
+        assert found.dtype == torch.float32
+        assert (branch.embed(found) != Branch(model, "audio", branch.clips).embed(found)).any()
+    for here, other in zip(*(localise(library, one).shown for one in (model, half)), strict=True):
+        for name, values in here.maps.items():
+            np.testing.assert_allclose(other.maps[name], values, atol=0.03)

@@ -1,4 +1,4 @@
-"""What this process may use of its machine: its devices, cores, and memory that stays flat however long it runs."""
+"""What this process may use of its machine: devices, precisions, cores, and memory that stays flat however long."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import psutil
 
@@ -15,6 +15,9 @@ from equiav.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[str, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # as torch names them
 
 _ARENA_MAX = -8  # malloc.h
 _GROUPS = {  # of the two versions of control groups: the limit, what is used, and what of that is a cache of files
@@ -65,6 +68,33 @@ def pick_device(name: str = "auto") -> torch.device:
             + "; take one of these, or auto for the best of them"
         )
     return torch.device(name)
+
+
+def pick_precision(wish: str | torch.dtype = "auto", device: torch.device | str = "cpu") -> Precision:
+    """The precision of a model's matrix products when it embeds on a device.
+
+    Args:
+        wish: fp32, bf16 or fp16, or torch's dtype of that name. auto: on a CUDA GPU bf16, or fp16 on one that was built
+            without; elsewhere fp32. Not by a measurement, as training does: which precision a library was embedded in
+            would then depend on how busy the machine was.
+        device: where the model lies.
+
+    Raises:
+        ConfigError: there is no such precision, or not on this device.
+    """
+    import torch
+
+    kind = torch.device(device).type
+    if wish == "auto":
+        if kind != "cuda":
+            return "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    precision = next((name for name in get_args(Precision) if wish in (name, getattr(torch, DTYPES[name]))), None)
+    if precision is None:
+        raise ConfigError(f"no precision {wish!r}: expected auto, {', '.join(get_args(Precision))}")
+    if precision != "fp32" and not torch.amp.is_autocast_available(kind):
+        raise ConfigError(f"this PyTorch computes on {kind} in fp32 alone, not in {precision}")
+    return precision
 
 
 def free_memory(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:

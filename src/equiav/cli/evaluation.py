@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from equiav.cli.options import AsJson, Device, LibraryPath, RunPath, Split, load_model, open_to_measure, write_page
+from equiav.cli.options import (
+    AsJson,
+    Device,
+    LibraryPath,
+    Precision,
+    RunPath,
+    Split,
+    load_model,
+    open_to_measure,
+    write_page,
+)
 from equiav.cli.terminal import IS_MAIN, Bar, err, out, print_json, show
 from equiav.errors import ConfigError
 
@@ -83,6 +93,7 @@ def evaluate_retrieval(
     ] = None,
     result: ResultFile = None,
     device: Device = "auto",
+    precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Find the picture by its sound and the sound by its picture, over all clips of a split.
@@ -94,7 +105,7 @@ def evaluate_retrieval(
     from equiav.evaluate.retrieval import retrieval_result
     from equiav.library.table import Library
 
-    library, model, learned = open_to_measure(library_path, run, device)
+    library, model, learned = open_to_measure(library_path, run, device, precision)
     with Bar("embedding", "clips") as bar:
         report = measure(
             library,
@@ -125,6 +136,7 @@ def evaluate_probe(
     seed: Annotated[int, typer.Option(min=0, help="Of attentive and SGD probes, stratified folds, intervals.")] = 0,
     result: ResultFile = None,
     device: Device = "auto",
+    precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Classify frozen features with a simple probe, and measure how often it is right.
@@ -135,7 +147,7 @@ def evaluate_probe(
     """
     features = {"kind": kind, "feature": feature, "modalities": modalities}
     clips = {"train": train, "test": split, "folds": folds, "stratified": stratified}
-    _probe(library_path, run, result, device, as_json, **features, **clips, seed=seed)
+    _probe(library_path, run, result, (device, precision), as_json, **features, **clips, seed=seed)
 
 
 @evaluate_app.command("knn")
@@ -152,6 +164,7 @@ def evaluate_knn(
     seed: Annotated[int, typer.Option(min=0, help="Of stratified folds and intervals.")] = 0,
     result: ResultFile = None,
     device: Device = "auto",
+    precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Classify by the nearest training clips: nothing is learned.
@@ -161,13 +174,15 @@ def evaluate_knn(
     """
     features = {"kind": "knn", "neighbours": neighbours, "feature": feature, "modalities": modalities}
     clips = {"train": train, "test": split, "folds": folds, "stratified": stratified}
-    _probe(library_path, run, result, device, as_json, **features, **clips, seed=seed)
+    _probe(library_path, run, result, (device, precision), as_json, **features, **clips, seed=seed)
 
 
-def _probe(library_path: Path, run: Path, result: Path | None, device: str, as_json: bool, **settings: Any) -> None:
+def _probe(
+    library_path: Path, run: Path, result: Path | None, where: tuple[str, str], as_json: bool, **settings: Any
+) -> None:
     from equiav.evaluate.probe import probe, probe_result
 
-    library, model, learned = open_to_measure(library_path, run, device)
+    library, model, learned = open_to_measure(library_path, run, *where)
     with Bar("embedding", "clips") as bar:
         found = probe(library, model, **settings, learned=learned, on_progress=bar.update)
     if result is not None:
@@ -183,6 +198,7 @@ def evaluate_classify(
     frames: Frames = None,
     result: ResultFile = None,
     device: Device = "auto",
+    precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Measure a fine-tuned classifier on the labels of a library's clips.
@@ -191,7 +207,7 @@ def evaluate_classify(
     """
     from equiav.train.processes import leave
 
-    found = measure_classes(library_path, run, split, frames, result, device)
+    found = measure_classes(library_path, run, split, frames, result, device, precision)
     leave()
     if IS_MAIN:
         show(found, as_json)
@@ -204,6 +220,7 @@ def evaluate_mteb(
     folder: Annotated[Path | None, typer.Option("--out", help="Folder of mteb's results; default RUN/mteb.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Items in one batch.")] = 32,
     device: Device = "auto",
+    precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Run tasks of the MTEB and MVEB benchmarks that ask with sound, pictures and video. Needs the extra `mteb`.
@@ -218,7 +235,7 @@ def evaluate_mteb(
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     with Bar("embedding", "items") as bar:
         scores = measure(
-            load_model(run, device),
+            load_model(run, device, precision),
             names,
             folder or run / "mteb",
             name=f"equiav/{run.resolve().name}",
@@ -239,6 +256,7 @@ def evaluate_localise(
     page: Page = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of other clips' sounds.")] = 0,
     device: Device = "auto",
+    precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Map where in each picture the sound is, on a page; with boxes, measure how well.
@@ -255,7 +273,7 @@ def evaluate_localise(
             f"--out {page}: expected the name of a page, such as {page.with_suffix('.html')}; the result "
             "is written beside it as .json"
         )
-    library, model, learned = open_to_measure(library_path, run, device)
+    library, model, learned = open_to_measure(library_path, run, device, precision)
     known = Boxes(boxes) if boxes else None
     with Bar("mapping", "clips") as bar:
         found = localise(library, model, known, split=split, learned=learned, seed=seed, on_progress=bar.update)
@@ -271,7 +289,13 @@ def evaluate_localise(
 
 
 def measure_classes(
-    library_path: Path, run: Path, split: str, frames: int | None, result: Path | None, device: str = "auto"
+    library_path: Path,
+    run: Path,
+    split: str,
+    frames: int | None,
+    result: Path | None,
+    device: str = "auto",
+    precision: str = "auto",
 ) -> Classified:
     """Measure a fine-tuned run; the first process stores the result."""
     from equiav.evaluate.classify import classify, classify_result
@@ -282,7 +306,14 @@ def measure_classes(
     library, classifier, learned = Library(library_path), Classifier.from_pretrained(run), load_trained_on(run)
     with Bar("measuring", "clips") as bar:
         found = classify(
-            library, classifier, split=split, frames=frames, device=device, learned=learned, on_progress=bar.update
+            library,
+            classifier,
+            split=split,
+            frames=frames,
+            device=device,
+            precision=precision,
+            learned=learned,
+            on_progress=bar.update,
         )
     if result is not None and IS_MAIN:
         classify_result(found, library, classifier, run=run).save(result)
@@ -301,9 +332,12 @@ def diagnose(
         str | None, typer.Option(help="Conditions on figures of the JSON; exit code 1 if one does not hold.")
     ] = None,
     device: Device = "auto",
+    precision: Precision = "fp32",
     as_json: AsJson = False,
 ) -> None:
     """Measure what the predictor knows of each transformation, how good the centroid is, and what both cost.
+
+    In fp32 unless told otherwise: its figures are differences of near vectors, and half precision rounds those.
 
     Examples: equiav diagnose --library L --run runs/toy --out report.html
               equiav diagnose -L L -R R --gate "flip.mrr>0.2,centroid.k16<0.1"
@@ -314,7 +348,7 @@ def diagnose(
 
     conditions = parse_gate(gate) if gate is not None else []
     page = page or run / "report" / "equivariance.html"
-    library, model, learned = open_to_measure(library_path, run, device)
+    library, model, learned = open_to_measure(library_path, run, device, precision)
     with Bar("measuring", "parts") as bar:
         found = measure(library, model, split=split, clips=clips, seed=seed, learned=learned, on_progress=bar.update)
     write_report(found, page)

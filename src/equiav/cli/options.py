@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,28 +18,32 @@ LibraryPath = Annotated[Path, typer.Option("--library", "-L", help="Library fold
 RunPath = Annotated[Path, typer.Option("--run", "-R", help="Run folder: `equiav pretrain` makes it.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. optim.lr=1e-4.")]
 Split = Annotated[str, typer.Option(help="Split to measure on.")]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
+    typer.Option(help="Of the model's matrix products; auto: bf16 (or fp16) on a CUDA GPU, fp32 elsewhere."),
+]
 Device = Annotated[
     str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
-def load_model(run: Path, device: str = "auto") -> EquiAV:
-    """The model of a run, ready to embed, on the device of that name; auto: on a GPU if there is one."""
+def load_model(run: Path, device: str = "auto", precision: str = "auto") -> EquiAV:
+    """The model of a run, ready to embed in this precision, on the device of that name; auto: a GPU if there is one."""
     from equiav.model.equiav import EquiAV
 
     if not run.is_dir():  # a mistyped folder is not to be looked for on the Hub
         raise ConfigError(f"{run}: no such folder; expected a run that `equiav pretrain` made, or a model's folder")
     folder = run / "model" if (run / "model").is_dir() else run
-    return EquiAV.from_pretrained(folder, device=device)
+    return EquiAV.from_pretrained(folder, device=device, dtype=precision)
 
 
-def open_to_measure(library: Path, run: Path, device: str) -> tuple[Library, EquiAV, TrainedOn | None]:
+def open_to_measure(library: Path, run: Path, device: str, precision: str) -> tuple[Library, EquiAV, TrainedOn | None]:
     """A library, the model of a run on its device, and the clips that it was trained on, where the run has them."""
     from equiav.library.table import Library
     from equiav.train.trained_on import load_trained_on
 
-    return Library(library), load_model(run, device), load_trained_on(run)
+    return Library(library), load_model(run, device, precision), load_trained_on(run)
 
 
 def write_page(page: Path, text: str, *, make_folder: bool = False) -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from equiav.cli.options import AsJson, Device, LibraryPath, RunPath, load_model
+from equiav.cli.options import AsJson, Device, LibraryPath, Precision, RunPath, load_model
 from equiav.cli.terminal import Bar, out, print_json
 from equiav.words import counted
 
@@ -17,7 +17,13 @@ use_app = typer.Typer()
 
 
 @use_app.command()
-def embed(library: LibraryPath, run: RunPath, device: Device = "auto", as_json: AsJson = False) -> None:
+def embed(
+    library: LibraryPath,
+    run: RunPath,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: AsJson = False,
+) -> None:
     """Embed every clip of a library, for search. Run it again after each ingest.
 
     Example: equiav embed --library L --run runs/toy
@@ -26,11 +32,11 @@ def embed(library: LibraryPath, run: RunPath, device: Device = "auto", as_json: 
     from equiav.search.embed import embed_library
 
     with Bar("embedding", "clips") as bar:
-        table = embed_library(Library(library), load_model(run, device), on_progress=bar.update)
+        table = embed_library(Library(library), load_model(run, device, precision), on_progress=bar.update)
     if as_json:
-        print_json({"path": table.path, "clips": table.count()})
+        print_json({"path": table.path, "clips": table.count(), "made_with": table.made_with()})
     else:
-        typer.echo(f"{counted(table.count(), 'clip')} embedded: {table.path}")
+        typer.echo(f"{counted(table.count(), 'clip')} embedded, {' and '.join(table.made_with())}: {table.path}")
 
 
 # Longer than most functions: most of it are its options
@@ -67,6 +73,7 @@ def search(
         Literal["source"] | None, typer.Option(help="source: of each file its best moment alone.")
     ] = None,
     device: Device = "auto",
+    precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Rank the clips of a library by a sound, a picture, a video or one of its own clips.
@@ -79,7 +86,7 @@ def search(
     """
     from equiav.search.index import SearchIndex
 
-    index = SearchIndex(library, load_model(run, device))
+    index = SearchIndex(library, load_model(run, device, precision))
     hits = index.search(
         audio=audio,
         image=image,

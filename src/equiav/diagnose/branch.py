@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec
 
 import numpy as np
 import torch
@@ -127,6 +128,20 @@ def _sounds(library: Library, rows: Int64[Tensor, " n"]) -> list[Float[Tensor, "
         return None
 
 
+P = ParamSpec("P")
+
+
+def _computed(method: Callable[Concatenate[Branch, P], Tensor]) -> Callable[Concatenate[Branch, P], Tensor]:
+    """Without gradients, in the model's precision; what comes out is fp32."""
+
+    @wraps(method)
+    def run(branch: Branch, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        with torch.no_grad(), branch.model.computing():
+            return method(branch, *args, **kwargs).float()
+
+    return run
+
+
 class Branch:
     """A model's sound or picture side, and the clips that it is asked about.
 
@@ -181,38 +196,38 @@ class Branch:
             return self.clips.audio[rows]
         return self.model.visual_space.plain(self.clips.frames[rows], self.clips.sizes[rows])
 
-    @torch.no_grad()
+    @_computed
     def tokens(self, rows: Int64[Tensor, " b"]) -> Float[Tensor, "b N D"]:
         """What the predictor looks at: tokens of the plain inputs, through the base view's LayerNorm."""
         plain = self.plain(rows).to(self.device)
         return self.model.audio_tokens(plain) if self.name == "audio" else self.model.visual_tokens(normalise(plain))
 
-    @torch.no_grad()
+    @_computed
     def latent(self, views: Tensor) -> Float[Tensor, "b D"]:
         """f of inputs: the mean token, through the LayerNorm of augmented views where the method has one."""
         view = self.tower.method != "plain"
         tokens = self.model.audio_tokens if self.name == "audio" else self.model.visual_tokens
         return tokens(views, view=view).mean(1)
 
-    @torch.no_grad()
+    @_computed
     def predict(self, tokens: Float[Tensor, "b N D"], codes: Float[Tensor, "b K P"]) -> Float[Tensor, "b K D"]:
         """Latents after each of K transformations as the predictor expects them."""
         if self.predictor is None:
             raise ModelError(f"method {self.tower.method} has no predictor")
         return self.tower.predict(tokens, codes.to(self.device), self.predictor)
 
-    @torch.no_grad()
+    @_computed
     def project(self, latent: Float[Tensor, "*b D"]) -> Float[Tensor, "*b E"]:
         """Unit vectors in the space of the intra-modal loss (of the inter-modal one for method plain)."""
         head = self.tower.inter_head if self.tower.method == "plain" else self.tower.intra_head
         return F.normalize(head(latent.to(self.device)).float(), dim=-1).cpu()
 
-    @torch.no_grad()
+    @_computed
     def embed(self, latent: Float[Tensor, "*b D"]) -> Float[Tensor, "*b E"]:
         """Unit vectors in the space of the inter-modal loss: where sounds meet pictures."""
         return F.normalize(self.tower.inter_head(latent.to(self.device)).float(), dim=-1).cpu()
 
-    @torch.no_grad()
+    @_computed
     def embed_inputs(self, inputs: Tensor) -> Float[Tensor, "b E"]:
         """What search would see: the model's own embedding of inputs."""
         return (self.model.embed_audio if self.name == "audio" else self.model.embed_visual)(inputs).cpu()

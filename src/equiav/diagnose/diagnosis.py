@@ -175,6 +175,8 @@ def _about(library: Library, model: EquiAV, chosen: ClipTensors, *, predicts: bo
         "equiav": __version__,
         "torch": torch.__version__,
         "model": model.fingerprint(),
+        "device": model.device.type,
+        "precision": model.precision,
         "method": architecture.method,
         "predictor": architecture.predictor if predicts else None,
         "centroid_samples": architecture.centroid_samples if predicts else None,

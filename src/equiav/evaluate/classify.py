@@ -21,7 +21,7 @@ from equiav.evaluate.gallery import rows_by_id, sources_of
 from equiav.evaluate.leaks import seen_in_training
 from equiav.evaluate.results import Result, about
 from equiav.library.records import USABLE
-from equiav.machine import pick_device
+from equiav.machine import pick_device, pick_precision
 from equiav.metrics.bootstrap import interval, resampled_classes
 from equiav.metrics.classification import class_mean, d_prime, ranked, top_hits
 from equiav.metrics.figures import (
@@ -105,6 +105,7 @@ def classify(
     split: str = "test",
     frames: int | None = None,
     device: str = "auto",
+    precision: str = "fp32",
     learned: TrainedOn | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
@@ -114,17 +115,19 @@ def classify(
     Args:
         frames: stored frames whose probabilities are averaged; None takes as many as the library stores.
         device: where to score, as `equiav.machine.pick_device` names it; auto: of several processes, each has its own.
+        precision: of its matrix products, as `equiav.machine.pick_precision` names it.
         learned: what the classifier's run was trained on: which of these clips it knows is counted.
         seed: of the resampling.
 
     Raises:
         LibraryError: features that the classifier does not know, an empty split, or labels that it does not know.
-        ConfigError: there is no such device.
+        ConfigError: there is no such device or precision.
     """
     check_features(library.features, classifier.config.features, library.path)
     accelerator = make_accelerator()
     own = device == "auto" and accelerator.num_processes > 1
     classifier.to(accelerator.device if own else pick_device(device))
+    classifier.precision = pick_precision(precision, classifier.device)
     used = 1 if classifier.modalities == "audio" else frames or library.features.frames_per_clip
     rows = rows_by_id(library, split, USABLE[classifier.modalities])
     found = score_split(classifier, library, split, accelerator, frames=used, rows=rows, on_progress=on_progress)
@@ -132,9 +135,9 @@ def classify(
     measure, base = (_of_clips, _commonest) if classifier.labels == "single-label" else (_of_classes, _prevalence)
     figures, per_clip = measure(found, sources, seed)
     baselines = {name: value for name, value in base(found).items() if name in figures}
-    precision, _ = ranked(found.truth, found.probabilities)
+    average, _ = ranked(found.truth, found.probabilities)
     per_class = {
-        name: float(value) for name, value in zip(classifier.classes, precision[0], strict=True) if math.isfinite(value)
+        name: float(value) for name, value in zip(classifier.classes, average[0], strict=True) if math.isfinite(value)
     }
     seen = seen_in_training(library, found.clip_ids, learned)
     return Classified(split, used, found.clip_ids, figures, per_clip, per_class, baselines, sources.tolist(), seen)

@@ -225,9 +225,10 @@ def _mapped(
     others: Float32[np.ndarray, "B E"],
 ) -> Iterator[ShownClip]:
     """The clips of a batch with their maps."""
-    device = next(model.parameters()).device
+    device = model.device
     square = model.visual_space.plain(batch.frames.to(device), batch.sizes.to(device))
-    tokens = model.visual_tower.embed_tokens(normalise(square)).cpu().numpy()
+    with model.computing():
+        tokens = model.visual_tower.embed_tokens(normalise(square)).cpu().numpy()
     asked = {"own_sound": own, "other_sound": others, "picture": embed_pictures(model, batch.frames, batch.sizes)}
     about_clips = library.take(batch.indices.tolist(), ["source", "frame_times_s"]).to_pylist()
     grid = model.visual_tower.encoder.grid

@@ -383,12 +383,13 @@ def _part(model: EquiAV, batch: Batch, modality: str, what: Feature | Literal["t
         if modality == "audio":
             return torch.from_numpy(embed_log_mels(model, batch.audio))
         return torch.from_numpy(embed_pictures(model, batch.frames, batch.sizes))
-    device = next(model.parameters()).device
-    if modality == "audio":
-        tokens = model.audio_tokens(model.standardise(batch.audio.to(device)))
-    else:
-        plain = model.visual_space.plain(batch.frames.to(device), batch.sizes.to(device))
-        tokens = model.visual_tokens(normalise(plain))
+    device = model.device
+    with model.computing():
+        if modality == "audio":
+            tokens = model.audio_tokens(model.standardise(batch.audio.to(device)))
+        else:
+            plain = model.visual_space.plain(batch.frames.to(device), batch.sizes.to(device))
+            tokens = model.visual_tokens(normalise(plain))
     if not tokens.isfinite().all():  # a classifier that says nothing would score as one that always says the same
         raise ModelError("the model gave NaN or infinite features: its weights are broken; look at the run's losses")
     return tokens.half().cpu() if what == "tokens" else tokens.mean(1).float().cpu()

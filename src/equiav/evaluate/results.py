@@ -45,6 +45,7 @@ class About(FrozenResult):
     protocol: str = Field(description="How a clip became a vector and how it was scored, in words.")
     seed: int
     dtype: str
+    precision: str = Field("fp32", description="Of the matrix products that gave the vectors.")
     versions: dict[str, str]
     hardware: dict[str, str]
 
@@ -96,8 +97,7 @@ def about(
 ) -> About:
     """Describe what is being measured, here and now; `run` is the folder that the model came from."""
     recipe = run / "recipe.yaml" if run else None
-    parameter = next(model.parameters())
-    device = parameter.device
+    parameter, device = next(model.parameters()), model.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return About(
         model=model.fingerprint(),
@@ -108,8 +108,14 @@ def about(
         protocol=protocol,
         seed=seed,
         dtype=str(parameter.dtype).removeprefix("torch."),
+        precision=model.precision,
         versions={"equiav": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        hardware={"device": name, "threads": str(torch.get_num_threads()), "cores": str(os.cpu_count())},
+        hardware={
+            "device": name,
+            "kind": device.type,
+            "threads": str(torch.get_num_threads()),
+            "cores": str(os.cpu_count()),
+        },
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -63,6 +63,10 @@ class Embedder(Protocol):
 
     def train(self, mode: bool = True) -> Any:
         """Training or evaluation mode."""
+        ...
+
+    def computing(self, precision: str | torch.dtype | None = None) -> AbstractContextManager[Any]:
+        """A context in which the model computes in this precision, or in its own."""
         ...
 
     def parameters(self) -> Iterator[Tensor]:
@@ -136,28 +140,33 @@ def encode(
     return Embeddings(audio=vectors[:, 0], visual=vectors[:, 1])
 
 
-def embed_log_mels(model: Embedder, log_mels: Tensor) -> Float32[np.ndarray, "B E"]:
-    """Raw log-mel (B, T, M) to unit vectors."""
-    with _inference(model) as weight:
+def embed_log_mels(
+    model: Embedder, log_mels: Tensor, precision: str | torch.dtype | None = None
+) -> Float32[np.ndarray, "B E"]:
+    """Raw log-mel (B, T, M) to unit vectors, in this precision or in the model's own."""
+    with _inference(model, precision) as weight:
         return _checked(model.embed_audio(model.standardise(log_mels.to(weight.device)).to(weight.dtype)))
 
 
 def embed_pictures(
-    model: Embedder, frames: UInt8[Tensor, "B 3 H W"], sizes: Int64[Tensor, "B 2"]
+    model: Embedder,
+    frames: UInt8[Tensor, "B 3 H W"],
+    sizes: Int64[Tensor, "B 2"],
+    precision: str | torch.dtype | None = None,
 ) -> Float32[np.ndarray, "B E"]:
     """Frames, zero-padded to one size, with their true sizes, to unit vectors."""
-    with _inference(model) as weight:
+    with _inference(model, precision) as weight:
         images = normalise(model.visual_space.plain(frames.to(weight.device), sizes.to(weight.device)))
         return _checked(model.embed_visual(images.to(weight.dtype)))
 
 
 @contextmanager
-def _inference(model: Embedder) -> Generator[Tensor]:
+def _inference(model: Embedder, precision: str | torch.dtype | None) -> Generator[Tensor]:
     """Evaluation mode without gradients, with a weight of the model: inputs take its device and its precision."""
     training = model.training
     model.train(False)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), model.computing(precision):
             yield next(model.parameters())
     finally:
         model.train(training)
@@ -166,7 +175,10 @@ def _inference(model: Embedder) -> Generator[Tensor]:
 def _checked(vectors: Tensor) -> Float32[np.ndarray, "B E"]:
     found = vectors.float().cpu().numpy()
     if not np.isfinite(found).all():
-        raise ModelError("the model gave NaN or infinite embeddings: its weights are broken; look at the run's losses")
+        raise ModelError(
+            "the model gave NaN or infinite embeddings: its weights are broken (look at the run's losses), "
+            "or too large for fp16 (take bf16 or fp32)"
+        )
     return found
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from torch import nn
 from equiav.config import ModelConfig, parse_settings
 from equiav.errors import ModelError
 from equiav.files import whole_file
-from equiav.machine import pick_device
+from equiav.machine import DTYPES, Precision, pick_device, pick_precision
 from equiav.model.initialise import load_strictly
 
 if TYPE_CHECKING:
@@ -138,6 +139,26 @@ class StoredModel(nn.Module):
     """A module whose sizes and preprocessing are a ModelConfig, and that is kept in a folder or on the Hub."""
 
     config: ModelConfig
+    precision: Precision = "fp32"  # of matrix products outside training; the weights are what they are
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.parameters()).device
+
+    def computing(self, precision: str | torch.dtype | None = None) -> AbstractContextManager[Any]:
+        """A context in which the model is run to embed: matrix products are of `precision`, or of the model's own.
+
+        The residual stream, LayerNorms, softmax and the final normalisation stay in fp32.
+
+        Raises:
+            ConfigError: there is no such precision on the model's device.
+        """
+        device = self.device
+        chosen = pick_precision(self.precision if precision is None else precision, device)
+        if chosen == "fp32":
+            return nullcontext()
+        return torch.autocast(device.type, dtype=getattr(torch, DTYPES[chosen]))
 
     def stored(self) -> dict[str, Any]:
         """config.json's content: all that changes what the model gives, but its weights."""
@@ -168,6 +189,7 @@ class StoredModel(nn.Module):
         revision: str | None = None,
         local_files_only: bool = False,
         device: str | None = None,
+        dtype: str | torch.dtype | None = None,
     ) -> Self:
         """A model from a folder or from the Hub, in evaluation mode; safetensors only.
 
@@ -177,16 +199,20 @@ class StoredModel(nn.Module):
             local_files_only: do not ask the Hub; the cache or a folder must have it.
             device: where to put it: `auto` (a GPU if there is one), `cuda`, `cuda:1`, `mps`, `cpu`; None leaves it
                 where torch makes tensors: on the CPU, unless set otherwise.
+            dtype: precision in which it embeds: `auto`, `fp32`, `bf16`, `fp16` or torch's dtypes, as
+                `equiav.machine.pick_precision` says; None: fp32. The weights stay in fp32, and so does the fingerprint.
 
         Raises:
             ModelError: no such model, or weights that do not fit its config.
-            ConfigError: config.json has unknown keys or values out of range; there is no such device.
+            ConfigError: config.json has unknown keys or values out of range; there is no such device or precision.
         """
         place = pick_device(device) if device else None
         files = [fetch(name, file, revision=revision, local_files_only=local_files_only) for file in (CONFIG, WEIGHTS)]
         model = cls.without_weights(files[0])
         load_strictly(model, read_weights(files[1]), where=str(files[1]))
-        return (model.to(place) if place else model).eval()
+        model = (model.to(place) if place else model).eval()
+        model.precision = pick_precision(dtype or "fp32", model.device)
+        return model
 
 
 # Longer than most functions: nearly all of it is the text of the card

@@ -74,6 +74,8 @@ def embed_library(
             raise LibraryError(f"{library.path} holds no clips to embed; add some: equiav ingest")
         missing = _reconcile(table, ids, has)
         done, waiting = int((~missing).sum()), list[EmbeddedClips]()
+        if missing.any():
+            table.note_made_with(f"{model.precision} on {model.device.type}")
         for part in _embedded(library, model, missing, batch_size):
             waiting.append(part)
             done += len(part.clip_id)

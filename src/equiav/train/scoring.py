@@ -89,7 +89,7 @@ def score_split(
     for start in range(0, len(mine), BATCH):
         part = mine[start : start + BATCH].tolist()
         table = library.take(part, columns)
-        with accelerator.autocast():
+        with accelerator.autocast(), classifier.computing():
             probabilities = _probabilities(classifier, library, table, frames)
         at = places[start : start + BATCH]
         found += zip(at, table["clip_id"].to_pylist(), probabilities.cpu().numpy(), strict=True)

@@ -11,9 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from equiav.config import ModelConfig
+from equiav.machine import DTYPES
 from equiav.model.equiav import EquiAV
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SIDES = {"cuda": (8192,), "cpu": (1024, 2048)}  # the larger product is up to twice as fast, and larger ones no faster
 PATIENCE_S = 0.3  # for products of one side
 AGAIN_S = 60.0
@@ -24,7 +24,7 @@ def matmul_rate(device: torch.device, precision: str, side: int | None = None) -
     sides = (side,) if side else SIDES[device.type]
     best = 0.0
     for side in sides:
-        seconds = _product_seconds(device, DTYPES[precision], side)
+        seconds = _product_seconds(device, getattr(torch, DTYPES[precision]), side)
         best = max(best, 2 * side**3 / seconds)
         if seconds > PATIENCE_S:  # bf16 that is emulated
             break
@@ -77,10 +77,10 @@ class Ceiling:
 
 
 def choose_precision(wish: str) -> str:
-    """`auto` → "bf16" where a bf16 matrix product outruns fp32, else "fp32".
+    """Of training: `auto` → "bf16" where a bf16 matrix product outruns fp32, else "fp32".
 
     On a processor this is measured: some accept bf16 and compute it a hundred times slower. Of GPUs it is known: those
-    before compute capability 8.0 accept it and emulate it.
+    before compute capability 8.0 accept it and emulate it. Of embedding `machine.pick_precision` decides.
     """
     if wish != "auto":
         return wish
