@@ -26,8 +26,8 @@ CLIPS, TEST = 1600, 200
 QUERIES = 3
 HITS = 5
 OWN_COMMANDS = (
-    "equiav ingest YOUR_VIDEOS --library L",
-    "equiav pretrain toy --library L --run R && equiav embed --library L --run R",
+    "equiav ingest YOUR_VIDEOS --library L --recipe laptop",
+    "equiav pretrain laptop --library L --run R && equiav embed --library L --run R",
     "equiav search --library L --run R --audio SOUND.wav",
 )
 

@@ -28,3 +28,11 @@ def are(count: int) -> str:
 def have(count: int) -> str:
     """`has` or `have`, as `count` things do."""
     return "has" if count == 1 else "have"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`, `2.1 days`: as exactly as one plans."""
+    for length, unit, places in ((86_400, "days", 1), (3600, "h", 1), (60, "min", 0)):
+        if seconds >= (1.5 if unit != "days" else 2) * length:
+            return f"{seconds / length:.{places}f} {unit}"
+    return f"{seconds:.0f} s"

@@ -205,7 +205,7 @@ def test_the_authors_checkpoint_becomes_a_model_folder_and_says_what_to_do_next(
     assert code == 0
     assert "parameters in" in out
     assert "mel_bins=128 time_frames=32" in out
-    assert "next: equiav ingest VIDEOS --library L features.time_frames=32\n" in out
+    assert f"next: equiav ingest VIDEOS --library L --like {model}\n" in out
     assert f"equiav search --library L --run {model} --audio dog.wav" in out
     code, _, err = equiav("convert", golden, model, "--heads", "3")
     assert (code, "--overwrite" in err) == (1, True)

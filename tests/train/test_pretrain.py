@@ -223,10 +223,8 @@ def test_micro_batches_give_the_run_of_whole_batches(library, tmp_path):
         assert b["gradient_norm"] == pytest.approx(a["gradient_norm"], rel=1e-3)
 
 
-def test_a_run_writes_its_health_and_its_tensorboard_events_and_says_that_it_is_short(library, tmp_path, caplog):
+def test_a_run_writes_its_health_and_its_tensorboard_events(library, tmp_path):
     pretrain(small_recipe(), library, tmp_path / "run")
-    assert "only 2 steps" in caplog.text
-    assert "train.epochs=200" in caplog.text
     lines = [json.loads(line) for line in (tmp_path / "run" / "health.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     wanted = {

@@ -45,8 +45,8 @@ HELP = """Learn joint embeddings of sound and picture from plain videos with Equ
 From a folder of videos to ranked hits:
 
 \b
-  equiav ingest VIDEOS --library L
-  equiav pretrain toy --library L --run R
+  equiav ingest VIDEOS --library L --recipe laptop
+  equiav pretrain laptop --library L --run R
   equiav embed --library L --run R
   equiav search --library L --run R --audio dog.wav
 

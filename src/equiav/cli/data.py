@@ -13,9 +13,11 @@ from rich.table import Column, Table
 
 from equiav.cli.options import AsJson, LibraryPath, write_page
 from equiav.cli.terminal import Bar, err, out, print_json, show
+from equiav.errors import ConfigError
 from equiav.words import counted
 
 if TYPE_CHECKING:
+    from equiav.config import Features
     from equiav.library.coverage import Coverage, IngestReport
 
 EXIT_PARTIAL = 3
@@ -37,15 +39,26 @@ def ingest(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Recipe whose `features` to use; default: the library's own, for a new library those of `base`."
+            help="Recipe that the clips are for: laptop, gpu, …; default: the library's own, for a new one `base`'s."
         ),
+    ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Run or model whose kind of clips to make, to embed them."),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; default: one per core.")] = None,
     media: Annotated[Path | None, typer.Option(help="Folder of the files that a dataset's list names.")] = None,
     labels: Annotated[
         Path | None, typer.Option(help="class_labels_indices.csv; default: the one beside the list.")
     ] = None,
+    labels_from_folders: Annotated[
+        bool, typer.Option("--labels-from-folders", help="VIDEOS/dog/x.mp4 has the label dog, VIDEOS/y.mp4 none.")
+    ] = False,
     split: Annotated[str, typer.Option(help="Split of the clips to which the source gives none.")] = "train",
+    hold_out: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="This share of the files, as 10% or 0.1, is the split test: to measure on."),
+    ] = None,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove the clips of this source whose files are gone.")
     ] = False,
@@ -61,19 +74,20 @@ def ingest(
 
     Clips with only sound or only a picture can be searched, but are not trained on.
 
-    Examples: equiav ingest videos --library L --prune
+    Examples: equiav ingest videos -L L --recipe laptop --hold-out 10%
+              equiav ingest videos -L L --like R --labels-from-folders
               equiav ingest labels.csv -L L --recipe toy features.clip_s=2.5
               equiav ingest vggsound.csv --library L --media vggsound/videos
               equiav ingest eval_segments.csv -L L --media audioset --split test
     """
-    from equiav.config import load_recipe
     from equiav.library.ingest import ingest as run_ingest
     from equiav.library.manifests import read_source
-    from equiav.library.table import Library
 
-    known = (library / "clips.lance").exists() and not recipe and not overrides
-    features = Library(library).features if known else load_recipe(recipe or "base", overrides or []).features
-    listing = read_source(source, media=media, label_map=labels, split=split)
+    features = _features(library, recipe, like, overrides or [])
+    share = _share(hold_out)
+    listing = read_source(
+        source, media=media, label_map=labels, split=split, by_folder=labels_from_folders, hold_out=share
+    )
 
     with Bar("ingesting", "files") as bar:
         report = run_ingest(
@@ -86,9 +100,70 @@ def ingest(
             on_prune=_print_pruned,
             on_progress=bar.update,
         )
-    print_json(asdict(report)) if as_json else _print_ingested(report)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        _print_ingested(report)
+        if share:
+            typer.echo(f"{counted(report.held_out, 'file')} held out in split test{_few(report.held_out, share)}")
+        _print_next(library, features, recipe, like)
     if report.rejects:
         raise typer.Exit(EXIT_PARTIAL)
+
+
+def _features(library: Path, recipe: str | None, like: str | None, overrides: list[str]) -> Features:
+    """Of the clips to make.
+
+    Raises:
+        ConfigError: a recipe and a model, or settings that make clips of another kind than the model's.
+    """
+    from equiav.config import load_recipe
+    from equiav.library.table import Library
+
+    if like is None:
+        known = (library / "clips.lance").exists() and not recipe and not overrides
+        return Library(library).features if known else load_recipe(recipe or "base", overrides).features
+    if recipe:
+        raise ConfigError("--like takes the model's features, and --recipe a recipe's: give one of them")
+    from equiav.model.hub import read_features
+
+    features = read_features(like)
+    if not overrides:
+        return features
+    changed = load_recipe("base", [f"features.{name}={value}" for name, value in features] + overrides).features
+    if differ := changed.differences(features):
+        raise ConfigError(f"{' '.join(overrides)}: {like} could not embed such clips: {differ}")
+    return changed
+
+
+def _share(text: str | None) -> float | None:
+    """`10%` or `0.1` → 0.1."""
+    if text is None:
+        return None
+    number = text.strip()
+    try:
+        return float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        raise ConfigError(f"--hold-out is a share of the files, e.g. 10% or 0.1; found {text!r}") from None
+
+
+def _few(files: int, share: float) -> str:
+    return "" if files else f": none of them by its hash, at {share:.0%}; a larger share holds out more"
+
+
+def _print_next(library: Path, features: Features, recipe: str | None, like: str | None) -> None:
+    """What these clips are for."""
+    from equiav.config import recipes_for
+
+    fitting = recipes_for(features)
+    if like:
+        typer.echo(f"next: equiav embed --library {library} --run {like}")
+    elif fitting:
+        first, *others = sorted(fitting, key=lambda name: name != recipe)
+        more = f" (or {', '.join(others)})" if others else ""
+        typer.echo(f"next: equiav pretrain {first} --library {library} --run R{more}")
+        if "gpu" in fitting and recipe is None:
+            typer.echo("      without a GPU that takes days: equiav ingest VIDEOS --library NEW --recipe laptop")
 
 
 def _print_pruned(clips: int, files: int) -> None:

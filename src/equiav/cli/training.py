@@ -24,7 +24,7 @@ train_app = typer.Typer()
 
 @train_app.command()
 def pretrain(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe (toy, base, audioset2m) or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (laptop, gpu, base, …) or a YAML file.")],
     library_path: LibraryPath,
     run: RunPath,
     overrides: Overrides = None,
@@ -35,7 +35,7 @@ def pretrain(
 ) -> None:
     """Train a model on a library, without labels. The same command goes on where a stopped run was.
 
-    Examples: equiav pretrain toy --library L --run runs/toy train.epochs=20
+    Examples: equiav pretrain laptop --library L --run runs/own
               equiav pretrain base --library L --run runs/base --dry-run
               torchrun --nproc-per-node 8 -m equiav pretrain base -L L -R R
     """
@@ -58,7 +58,7 @@ def pretrain(
             err.print(f"[bold yellow]warning:[/] {escape(found.advice)}", highlight=False, soft_wrap=True)
         return
     with stop_on_signal() as should_stop, Bar("training", "steps") as bar:
-        done = run_pretrain(settings, library, run, on_step=_shown_on(bar), should_stop=should_stop)
+        done = run_pretrain(settings, library, run, on_plan=_tell, on_step=_shown_on(bar), should_stop=should_stop)
     leave()
     if as_json and IS_MAIN:
         print_json({name: value for name, value in vars(done).items() if name != "classes"})
@@ -70,8 +70,20 @@ def pretrain(
         raise typer.Exit(stop_code())
 
 
+def _tell(what: object) -> None:
+    err.print(escape(str(what)), highlight=False, soft_wrap=True)
+
+
 def _shown_on(bar: Bar) -> Callable[[Step], None]:
-    return lambda step: bar.update(step.step, step.steps, step.describe())
+    from equiav.train.schedule import Pace
+
+    pace = Pace(_tell)
+
+    def show_step(step: Step) -> None:
+        bar.update(step.step, step.steps, step.describe())
+        pace(step)
+
+    return show_step
 
 
 def _print_outcome(done: Outcome) -> None:
@@ -85,7 +97,7 @@ def _print_outcome(done: Outcome) -> None:
 
 @train_app.command()
 def compare(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe (toy, base, audioset2m) or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (laptop, gpu, base, …) or a YAML file.")],
     library: LibraryPath,
     folder: Annotated[Path, typer.Option("--out", help="Folder for the runs, the table and the picture.")],
     settings: Annotated[
@@ -203,14 +215,12 @@ def convert(
 
     Example: equiav convert equiav_pretrained.pth models/equiav
     """
-    from equiav.config import Features
     from equiav.model.convert import convert as run_convert
 
     model = run_convert(official, folder, heads=heads, overwrite=overwrite)
     parameters, features = sum(p.numel() for p in model.parameters()), model.config.features
-    others = [f"features.{name}={value}" for name, value in features if value != getattr(Features(), name)]
     commands = [
-        " ".join(["equiav ingest VIDEOS --library L", *others]),
+        f"equiav ingest VIDEOS --library L --like {folder}",
         f"equiav embed --library L --run {folder}",
         f"equiav search --library L --run {folder} --audio dog.wav",
     ]

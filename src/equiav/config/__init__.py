@@ -7,7 +7,7 @@ from equiav.config.architecture import Architecture, Augment, ModelConfig
 from equiav.config.features import MODALITIES, Features, Modalities, Modality, check_features, covers, stored_modalities
 from equiav.config.finetuning import FinetuneRecipe, load_finetune_recipe
 from equiav.config.loading import nearest, parse_settings
-from equiav.config.training import Data, Init, Loss, Optim, Recipe, Train, load_recipe
+from equiav.config.training import Data, Init, Loss, Optim, Recipe, Train, load_recipe, recipes_for
 
 __all__ = [
     "MODALITIES",
@@ -30,5 +30,6 @@ __all__ = [
     "load_recipe",
     "nearest",
     "parse_settings",
+    "recipes_for",
     "stored_modalities",
 ]

@@ -76,6 +76,6 @@ def check_features(library: Features, model: Features, where: object) -> None:
     """
     if differ := library.differences(model):
         raise LibraryError(
-            f"{where} was ingested with features that the model does not know: {differ}. "
-            "Ingest the videos into a new library with the recipe of the model"
+            f"{where} was ingested with features that the model does not know: {differ}. Ingest the videos into a new "
+            "library like the model's: equiav ingest VIDEOS --library NEW --like MODEL"
         )

@@ -12,6 +12,8 @@ from equiav.config.architecture import Architecture, Augment
 from equiav.config.features import Features
 from equiav.config.loading import Settings, read_settings
 
+SHIPPED = ("toy", "laptop", "gpu", "base", "audioset2m")  # recipes of pretraining, the smallest first
+
 
 class Loss(Settings):
     """The three contrastive losses."""
@@ -46,6 +48,12 @@ class Train(Settings):
     """How long, how wide, how precise."""
 
     epochs: int = Field(default=20, gt=0, description="Passes over the training clips.")
+    min_steps: int = Field(
+        default=0,
+        ge=0,
+        description="Few clips are passed over so often that there are this many steps, with a warm-up as much longer; "
+        "0 where train.epochs is given as an override.",
+    )
     global_batch: int = Field(
         default=128,
         gt=1,
@@ -145,4 +153,11 @@ def load_recipe(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     Raises:
         ConfigError: no such recipe, broken YAML, an unknown key, a value out of range.
     """
+    if any(override.startswith("train.epochs=") for override in overrides):  # whoever gives them means them
+        overrides = ["train.min_steps=0", *overrides]
     return read_settings(Recipe, name, overrides)
+
+
+def recipes_for(features: Features) -> list[str]:
+    """The shipped recipes of pretraining whose clips have these features, as far as a model knows them."""
+    return [name for name in SHIPPED if not load_recipe(name).features.differences(features)]

@@ -67,6 +67,7 @@ class IngestReport:
     clips_relabelled: int = 0
     clips_dropped: int = 0  # of files that are gone, by `prune`
     statuses: dict[str, int] = field(default_factory=dict)  # status → clips added
+    held_out: int = 0  # files of this source whose clips are held out
     duplicates: int = 0  # clips whose content and window are in the library already, under another name
     tails: Tails = field(default_factory=Tails)  # of the items of this source that have clips
     rejects: list[Reject] = field(default_factory=list)

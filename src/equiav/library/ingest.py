@@ -86,6 +86,7 @@ def ingest(
             # only now, when all files have been examined, is it known which clips have no file and which labels hold
             library.remove(run.state.remove_unowned())
             library.update(run.state.relabelled())
+            report.held_out = run.state.held_out() if listing.hold_out else 0
         finally:
             # also when interrupted: what is read is kept
             run.commit()
@@ -189,6 +190,7 @@ class _Run:
             known, reject, size = state.before, state.recorded, state.stamp[0]
             # a file of the same size and modification time is not opened
             same = state.stamp != NO_FILE and (not known or (known.stamp, known.source) == (state.stamp, item.source))
+            same = same and self.state.knows_contents(state)
             if same and known and known.clips == known.windows:  # an item is done when all its windows are there
                 if reject:  # it could not be reached for a while
                     self.state.uncommitted.items[key] = state

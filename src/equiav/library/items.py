@@ -37,6 +37,7 @@ SYSTEM_FOLDERS = re.compile(
 )
 # False where access is denied; the methods of Path raise there
 is_file, is_folder = os.path.isfile, os.path.isdir
+HELD_OUT = "test"
 CUT_SLACK_S = 1.0  # what a downloader may leave at the ends of a segment that it cuts out
 
 
@@ -111,6 +112,16 @@ class Listing:
     ignored: int = 0  # files of a folder that no suffix tells to be media
     labelled: bool = False  # a list: it names labels and splits, and what is missing is known
     system_folders: dict[str, int] = field(default_factory=dict)  # name → how many were left out
+    by_folder: bool = False  # the folders that a folder's files lie in are their labels
+    hold_out: float = 0.0  # share of the contents whose split is HELD_OUT, whatever their items say
+
+
+def is_held_out(content: str, share: float) -> bool:
+    """Whether a content, by its hash, is among `share` of all: the same in every library, whatever else there is.
+
+    A larger share holds out all that a smaller one does.
+    """
+    return int(content, 16) < share * 16 ** len(content)
 
 
 def key_of(name: str | Path, start_s: float | None = None, end_s: float | None = None) -> str:

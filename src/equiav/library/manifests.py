@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from equiav.errors import ConfigError
 from equiav.library.datasets import LABEL_MAP, read_cav, read_label_map, read_segments, segment_list
-from equiav.library.items import MEDIA, SYSTEM_FOLDERS, Item, Listing, is_file, is_folder
+from equiav.library.items import HELD_OUT, MEDIA, SYSTEM_FOLDERS, Item, Listing, is_file, is_folder
 from equiav.library.names import Finder, composed
 from equiav.library.rows import check_text, metadata_files, read_hugging_face, read_rows
 from equiav.library.shards import read_tars
@@ -18,7 +19,13 @@ __all__ = ["Item", "Listing", "read_source"]
 
 
 def read_source(
-    source: Path, *, media: Path | None = None, label_map: Path | None = None, split: str = "train"
+    source: Path,
+    *,
+    media: Path | None = None,
+    label_map: Path | None = None,
+    split: str = "train",
+    by_folder: bool = False,
+    hold_out: float | None = None,
 ) -> Listing:
     """The items of a source.
 
@@ -28,12 +35,43 @@ def read_source(
         media: folder of the files that an AudioSet, VGGSound or CAV-MAE list names; default the list's own folder.
         label_map: `class_labels_indices.csv` for those lists; default the one beside an AudioSet or CAV-MAE list.
         split: of what the source gives no split.
+        by_folder: the label of a file is the folder below a folder of media that it lies in, at any depth; a file
+            directly in that has none.
+        hold_out: share of the contents, less than half, whose clips are the split `test` instead.
 
     Raises:
-        ConfigError: no such thing, nothing to ingest in it, or a wrong line in a list.
+        ConfigError: no such thing, nothing to ingest in it, or a wrong line in a list; labels from folders of what is
+            no folder of media, or a share that is held out of a list with splits of its own.
     """
     check_text("--split", split)
-    split = composed(split)
+    listing = _read(source, media, label_map, composed(split))
+    if by_folder:
+        if listing.labelled or not is_folder(listing.source):
+            raise ConfigError(f"{source}: --labels-from-folders goes with a folder of media files, not with a list")
+        listing = replace(listing, by_folder=True, items=[_labelled(item, listing.source) for item in listing.items])
+    return listing if hold_out is None else _with_hold_out(listing, hold_out, composed(split))
+
+
+def _labelled(item: Item, folder: Path) -> Item:
+    below = item.path.relative_to(folder).parts
+    label = os.fsencode(below[0]).decode("utf-8", "backslashreplace")
+    return replace(item, labels=(composed(label),)) if len(below) > 1 else item
+
+
+def _with_hold_out(listing: Listing, share: float, split: str) -> Listing:
+    if not 0 < share < 0.5:
+        raise ConfigError(f"--hold-out is a share of the files above 0 and below 50 %, as 10% or 0.1; found {share:g}")
+    if named := sorted({item.split for item in listing.items} - {split}):
+        raise ConfigError(
+            f"{listing.source} says itself what is in the splits {', '.join(named)}: leave out --hold-out, or the "
+            "column of splits"
+        )
+    if split == HELD_OUT:
+        raise ConfigError(f"--hold-out takes clips out of --split into {HELD_OUT!r}: give another --split")
+    return replace(listing, hold_out=share)
+
+
+def _read(source: Path, media: Path | None, label_map: Path | None, split: str) -> Listing:
     source, _ = Finder().find(_plain(source), "SOURCE")
     media = media and Finder().find(media, "--media")[0]
     if is_folder(source):

@@ -47,6 +47,7 @@ class Clip:
     item_windows: int = 1  # windows that the item was cut into: fewer rows than this, and it is not done
     item_tail_s: float | None = 0.0  # its end that no window covers; None where an older equiav did not write it down
     origin: str = ""  # the folder, file or table that was ingested
+    content: str | None = None  # hash of the whole files it is from; None where an older equiav did not write it down
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from equiav.library.coverage import IngestReport
-from equiav.library.items import Item, Listing, as_text, files_of
+from equiav.library.items import HELD_OUT, Item, Listing, as_text, files_of, is_held_out
 from equiav.library.records import STATUSES, Clip, KnownItem, Reject
 from equiav.library.table import Library
 from equiav.library.windows import NO_FILE, ClipWindow, Examined, Stamp
@@ -47,6 +47,7 @@ class ClipState:
     owner: ItemState | None = None  # None: no item gives it (any more), so far
     labels: tuple[str, ...] = ()  # labels and split of its row: a list may name single windows of a file
     split: str = ""
+    content: str | None = None  # hash of the files that its row is from, as far as that is known
     named_by: tuple[int, Item] | None = None  # the first item of the list that names it, and its place
     # the other items that would give it, by their keys: of one clip there may be very many
     copies: dict[str, tuple[Item, Examined]] = field(default_factory=dict)
@@ -76,7 +77,7 @@ class IngestState:
     """The records, by `Item.key` and by clip id, and what of them is not written yet."""
 
     def __init__(self, library: Library, report: IngestReport, listing: Listing) -> None:
-        self.report, self.origin, self.labelled = report, as_text(listing.source), listing.labelled
+        self.report, self.origin, self.listing = report, as_text(listing.source), listing
         self.items, self.clips = defaultdict[str, ItemState](ItemState), defaultdict[str, ClipState](ClipState)
         self.uncommitted = Uncommitted()
         for place, item in enumerate(listing.items):
@@ -85,20 +86,26 @@ class IngestState:
             self.items[key].before = known
         for reject in library.rejects():
             self.items[reject.item].recorded = reject
-        table = library.clips(columns=["clip_id", "item", "labels", "split"], statuses=STATUSES)
-        for clip_id, key, labels, split in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            self._store(clip_id, key, tuple(labels), split)
+        table = library.clips(columns=["clip_id", "item", "labels", "split", "content"], statuses=STATUSES)
+        for clip_id, key, labels, split, content in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            self._store(clip_id, key, tuple(labels), split, content)
 
-    def _store(self, clip_id: str, key: str, labels: tuple[str, ...], split: str) -> ClipState:
+    def _store(self, clip_id: str, key: str, labels: tuple[str, ...], split: str, content: str | None) -> ClipState:
         clip, item = self.clips[clip_id], self.items[key]
-        clip.stored, clip.owner, clip.labels, clip.split = True, item, labels, split
+        clip.stored, clip.owner, clip.labels, clip.split, clip.content = True, item, labels, split, content
         item.clips[clip_id] = clip
         return clip
 
     def add(self, clip: Clip) -> None:
         """A clip was read."""
+        clip = replace(clip, split=self._split(clip.split, clip.content))
         self.uncommitted.clips.append(clip)
-        self._store(clip.clip_id, clip.item, tuple(clip.labels), clip.split).added = True
+        self._store(clip.clip_id, clip.item, tuple(clip.labels), clip.split, clip.content).added = True
+
+    def _split(self, split: str, content: str | None) -> str:
+        """Where `split` is given to a clip of this content: all windows and all copies of one are in one split."""
+        share = self.listing.hold_out
+        return HELD_OUT if share and content and is_held_out(content, share) else split
 
     def examined(self, item: Item, found: Examined) -> list[ClipWindow]:
         """The windows of an item that are to be read: the others have a row, or another item owns them."""
@@ -110,7 +117,7 @@ class IngestState:
         wanted = []
         for window in found.windows:
             clip = self.clips[window.clip_id]
-            owner = clip.owner
+            owner, noted, clip.content = clip.owner, clip.content, found.content
             if clip.stored and (owner is None or (owner is not state and owner.is_gone())):
                 self._take(window.clip_id, item, found, self.origin)  # a renamed file is the same clip
             elif owner is not None and owner is not state:
@@ -120,13 +127,16 @@ class IngestState:
             elif not clip.stored:
                 clip.owner = state
                 wanted.append(window)
-            elif known and moved:
+            elif known and (moved or noted is None):
                 self._take(window.clip_id, item, found, known.origin)  # a touched file is not decoded again
         return wanted
 
     def name(self, item: Item, clip_ids: Iterable[str]) -> None:
-        """A list says what labels and split these clips have: of two lines of one list the first does."""
-        if self.labelled:
+        """A list says what labels and split these clips have: of two lines of one list the first does.
+
+        A folder says labels or splits where it was asked for them.
+        """
+        if self.listing.labelled or self.listing.by_folder or self.listing.hold_out:
             named_by = self.items[item.key].place, item
             for clip_id in clip_ids:
                 clip = self.clips[clip_id]
@@ -151,8 +161,8 @@ class IngestState:
         clip, key = self.clips[clip_id], item.key
         if clip.owner:
             del clip.owner.clips[clip_id]
-        self._store(clip_id, key, clip.labels, clip.split)
-        row = {"clip_id": clip_id, "item": key, "source": item.source, "origin": origin}
+        self._store(clip_id, key, clip.labels, clip.split, found.content)
+        row = {"clip_id": clip_id, "item": key, "source": item.source, "origin": origin, "content": found.content}
         row |= {"item_windows": found.count, "item_tail_s": found.tail_s}
         self.uncommitted.rows[clip_id] = row | dict(zip(("file_size", "file_mtime_ns"), found.stamp, strict=True))
 
@@ -181,11 +191,23 @@ class IngestState:
         for state in self.items.values():
             if state.unreachable:  # also files that cannot be reached get the labels of their list
                 self.name(state.unreachable, state.clips)
-        new = []
+        listing, new = self.listing, []
         for clip_id, clip in self.clips.items():
             if clip.stored and clip.named_by:
                 item = clip.named_by[1]
-                if (clip.labels, clip.split) != (item.labels, item.split):
-                    new.append({"clip_id": clip_id, "labels": item.labels, "split": item.split})
+                labels = item.labels if listing.labelled or listing.by_folder else clip.labels
+                split = self._split(item.split, clip.content) if listing.labelled or listing.hold_out else clip.split
+                if (clip.labels, clip.split) != (labels, split):
+                    clip.labels, clip.split = labels, split
+                    new.append({"clip_id": clip_id, "labels": labels, "split": split})
                     self.report.clips_relabelled += not clip.added
         return new
+
+    def knows_contents(self, state: ItemState) -> bool:
+        """Whether it is known, as far as this ingest needs it, what the clips of an item are made of."""
+        return not self.listing.hold_out or all(clip.content for clip in state.clips.values())
+
+    def held_out(self) -> int:
+        """Items of this source with clips that are held out."""
+        listed = (item for item in self.items.values() if item.place != NOT_LISTED)
+        return sum(any(clip.split == HELD_OUT for clip in item.clips.values()) for item in listed)

@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from equiav.config import Features
+from equiav.config import Features, recipes_for
 from equiav.errors import LibraryError
 from equiav.library.durable import Durable, make_folder
 from equiav.library.lock import only_writer
@@ -96,7 +96,8 @@ class Library:
         if library.features != features:
             found, wanted = library.features.model_dump(), features.model_dump()
             differ = "; ".join(f"{k} is {found[k]}, requested {wanted[k]}" for k in found if found[k] != wanted[k])
-            raise LibraryError(f"{path} was made with other features: {differ}. Use the same, or another folder")
+            fits = "".join(f"; it fits recipe {name}" for name in recipes_for(library.features)[:1])
+            raise LibraryError(f"{path} was made with other features: {differ}. Use the same, or another folder{fits}")
         return library
 
     def append(self, clips: Sequence[Clip]) -> None:
@@ -244,7 +245,7 @@ class Library:
 
     def tails(self) -> dict[str, float | None]:
         """The end of each item that no window covers, in seconds, by `Item.key`; None where it is not known."""
-        table = self._rows(["item", *(name for name in _LATER if name in self._clips.schema.names)])
+        table = self._rows(["item", *({"item_tail_s"} & set(self._clips.schema.names))])
         values = table[1].to_pylist() if table.num_columns > 1 else [None] * len(table)
         tails: dict[str, float | None] = {}
         for item, tail_s in zip(table["item"].to_pylist(), values, strict=True):
@@ -331,5 +332,5 @@ def _clips_schema(features: Features) -> pa.Schema:
     return _schema(Clip, fbank).with_metadata(metadata)
 
 
-_LATER = ("item_tail_s",)  # columns that tables of an older equiav lack until they are written to
+_LATER = ("item_tail_s", "content")  # columns that tables of an older equiav lack until they are written to
 _REJECTS_SCHEMA = _schema(Reject)

@@ -31,6 +31,7 @@ from equiav.media.windows import (
 
 Stamp = tuple[int, int]
 LATEST_NS = 2**63 - 1  # the latest time that a table holds, in the year 2262; file systems allow later ones
+CONTENT_DIGITS = 32  # of a content's hash that are kept: 128 bits
 NO_FILE: Stamp = (-1, -1)  # there is none, or it cannot be reached
 
 
@@ -50,6 +51,7 @@ class Examined:
     windows: tuple[ClipWindow, ...]  # all of them, or those that a task is to read
     count: int  # of all
     tail_s: float = 0.0  # the end that no window covers
+    content: str | None = None  # hash of the whole files
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def examine(item: Item, features: Features) -> Examined:
         tail_s = dropped_tail_s(span, planned, info, features)
         content = _content_hash(*files)
     windows = tuple(ClipWindow(window, _clip_id(content, *window)) for window in planned)
-    return Examined(stamp, info, windows, len(windows), tail_s)
+    return Examined(stamp, info, windows, len(windows), tail_s, content[:CONTENT_DIGITS])
 
 
 def plan_windows(item: Item, info: MediaInfo, features: Features) -> list[Window]:
@@ -168,6 +170,7 @@ def _read_clip(task: ItemTask, examined: Examined, wanted: ClipWindow, path: Pat
         file_size=examined.stamp[0],
         file_mtime_ns=examined.stamp[1],
         origin=task.origin,
+        content=examined.content,
     )
 
 

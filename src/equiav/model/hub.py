@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from equiav.config import ModelConfig, parse_settings
+from equiav.config import Features, ModelConfig, parse_settings
 from equiav.errors import ModelError
 from equiav.files import whole_file
 from equiav.machine import DTYPES, Precision, pick_device, pick_precision
@@ -96,6 +96,19 @@ def read_config(path: Path) -> ModelConfig:
     if "schema_version" not in tree:
         raise ModelError(f"{path}: not an equiav model's config.json: it has no schema_version")
     return parse_settings(ModelConfig, tree, where=str(path))
+
+
+def read_features(name: str | Path) -> Features:
+    """What the clips of a model, or of a classifier, are: `name` is a run, a model's folder or hf://owner/name.
+
+    Raises:
+        ModelError: no such model, or not one of equiav's.
+    """
+    path = fetch(name, CONFIG)
+    tree = read_json(path)
+    if "features" not in tree:
+        raise ModelError(f"{path}: not an equiav model's config.json: it has no features")
+    return parse_settings(Features, tree["features"], where=str(path))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -102,6 +102,11 @@ def has_state(run: Path) -> bool:
     return bool(_states(run))
 
 
+def steps_done(run: Path) -> int:
+    """Finished steps of the newest state of `run`; 0 where there is none."""
+    return max((int(state.name.removeprefix("step-")) for state in _states(run)), default=0)
+
+
 def load_state(run: Path, trained: Trained) -> Progress:
     """Restore the newest state of `run` in place; a fresh `Progress` when there is none.
 

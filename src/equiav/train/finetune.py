@@ -45,6 +45,7 @@ from equiav.train.run_folder import (
     rows_of_run,
     train_and_keep,
 )
+from equiav.train.schedule import with_enough_steps
 from equiav.train.scoring import error, score_split
 from equiav.words import counted
 
@@ -146,7 +147,7 @@ def resolve(
         "task": recipe.task.model_copy(update={"classes": classes}),
         "train": fit_here(recipe.train, len(rows["train"]), processes, begun),
     }
-    return recipe.model_copy(update=made), config
+    return with_enough_steps(recipe.model_copy(update=made), len(rows["train"])), config
 
 
 def _classes(

@@ -49,7 +49,8 @@ OUTCOME = "outcome.json"
 MODEL = Path("model") / WEIGHTS
 START = Path("state") / "start.json"
 AnyRecipe: TypeAlias = Recipe | FinetuneRecipe
-FREE = ("log_every", "save_every", "trackers")  # of `train`: what they are decides nothing of the result
+# of `train`: what they are decides nothing of the result; what min_steps decides are the epochs
+FREE = ("log_every", "save_every", "trackers", "min_steps")
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def config_for(library: Library, model: str) -> ModelConfig:
     if differ := library.features.differences(config.features):
         raise TrainingError(
             f"{library.path} was ingested with features that {model} does not know: {differ}. Ingest "
-            "the videos into a new library with the recipe of the model"
+            f"the videos into a new library: equiav ingest VIDEOS --library NEW --like {model}"
         )
     return config
 
