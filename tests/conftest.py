@@ -64,3 +64,26 @@ def equiav(capsys, monkeypatch):
         return stopped.value.code, out.out, out.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """Address of moto, which speaks S3."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch, request):
+    """URL of an empty place on it; this process and those that it starts find it by their environment."""
+    import boto3
+
+    found = {"ENDPOINT": s3_server, "ENDPOINT_URL": s3_server, "ALLOW_HTTP": "true", "REGION": "us-east-1"}
+    for name, value in (found | {"ACCESS_KEY_ID": "nobody", "SECRET_ACCESS_KEY": "nothing"}).items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    boto3.client("s3").create_bucket(Bucket="media")
+    return f"s3://media/{request.node.name}"

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from equiav.cli.options import AsJson, LibraryPath, write_page
+from equiav.cli.options import AsJson, LibraryPath, SourcePath, write_page
 from equiav.cli.terminal import Bar, err, out, print_json, show
 from equiav.errors import ConfigError
 from equiav.words import counted
@@ -19,6 +19,7 @@ from equiav.words import counted
 if TYPE_CHECKING:
     from equiav.config import Features
     from equiav.library.coverage import Coverage, IngestReport
+    from equiav.library.places import Place
 
 EXIT_PARTIAL = 3
 SHOWN_FAILURES = 20
@@ -29,9 +30,7 @@ data_app = typer.Typer()
 # Longer than most functions: half of it are its options
 @data_app.command()
 def ingest(
-    source: Annotated[
-        Path, typer.Argument(help="A folder of videos or tars, one video, or a list (CSV, JSONL, JSON): docs/data.md.")
-    ],
+    source: SourcePath,
     library: LibraryPath,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings of the features: key=value, e.g. features.clip_s=2.5.")
@@ -111,7 +110,7 @@ def ingest(
         raise typer.Exit(EXIT_PARTIAL)
 
 
-def _features(library: Path, recipe: str | None, like: str | None, overrides: list[str]) -> Features:
+def _features(library: Place, recipe: str | None, like: str | None, overrides: list[str]) -> Features:
     """Of the clips to make.
 
     Raises:
@@ -119,9 +118,10 @@ def _features(library: Path, recipe: str | None, like: str | None, overrides: li
     """
     from equiav.config import load_recipe
     from equiav.library.table import Library
+    from equiav.library.versions import is_table
 
     if like is None:
-        known = (library / "clips.lance").exists() and not recipe and not overrides
+        known = is_table(library / "clips.lance") and not recipe and not overrides
         return Library(library).features if known else load_recipe(recipe or "base", overrides).features
     if recipe:
         raise ConfigError("--like takes the model's features, and --recipe a recipe's: give one of them")
@@ -151,7 +151,7 @@ def _few(files: int, share: float) -> str:
     return "" if files else f": none of them by its hash, at {share:.0%}; a larger share holds out more"
 
 
-def _print_next(library: Path, features: Features, recipe: str | None, like: str | None) -> None:
+def _print_next(library: Place, features: Features, recipe: str | None, like: str | None) -> None:
     """What these clips are for."""
     from equiav.config import recipes_for
 

@@ -14,6 +14,7 @@ from equiav.cli.options import (
     Precision,
     RunPath,
     Split,
+    folder_here,
     load_model,
     open_to_measure,
     write_page,
@@ -23,6 +24,7 @@ from equiav.errors import ConfigError
 
 if TYPE_CHECKING:
     from equiav.evaluate.classify import Classified
+    from equiav.library.places import Place
 
 Frames = Annotated[
     int | None, typer.Option(min=1, help="Stored frames whose probabilities are averaged; default all, 1: the middle.")
@@ -178,7 +180,7 @@ def evaluate_knn(
 
 
 def _probe(
-    library_path: Path, run: Path, result: Path | None, where: tuple[str, str], as_json: bool, **settings: Any
+    library_path: Place, run: Path, result: Path | None, where: tuple[str, str], as_json: bool, **settings: Any
 ) -> None:
     from equiav.evaluate.probe import probe, probe_result
 
@@ -193,7 +195,10 @@ def _probe(
 @evaluate_app.command("classify")
 def evaluate_classify(
     library_path: LibraryPath,
-    run: Annotated[Path, typer.Option("--run", "-R", help="Run folder: `equiav finetune` makes it.")],
+    run: Annotated[
+        Path,
+        typer.Option("--run", "-R", parser=folder_here, metavar="PATH", help="Run folder: `equiav finetune` makes it."),
+    ],
     split: Split = "test",
     frames: Frames = None,
     result: ResultFile = None,
@@ -289,7 +294,7 @@ def evaluate_localise(
 
 
 def measure_classes(
-    library_path: Path,
+    library_path: Place,
     run: Path,
     split: str,
     frames: int | None,

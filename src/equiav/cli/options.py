@@ -8,14 +8,51 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from equiav.errors import ConfigError
+from equiav.library.places import place_of
 
 if TYPE_CHECKING:
+    from equiav.library.places import Place
     from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
     from equiav.train.trained_on import TrainedOn
 
-LibraryPath = Annotated[Path, typer.Option("--library", "-L", help="Library folder: `equiav ingest` makes it.")]
-RunPath = Annotated[Path, typer.Option("--run", "-R", help="Run folder: `equiav pretrain` makes it.")]
+else:
+    Place = Path  # Typer takes no unions; the value is what `parser` makes
+
+
+def folder_here(text: str) -> Path:
+    """A folder of this machine.
+
+    Raises:
+        ConfigError: it is a place on an object store.
+    """
+    if "://" in text:
+        raise ConfigError(f"--run {text}: a run is a folder of this machine; libraries and media may lie on a store")
+    return Path(text)
+
+
+LibraryPath = Annotated[
+    Place,
+    typer.Option(
+        "--library",
+        "-L",
+        parser=place_of,
+        metavar="PATH",
+        help="Library: a folder, or s3://, gs://, az://; `equiav ingest` makes it.",
+    ),
+]
+RunPath = Annotated[
+    Path,
+    typer.Option("--run", "-R", parser=folder_here, metavar="PATH", help="Run folder: `equiav pretrain` makes it."),
+]
+SourcePath = Annotated[
+    Place,
+    typer.Argument(
+        parser=place_of,
+        metavar="SOURCE",
+        help="A folder of videos or tars, one video, or a list (CSV, JSONL, JSON): docs/data.md; or s3://BUCKET/….",
+    ),
+]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key=value, e.g. optim.lr=1e-4.")]
 Split = Annotated[str, typer.Option(help="Split to measure on.")]
 Precision = Annotated[
@@ -38,7 +75,7 @@ def load_model(run: Path, device: str = "auto", precision: str = "auto") -> Equi
     return EquiAV.from_pretrained(folder, device=device, dtype=precision)
 
 
-def open_to_measure(library: Path, run: Path, device: str, precision: str) -> tuple[Library, EquiAV, TrainedOn | None]:
+def open_to_measure(library: Place, run: Path, device: str, precision: str) -> tuple[Library, EquiAV, TrainedOn | None]:
     """A library, the model of a run on its device, and the clips that it was trained on, where the run has them."""
     from equiav.library.table import Library
     from equiav.train.trained_on import load_trained_on

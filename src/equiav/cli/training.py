@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from equiav.cli.evaluation import Frames, measure_classes
-from equiav.cli.options import AsJson, LibraryPath, Overrides, RunPath, load_model
+from equiav.cli.options import AsJson, LibraryPath, Overrides, RunPath, folder_here, load_model
 from equiav.cli.terminal import IS_MAIN, STOPPED, Bar, err, out, print_json, show, stop_code, stop_on_signal
 from equiav.errors import ConfigError
 from equiav.words import counted
@@ -147,7 +147,7 @@ def compare(
 def finetune(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe (finetune-toy, …) or a YAML file.")],
     library_path: LibraryPath,
-    run: Annotated[Path, typer.Option("--run", "-R", help="Run folder to make.")],
+    run: Annotated[Path, typer.Option("--run", "-R", parser=folder_here, metavar="PATH", help="Run folder to make.")],
     source: Annotated[
         str | None,
         typer.Option("--from", metavar="R0", help="Pretrained run, model or hf://owner/name; default: from scratch."),

@@ -19,6 +19,7 @@ from equiav.config import Features
 from equiav.errors import LibraryError
 from equiav.files import write_text
 from equiav.library.items import Item, as_text
+from equiav.library.places import BucketPath, Place
 from equiav.library.records import Reject
 from equiav.media.windows import shortest_tail_s
 from equiav.words import counted
@@ -96,7 +97,7 @@ def cover(items: Iterable[Item], rejects: Iterable[Reject]) -> list[Coverage]:
     return [splits[name] for name in sorted(splits)]
 
 
-def keep_record(library: Path, source: Path, record: dict[str, Any]) -> None:
+def keep_record(library: Place, source: Place, record: dict[str, Any]) -> None:
     """Write what an ingest of `source` did into the library folder, whole or not at all.
 
     Raises:
@@ -105,17 +106,23 @@ def keep_record(library: Path, source: Path, record: dict[str, Any]) -> None:
     place = as_text(source)
     name = f"{Path(place).stem[:40].lstrip('.')}-{hashlib.sha256(place.encode()).hexdigest()[:8]}.json"
     record = {"source": place, "date": datetime.now(timezone.utc).isoformat(timespec="seconds")} | record
-    write_text(library / "sources" / name, json.dumps(record, indent=2), LibraryError)
+    target, text = library / "sources" / name, json.dumps(record, indent=2)
+    if isinstance(target, BucketPath):
+        target.write(text.encode())
+    else:
+        write_text(target, text, LibraryError)
 
 
-def read_records(library: Path) -> Sequence[dict[str, Any]]:
+def read_records(library: Place) -> Sequence[dict[str, Any]]:
     """What the last ingest of each source did.
 
     Raises:
         LibraryError: one is damaged.
     """
     records = []
-    for path in sorted((library / "sources").glob("[!.]*.json")):
+    folder = library / "sources"
+    entries = folder.entries() if isinstance(folder, BucketPath) else sorted(folder.glob("*.json"))
+    for path in (entry for entry in entries if entry.name[0] != "."):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             record |= {"source": str(record["source"]), "duplicates": int(record["duplicates"])}

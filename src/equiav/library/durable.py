@@ -8,48 +8,20 @@ end; `drop_torn` sets it aside, and the version before it, which was reported, i
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from equiav.files import flush
 
 log = logging.getLogger(__name__)
 
 MANIFESTS = "_versions"
 END = b"LANC"  # the last bytes of a whole manifest
 SLACK_NS = 60 * 10**9  # that the clocks of two machines, or of one at two times, may differ
-NO_FLUSH = (errno.EINVAL, errno.ENOTSUP)  # some network file systems have none for folders
-
-
-def flush(path: Path | str) -> None:
-    """Have the content of a file, or the names in a folder, on the disk.
-
-    Raises:
-        OSError: the disk is full, or broken.
-    """
-    folder = Path(path).is_dir()
-    if folder and sys.platform == "win32":  # which writes names down by itself
-        return
-    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if not folder or error.errno not in NO_FLUSH:
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def make_folder(path: Path) -> None:
-    """A folder with its parents, and their names in those above."""
-    if not path.is_dir():
-        make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        flush(path.parent)
 
 
 class Durable:

@@ -11,14 +11,15 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from equiav.config import Features
 from equiav.errors import ConfigError, MediaError
 from equiav.library.coverage import IngestReport, cover, keep_record, tails_of
+from equiav.library.fetch import Fetcher
 from equiav.library.items import as_text, is_absent, is_folder
 from equiav.library.manifests import Item, Listing, read_source
+from equiav.library.places import BucketPath, Place, place_of
 from equiav.library.records import STATUSES, TRANSIENT, Reject
 from equiav.library.state import NOT_LISTED, IngestState, ItemState, Reading, Uncommitted
 from equiav.library.table import Library
@@ -43,8 +44,8 @@ Progress = Callable[[int, int, str], None]
 
 
 def ingest(
-    source: Path | Listing,
-    library_path: Path,
+    source: str | Place | Listing,
+    library_path: str | Place,
     features: Features,
     *,
     workers: int | None = None,
@@ -69,7 +70,9 @@ def ingest(
         ConfigError: nothing to ingest, or to prune although not one file of the source is there.
         LibraryError: a library with other features, or another ingest at work in it.
     """
-    listing = source if isinstance(source, Listing) else read_source(source)
+    listing = source if isinstance(source, Listing) else read_source(place_of(source))
+    if ray and isinstance(listing.source, BucketPath):
+        raise ConfigError(f"{listing.source}: with --ray mount the bucket on every machine, and give its folder")
     library = Library.create(library_path, features)
     report = IngestReport(len({item.path for item in listing.items}), listing.ignored, dict(listing.system_folders))
     with library.locked():
@@ -78,7 +81,7 @@ def ingest(
         gone = run.gone(listing) if prune else []
         todo = run.sort_out(listing.items)
         try:
-            with _pool(workers, ray) as pool:
+            with _pool(workers, ray) as pool, run.fetcher:
                 run.read(todo, features, pool)
             if prune:
                 run.prune(gone, on_prune)
@@ -98,7 +101,7 @@ def ingest(
     report.rejects = sorted(rejects, key=lambda reject: (reject.path, reject.item))
     report.tails = tails_of((tail_s for key, tail_s in library.tails().items() if key in listed), features)
     report.coverage = cover(listing.items, report.rejects) if listing.labelled else []
-    keep_record(library_path, listing.source, asdict(report) | {"rejects": len(report.rejects)})  # those have a table
+    keep_record(library.path, listing.source, asdict(report) | {"rejects": len(report.rejects)})  # those have a table
     return report
 
 
@@ -141,6 +144,7 @@ class _Run:
         self.todo: OrderedDict[str, Item] = OrderedDict()
         self.examining: OrderedDict[str, tuple[ItemTask, Examined | MediaError] | None] = OrderedDict()
         self.total, self.done, self.bad = len(listing.items), 0, 0
+        self.fetcher = Fetcher()
         self.committed_at = time.monotonic()
 
     def gone(self, listing: Listing) -> list[ItemState]:
@@ -219,6 +223,7 @@ class _Run:
                     continue
                 key, item = self.todo.popitem(last=False)
                 self.examining[key] = None
+                item = self.fetcher.take(item, self.todo.values())
                 pool.submit(ItemTask(item, features, origin=self.state.origin))
             for task, result in pool.wait():
                 if task.examined is None:
@@ -298,6 +303,7 @@ class _Run:
 
     def _finish(self, item: Item, reject: Reject | None) -> None:
         key = item.key
+        self.fetcher.release(key)
         state = self.state.items[key]
         self.state.uncommitted.items[key] = state
         self._set_reject(state, reject)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from equiav.errors import ConfigError
+from equiav.library.places import BucketPath, Place, place_of
 
 VIDEOS = frozenset(
     {".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpe"}
@@ -35,8 +36,6 @@ SYSTEM_FOLDERS = re.compile(
     r"|__macosx|network trash folder|\.(spotlight|documentrevisions)-v100|\.temporaryitems|\.apple(double|db|desktop)",
     re.IGNORECASE,
 )
-# False where access is denied; the methods of Path raise there
-is_file, is_folder = os.path.isfile, os.path.isdir
 HELD_OUT = "test"
 CUT_SLACK_S = 1.0  # what a downloader may leave at the ends of a segment that it cuts out
 
@@ -58,7 +57,7 @@ class Item:
     A sample of a tar has the tar at `path` and its own files at `members`: a video, or a sound and pictures.
     """
 
-    path: Path
+    path: Place
     labels: tuple[str, ...] = ()
     split: str = "train"
     start_s: float | None = None
@@ -69,6 +68,7 @@ class Item:
     maybe_cut: bool = False  # the file is either the recording that the window lies in, or the window already cut out
     fault: tuple[str, str] | None = None  # reason and detail why it cannot be read, seen when it was listed
     former_keys: tuple[str, ...] = ()  # what older versions called it
+    local: Path | None = field(default=None, compare=False)  # a copy of what lies on an object store
 
     @property
     def key(self) -> str:
@@ -83,10 +83,10 @@ class Item:
     def source(self) -> str:
         """The absolute path as text, of a clip in pieces with `#` and what of it."""
         part = f"#{sample_key(self.members[0].name)}" if self.members else "#frames" if self.pictures else ""
-        return as_text(Path(f"{self.path}{part}"))
+        return as_text(Path(f"{self.path}{part}") if part else self.path)
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Place, ...]:
         """Every file that it is read from."""
         return self.path, *self.pictures
 
@@ -107,7 +107,7 @@ class Item:
 class Listing:
     """What a source asks for."""
 
-    source: Path
+    source: Place
     items: list[Item]
     ignored: int = 0  # files of a folder that no suffix tells to be media
     labelled: bool = False  # a list: it names labels and splits, and what is missing is known
@@ -124,17 +124,27 @@ def is_held_out(content: str, share: float) -> bool:
     return int(content, 16) < share * 16 ** len(content)
 
 
-def key_of(name: str | Path, start_s: float | None = None, end_s: float | None = None) -> str:
+def key_of(name: str | Place, start_s: float | None = None, end_s: float | None = None) -> str:
     """The key of the item of this name and window."""
-    return hashlib.sha256(f"{start_s}|{end_s}|".encode() + os.fsencode(name)).hexdigest()[:24]
+    return hashlib.sha256(f"{start_s}|{end_s}|".encode() + os.fsencode(str(name))).hexdigest()[:24]
 
 
-def as_text(path: Path) -> str:
+def is_file(path: Place) -> bool:
+    """Whether there is such a file, and no folder; False where access is denied: the methods of Path raise there."""
+    return not is_absent(path) if isinstance(path, BucketPath) else os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: Place) -> bool:
+    """Whether it is a folder, of this machine."""
+    return not isinstance(path, BucketPath) and os.path.isdir(path)  # noqa: PTH112
+
+
+def as_text(path: Place) -> str:
     """The absolute path as text; bytes that are no UTF-8 are shown escaped."""
-    return os.fsencode(path.absolute()).decode("utf-8", "backslashreplace")
+    return os.fsencode(str(path.absolute())).decode("utf-8", "backslashreplace")
 
 
-def is_absent(path: Path) -> bool:
+def is_absent(path: Place) -> bool:
     """Whether there is no such file; False where access is denied: it may be there."""
     try:
         path.stat()
@@ -145,12 +155,13 @@ def is_absent(path: Path) -> bool:
     return False
 
 
-def files_of(source: str) -> Iterator[tuple[Path, str]]:
+def files_of(source: str) -> Iterator[tuple[Place, str]]:
     """The files that the source of a row may name, and which part of each: any `#` may be the one before the part."""
     marks = [i for i, letter in enumerate(source) if letter == "#"]
     for path, part in [(source, ""), *((source[:i], source[i + 1 :]) for i in marks)]:
-        if is_file(Path(path)):
-            yield Path(path), part
+        place = place_of(path) if "://" in path else Path(path)
+        if is_file(place):
+            yield place, part
 
 
 def sample_key(name: str) -> str:

@@ -1,17 +1,18 @@
-"""One writer at a time:  a lock on a file, held by a process as long as it lives and no longer."""
+"""One writer at a time:  a lock on a file, held by a process as long as it lives; on an object store a lease."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from equiav.errors import LibraryError
+from equiav.library.lease import leased
+from equiav.library.places import BucketPath, Place
 
 
 @contextmanager
-def only_writer(path: Path, message: str) -> Iterator[None]:
+def only_writer(path: Place, message: str) -> Iterator[None]:
     """Keep other writers out; the lock goes with the process, whatever ends it. Not on Windows.
 
     Args:
@@ -21,6 +22,10 @@ def only_writer(path: Path, message: str) -> Iterator[None]:
     Raises:
         LibraryError: another process, or another part of this one, holds it; or its folder cannot be written.
     """
+    if isinstance(path, BucketPath):
+        with leased(path, message):
+            yield
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("w")

@@ -9,17 +9,20 @@ from pathlib import Path
 
 from equiav.errors import ConfigError
 from equiav.library.datasets import LABEL_MAP, read_cav, read_label_map, read_segments, segment_list
-from equiav.library.items import HELD_OUT, MEDIA, SYSTEM_FOLDERS, Item, Listing, is_file, is_folder
+from equiav.library.items import HELD_OUT, MEDIA, SYSTEM_FOLDERS, Item, Listing, is_absent, is_file, is_folder
 from equiav.library.names import Finder, composed
+from equiav.library.places import BucketPath, Place
 from equiav.library.rows import check_text, metadata_files, read_hugging_face, read_rows
 from equiav.library.shards import read_tars
 from equiav.words import counted
 
 __all__ = ["Item", "Listing", "read_source"]
 
+LISTS = frozenset({".csv", ".json", ".jsonl", ".tar"})
+
 
 def read_source(
-    source: Path,
+    source: Place,
     *,
     media: Path | None = None,
     label_map: Path | None = None,
@@ -31,7 +34,8 @@ def read_source(
 
     Args:
         source: a folder of media (recursive; links that lead out of it are not followed), of tars, or with Hugging
-            Face metadata; a .csv, .jsonl, .json or .tar; or one media file. docs/data.md shows each.
+            Face metadata; a .csv, .jsonl, .json or .tar; or one media file; or media on an object store. docs/data.md
+            shows each.
         media: folder of the files that an AudioSet, VGGSound or CAV-MAE list names; default the list's own folder.
         label_map: `class_labels_indices.csv` for those lists; default the one beside an AudioSet or CAV-MAE list.
         split: of what the source gives no split.
@@ -46,14 +50,14 @@ def read_source(
     check_text("--split", split)
     listing = _read(source, media, label_map, composed(split))
     if by_folder:
-        if listing.labelled or not is_folder(listing.source):
+        if listing.labelled or not (isinstance(listing.source, BucketPath) or is_folder(listing.source)):
             raise ConfigError(f"{source}: --labels-from-folders goes with a folder of media files, not with a list")
         listing = replace(listing, by_folder=True, items=[_labelled(item, listing.source) for item in listing.items])
     return listing if hold_out is None else _with_hold_out(listing, hold_out, composed(split))
 
 
-def _labelled(item: Item, folder: Path) -> Item:
-    below = item.path.relative_to(folder).parts
+def _labelled(item: Item, folder: Place) -> Item:
+    below = _below(item.path, folder)
     label = os.fsencode(below[0]).decode("utf-8", "backslashreplace")
     return replace(item, labels=(composed(label),)) if len(below) > 1 else item
 
@@ -71,7 +75,15 @@ def _with_hold_out(listing: Listing, share: float, split: str) -> Listing:
     return replace(listing, hold_out=share)
 
 
-def _read(source: Path, media: Path | None, label_map: Path | None, split: str) -> Listing:
+def _below(path: Place, folder: Place) -> tuple[str, ...]:
+    if isinstance(path, BucketPath):
+        return tuple(path.url.removeprefix(f"{folder}/").split("/"))
+    return path.relative_to(str(folder)).parts
+
+
+def _read(source: Place, media: Path | None, label_map: Path | None, split: str) -> Listing:
+    if isinstance(source, BucketPath):
+        return _bucket(source, split, plain=not (media or label_map))
     source, _ = Finder().find(_plain(source), "SOURCE")
     media = media and Finder().find(media, "--media")[0]
     if is_folder(source):
@@ -113,6 +125,32 @@ def _plain(source: Path) -> Path:
         return plain if plain.samefile(source) else source
     except (OSError, ValueError):
         return source
+
+
+def _bucket(place: BucketPath, split: str, plain: bool) -> Listing:
+    """The media below a place of an object store, or the one that it is; told by their names, as in a folder."""
+    if place.suffix.lower() in LISTS or not plain:
+        raise ConfigError(
+            f"{place}: lists and tars are read from a folder of this machine, not from an object store, and --media "
+            "and --labels go with lists; give a place with media files, or copy it here"
+        )
+    found, others, left_out = list[BucketPath](), 0, Counter[str]()
+    for path in place.objects():
+        *folders, name = path.url.removeprefix(f"{place.url}/").split("/")
+        system = next((folder for folder in folders if SYSTEM_FOLDERS.fullmatch(folder)), None)
+        if system:
+            left_out[system] += 1
+        elif path.suffix.lower() in MEDIA and not any(part.startswith(".") for part in (*folders, name)):
+            found.append(path)
+        else:
+            others += not any(folder.startswith(".") or folder.endswith(".lance") for folder in folders)
+    if not found and place.suffix.lower() in MEDIA and not is_absent(place):
+        found.append(BucketPath(place.url, place.stat()))
+    if not found:
+        raise ConfigError(
+            f"{place}: no media files there, {counted(others, 'other object')} (looked for {', '.join(sorted(MEDIA))})"
+        )
+    return Listing(place, [Item(path, split=split) for path in found], others, system_folders=left_out)
 
 
 def _folder(folder: Path, split: str) -> Listing:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from equiav.errors import MediaError
 from equiav.library.items import Item
+from equiav.library.places import BucketPath
 from equiav.media.join import join
 
 BLOCK = 1 << 20
@@ -26,11 +27,16 @@ def as_one_file(item: Item) -> Iterator[tuple[Path, tuple[Path, ...]]]:
     """
     if item.fault:
         raise MediaError(*item.fault)
+    if isinstance(item.path, BucketPath):
+        if not item.local:
+            raise MediaError("unreadable", f"{item.path} was not copied to this machine")
+        yield item.local, (item.local,)
+        return
     if not item.members and not item.pictures:
         yield item.path, (item.path,)
         return
     with tempfile.TemporaryDirectory(prefix="equiav-") as folder:
-        files = _unpack(item, Path(folder)) if item.members else item.files
+        files = _unpack(item, item.path, Path(folder)) if item.members else (item.path, *item.pictures)
         if len(files) == 1:
             yield files[0], files
             return
@@ -39,11 +45,11 @@ def as_one_file(item: Item) -> Iterator[tuple[Path, tuple[Path, ...]]]:
         yield whole, files
 
 
-def _unpack(item: Item, folder: Path) -> tuple[Path, ...]:
+def _unpack(item: Item, source: Path, folder: Path) -> tuple[Path, ...]:
     """Members of a tar as files; of their names only the suffix is taken."""
     files = []
     try:
-        with item.path.open("rb") as tar:
+        with source.open("rb") as tar:
             for number, member in enumerate(item.members):
                 path = folder / f"{number}{PurePosixPath(member.name).suffix.lower()}"
                 tar.seek(member.offset)

@@ -11,7 +11,6 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
 import lance
@@ -22,13 +21,16 @@ from pydantic import ValidationError
 
 from equiav.config import Features, recipes_for
 from equiav.errors import LibraryError
-from equiav.library.durable import Durable, make_folder
+from equiav.library.items import is_folder
 from equiav.library.lock import only_writer
+from equiav.library.places import Place, place_of
 from equiav.library.records import WHOLE, Clip, KnownItem, Reject
 from equiav.library.versions import (
+    commits_of,
     free_old_versions,
     is_newest,
     is_table,
+    make_place,
     make_table,
     open_table,
     reading,
@@ -48,19 +50,19 @@ class Library:
     """A folder of clips.
 
     Args:
-        path: the folder.
+        path: the folder, or s3://BUCKET/FOLDER, gs://… or az://….
 
     Raises:
         LibraryError: there is no library, or it is damaged, or of a newer equiav.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Place) -> None:
+        self.path = place_of(path)
         self._clips_path, self._rejects_path = self.path / "clips.lance", self.path / "rejects.lance"
-        if not is_table(self._clips_path):
+        if not is_table(self._clips_path) and not is_folder(self._clips_path):
             raise LibraryError(f"{self.path} holds no library; make one: equiav ingest VIDEOS --library {self.path}")
         self._stamp = stamp_of_table(self._clips_path)
-        self._clips_commits, self._rejects_commits = Durable(self._clips_path), Durable(self._rejects_path)
+        self._clips_commits, self._rejects_commits = commits_of(self._clips_path), commits_of(self._rejects_path)
         self._clips = self._open_clips()
         metadata = self._clips.schema.metadata or {}
         version = metadata.get(VERSION_KEY, b"").decode()
@@ -78,15 +80,15 @@ class Library:
             ) from None
 
     @classmethod
-    def create(cls, path: str | Path, features: Features) -> Library:
+    def create(cls, path: str | Place, features: Features) -> Library:
         """Make an empty library, or open the one there is.
 
         Raises:
             LibraryError: the library there was made with other features, or the folder cannot be written.
         """
-        path = Path(path)
+        path = place_of(path)
         with writing(path):
-            make_folder(path)
+            make_place(path)
             for table, schema in (("rejects", _REJECTS_SCHEMA), ("clips", _clips_schema(features))):
                 make_table(path / f"{table}.lance", schema)
         library = cls(path)
@@ -114,7 +116,7 @@ class Library:
         columns["fbank"] = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), size, mask=pa.array(silence))
         with writing(self.path):
             self._clips = lance.write_dataset(
-                pa.table(columns, schema=schema), self._clips_path, mode="append", commit_lock=self._clips_commits
+                pa.table(columns, schema=schema), str(self._clips_path), mode="append", commit_lock=self._clips_commits
             )
 
     def remove(self, clip_ids: Sequence[str]) -> None:
@@ -298,7 +300,8 @@ class Library:
         with only_writer(self.path / ".lock", f"{self.path}: another process is writing to it"):
             with writing(self.path):
                 for commits in (self._clips_commits, self._rejects_commits):
-                    commits.catch_up()
+                    if commits:
+                        commits.catch_up()
             self._clips = self._open_clips()
             lacking = [field for field in _clips_schema(self.features) if field.name not in self._clips.schema.names]
             if lacking:  # an older equiav made it: its rows are empty there

@@ -5,37 +5,64 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import lance
 import pyarrow as pa
 
 from equiav.errors import LibraryError
+from equiav.files import make_folder
 from equiav.library.durable import MANIFESTS, Durable, drop_torn
+from equiav.library.lease import check_lease
+from equiav.library.places import BucketPath, Place
 
 READABLE = timedelta(days=1)  # how long a version of a table can be read after the next one came
 
 
-def open_table(path: Path, commits: Durable) -> lance.LanceDataset:
+def open_table(path: Place, commits: Durable | None) -> lance.LanceDataset:
     """The newest version of a table; what is written through it goes through `commits`.
 
     Raises:
         ValueError, OSError: it cannot be read.
     """
-    return lance.dataset(path, commit_lock=commits)
+    return lance.dataset(str(path), commit_lock=commits)
 
 
-def make_table(path: Path, schema: pa.Schema) -> None:
-    """An empty table, where there is none: what a killed writer left of one has no version, and is none."""
+def commits_of(path: Place) -> Durable | None:
+    """What has commits to a table on the disk before they are reported; a store does so by itself."""
+    return None if isinstance(path, BucketPath) else Durable(path)
+
+
+def make_place(path: Place) -> None:
+    """The folder in which tables are to be."""
+    if not isinstance(path, BucketPath):
+        make_folder(path)
+
+
+def make_table(path: Place, schema: pa.Schema) -> None:
+    """An empty table, where there is none: what a killed writer left of one has no version, and is none.
+
+    Raises:
+        LibraryError: there is data, and no version of it.
+    """
     if not is_table(path):
-        lance.write_dataset(schema.empty_table(), path, mode="create", commit_lock=Durable(path))
+        if not isinstance(path, BucketPath) and any((path / "data").glob("*.lance")):
+            raise LibraryError(f"{path} is no readable table (it has data and no version); ingest into a new folder")
+        lance.write_dataset(schema.empty_table(), str(path), mode="create", commit_lock=commits_of(path))
 
 
-def is_table(path: Path) -> bool:
+def is_table(path: Place) -> bool:
     """Whether there is a table of at least one version; what a power cut left of a commit is set aside."""
+    if isinstance(path, BucketPath):
+        return bool((path / MANIFESTS).entries())
     drop_torn(path)
     return any((path / MANIFESTS).glob("*.manifest"))
+
+
+def tables_in(folder: Place) -> list[str]:
+    """Names of the tables in a folder, without their suffix."""
+    entries = folder.entries() if isinstance(folder, BucketPath) else folder.glob("*.lance")
+    return sorted(entry.stem for entry in entries if entry.suffix == ".lance")
 
 
 def free_old_versions(table: lance.LanceDataset) -> None:
@@ -46,8 +73,10 @@ def free_old_versions(table: lance.LanceDataset) -> None:
     table.cleanup_old_versions(retain_versions=recent + 1)
 
 
-def stamp_of_table(path: Path) -> tuple[int, int]:
+def stamp_of_table(path: Place) -> tuple[int, int]:
     """What changes when a table is written to, or another one takes its place; taken before it is opened."""
+    if isinstance(path, BucketPath):  # where folders are only names
+        return 0, 0
     try:
         found = (path / MANIFESTS).stat()
     except OSError:  # it is gone, as opening it will say
@@ -55,14 +84,14 @@ def stamp_of_table(path: Path) -> tuple[int, int]:
     return found.st_ino, found.st_mtime_ns
 
 
-def is_newest(table: lance.LanceDataset, path: Path, stamp: tuple[int, int]) -> bool:
+def is_newest(table: lance.LanceDataset, path: Place, stamp: tuple[int, int]) -> bool:
     """Whether the table at `path`, opened after `stamp` was taken, is still the newest version of the same one."""
     # two commits within a tick of the file system's clock have one stamp, another table may have the same version
     return stamp_of_table(path) == stamp and table.latest_version == table.version
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Place) -> Iterator[None]:
     """Damage shows when a table is read, not when it is opened: it becomes a LibraryError."""
     try:
         yield
@@ -73,8 +102,9 @@ def reading(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Errors of a full disk or of a folder that may not be written become LibraryErrors."""
+def writing(path: Place) -> Iterator[None]:
+    """Errors of a full disk or of a folder that may not be written become LibraryErrors; a lost lease is one."""
+    check_lease(path)
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:

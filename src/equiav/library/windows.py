@@ -13,6 +13,7 @@ from equiav.config import Features
 from equiav.errors import MediaError
 from equiav.library.items import Item
 from equiav.library.pieces import as_one_file
+from equiav.library.places import Place
 from equiav.library.records import Clip
 from equiav.media.fbank import fit_frames
 from equiav.media.pixels import is_still
@@ -112,7 +113,7 @@ def plan_windows(item: Item, info: MediaInfo, features: Features) -> list[Window
     return cut(span_of(info, features, item.path.name, item.start_s, item.end_s), info, features)
 
 
-def stamp_of(*files: Path) -> Stamp:
+def stamp_of(*files: Place) -> Stamp:
     """Total size and last modification: files count as unchanged while these are."""
     try:
         found = [path.stat() for path in files]

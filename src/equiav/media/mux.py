@@ -33,7 +33,7 @@ def write_clip(path: Path, frames: NDArray[np.uint8], fps: int, sound: NDArray[n
     """
     refuse = partial(MediaError, "unreadable")
     with (
-        whole_file(path, refuse, av.error.FFmpegError) as beside,
+        whole_file(path, refuse, av.error.FFmpegError, flushed=False) as beside,
         av.open(str(beside), "w", format="mp4", options={"fflags": "+bitexact"}) as container,
     ):
         video = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "24", "threads": "1"})

@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from equiav.config import Modalities, check_features
 from equiav.errors import ConfigError
+from equiav.library.places import Place, place_of
 from equiav.library.table import Library
 from equiav.model.encode import encode, mean_direction
 from equiav.search.exact import Exact, Vectors
@@ -51,8 +51,8 @@ class SearchIndex:
         LibraryError: no library, one of other features than the model's, or one that was not embedded with it.
     """
 
-    def __init__(self, library: str | Path, model: EquiAV) -> None:
-        self.path, self.model = Path(library), model
+    def __init__(self, library: str | Place, model: EquiAV) -> None:
+        self.path, self.model = place_of(library), model
         self._fingerprint = model.fingerprint()
         self._now = self._open(None)
 

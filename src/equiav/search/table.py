@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import lance
@@ -23,15 +22,18 @@ from pydantic import ValidationError
 
 from equiav.config import Features
 from equiav.errors import LibraryError, ModelError
-from equiav.library.durable import Durable, make_folder
 from equiav.library.lock import only_writer
+from equiav.library.places import Place, place_of
 from equiav.library.versions import (
+    commits_of,
     free_old_versions,
     is_newest,
     is_table,
+    make_place,
     make_table,
     open_table,
     stamp_of_table,
+    tables_in,
     writing,
 )
 
@@ -60,8 +62,8 @@ class EmbeddedClips:
 class EmbeddingsTable:
     """One model's embeddings of one library: `open` reads it, `for_writing` makes it when missing."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._stamp, self._commits = path, stamp_of_table(path), Durable(path)
+    def __init__(self, path: Place) -> None:
+        self.path, self._stamp, self._commits = path, stamp_of_table(path), commits_of(path)
         try:
             self._dataset = open_table(path, self._commits)
         except (ValueError, OSError) as error:
@@ -70,7 +72,7 @@ class EmbeddingsTable:
             ) from None
 
     @classmethod
-    def open(cls, library: str | Path, fingerprint: str) -> EmbeddingsTable:
+    def open(cls, library: str | Place, fingerprint: str) -> EmbeddingsTable:
         """Open the table of the model `fingerprint`, as it is now.
 
         Raises:
@@ -79,7 +81,7 @@ class EmbeddingsTable:
         path = table_path(library, fingerprint)
         embed = f"equiav embed --library {library} --run RUN"
         if not is_table(path):
-            others = sorted(other.stem for other in path.parent.glob("*.lance") if other != path)
+            others = [other for other in tables_in(path.parent) if other != fingerprint]
             found = f"found those of other models: {', '.join(others)}" if others else "found none"
             raise LibraryError(f"no embeddings of model {fingerprint} in {library} ({found}); make them: {embed}")
         table = cls(path)
@@ -103,7 +105,7 @@ class EmbeddingsTable:
     @classmethod
     @contextmanager
     def for_writing(
-        cls, library: str | Path, fingerprint: str, width: int, features: Features
+        cls, library: str | Place, fingerprint: str, width: int, features: Features
     ) -> Iterator[EmbeddingsTable]:
         """The table of the model `fingerprint`, with all other writers kept out; it is made when missing.
 
@@ -120,12 +122,13 @@ class EmbeddingsTable:
         path = table_path(library, fingerprint)
         busy = f"{library}: another process is embedding with this model"
         with writing(path):
-            make_folder(path.parent)
+            make_place(path.parent)
         with only_writer(path.with_name(f".{path.name}.lock"), busy):
             with writing(path):
                 make_table(path, _schema(fingerprint, width, features))
                 table = cls(path)
-                table._commits.catch_up()
+                if table._commits:
+                    table._commits.catch_up()
                 table._update_schema(features)
             table = cls.open(library, fingerprint)
             if table.width != width:
@@ -146,7 +149,7 @@ class EmbeddingsTable:
     def _empty(self, schema: pa.Schema) -> None:
         with writing(self.path):
             self._dataset = lance.write_dataset(
-                schema.empty_table(), self.path, mode="overwrite", commit_lock=self._commits
+                schema.empty_table(), str(self.path), mode="overwrite", commit_lock=self._commits
             )
 
     def _said(self, key: bytes) -> str:
@@ -245,7 +248,7 @@ class EmbeddingsTable:
         """Add clips in one atomic commit; a reader sees all of them or none."""
         table = pa.concat_tables([self._columns(clips) for clips in parts])
         with writing(self.path):
-            self._dataset = lance.write_dataset(table, self.path, mode="append", commit_lock=self._commits)
+            self._dataset = lance.write_dataset(table, str(self.path), mode="append", commit_lock=self._commits)
 
     def _columns(self, clips: EmbeddedClips) -> pa.Table:
         schema = self._dataset.schema
@@ -284,9 +287,9 @@ class EmbeddingsTable:
             free_old_versions(self._dataset)
 
 
-def table_path(library: str | Path, fingerprint: str) -> Path:
+def table_path(library: str | Place, fingerprint: str) -> Place:
     """Where a model's embeddings of a library lie."""
-    return Path(library) / "embeddings" / f"{fingerprint}.lance"
+    return place_of(library) / "embeddings" / f"{fingerprint}.lance"
 
 
 def first_rows(ids: pa.StringArray) -> Bool[np.ndarray, " n"]:

@@ -10,7 +10,6 @@ are everything that a resumed run needs, with whatever number of processes: what
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from equiav.errors import ModelError, TrainingError
+from equiav.files import flush, make_folder
 from equiav.model.hub import read_json, read_weights, write_weights
 from equiav.train.processes import spread_like, whole
 
@@ -80,7 +80,7 @@ def save_state(run: Path, trained: Trained, progress: Progress, *, write: bool =
         ) from None
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
-    _flush(folder.parent)
+    flush(folder.parent)
     best = f"step-{progress.best_step:08d}"
     for old in _states(run)[:-KEEP]:
         if old.name != best:
@@ -88,13 +88,13 @@ def save_state(run: Path, trained: Trained, progress: Progress, *, write: bool =
 
 
 def _write(tensors: dict[str, dict[str, Tensor]], progress: Progress, folder: Path) -> None:
-    folder.mkdir(parents=True)
+    make_folder(folder)
     for name, content in tensors.items():
         if content or name != "average":
             write_weights(content, folder / f"{name}.safetensors")
     (folder / "state.json").write_text(json.dumps({"version": 1, **asdict(progress)}), encoding="utf-8")
-    for file in folder.iterdir():
-        _flush(file)
+    for written in (*folder.iterdir(), folder):
+        flush(written)
 
 
 def has_state(run: Path) -> bool:
@@ -152,11 +152,3 @@ def _gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _states(run: Path) -> list[Path]:
     return sorted((run / "state").glob("step-*"))
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

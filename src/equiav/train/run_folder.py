@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from equiav.config import Data, FinetuneRecipe, Modalities, ModelConfig, Recipe, Train, parse_settings
 from equiav.config.finetuning import under_current_names
 from equiav.errors import ConfigError, TrainingError
-from equiav.files import write_text
+from equiav.files import flush, make_folder, write_text
 from equiav.library.records import USABLE
 from equiav.library.table import Library
 from equiav.model.hub import CONFIG, WEIGHTS, fetch, read_config, read_json
@@ -194,6 +194,8 @@ def train_and_keep(
         kept = make_model()
         kept.load_state_dict(best_weights(run, progress) if others.get("judge") and progress.best_step else weights)
         kept.eval().save_pretrained(run / "model")
+        for written in (*(run / "model").iterdir(), run / "model"):
+            flush(written)
     stopped = agreed(accelerator, should_stop())
     classes = len(recipe.task.classes or ()) if isinstance(recipe, FinetuneRecipe) else 0
     outcome = Outcome(run, progress.step, len(loader) * recipe.train.epochs, len(loader.rows), classes, stopped)
@@ -316,7 +318,7 @@ def claim_run(run: Path, recipe: AnyRecipe, library: Library, encoders: ModelCon
     Raises:
         TrainingError: it is of another recipe.
     """
-    run.mkdir(parents=True, exist_ok=True)
+    make_folder(run)
     begun, wanted = begun_run(run), recipe.model_dump(mode="json")
     if begun is None:
         labelled = isinstance(recipe, FinetuneRecipe)
