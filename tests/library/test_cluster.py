@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from equiav.errors import ConfigError, WorkerError
-from equiav.library.cluster import RayPool
+from equiav.library.cluster import RayActors, RayPool
 from equiav.library.ingest import ingest
 from equiav.library.table import Library
 from samples import BAD, TINY, pictures, tone, write_media
@@ -28,7 +28,7 @@ def rows(library):
 
 
 class Lost:
-    """A task that loses its machine so many times."""
+    """A task that loses its actor so many times."""
 
     def __init__(self, name, times):
         self.name, self.times = name, times
@@ -36,8 +36,14 @@ class Lost:
 
 class Actor:
     def __init__(self):
-        self.perform = SimpleNamespace(remote=lambda task: (task, object()))
+        self.given = []
+        self.perform = SimpleNamespace(remote=self.take)
+        self.ready = SimpleNamespace(remote=lambda: (Lost("ready", 0), self))
         self.close = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=object))
+
+    def take(self, task):
+        self.given.append(task.name)
+        return task, self, object()
 
 
 class TaskError(Exception):
@@ -45,20 +51,27 @@ class TaskError(Exception):
 
 
 class LosingRay:
-    """What we use of Ray, with one machine of two cores."""
+    """What we use of Ray, with one machine of two cores, or others."""
 
     exceptions = SimpleNamespace(RayError=ConnectionResetError, RayTaskError=TaskError)
 
-    def __init__(self):
-        self.actors = []
+    def __init__(self, *machines):
+        self.actors, self.killed, self.options = [], [], {}
+        self.machines = machines or ({"CPU": 2.0},)
 
     def is_initialized(self):
         return True
 
-    def cluster_resources(self):
-        return {"CPU": 2.0}
+    def nodes(self):
+        return [{"Alive": True, "Resources": machine} for machine in self.machines] + [
+            {"Alive": False, "Resources": {}}
+        ]
 
-    def remote(self, **_):
+    def put(self, value):
+        return value
+
+    def remote(self, **options):
+        self.options = options
         return lambda _worker: SimpleNamespace(remote=self.start)
 
     def start(self, *_):
@@ -78,7 +91,7 @@ class LosingRay:
         return f"{task.name} done"
 
     def kill(self, actor):
-        pass
+        self.killed.append(actor)
 
 
 def test_tasks_lost_with_their_machine_are_tried_once_more_on_no_more_actors_than_cores(monkeypatch):
@@ -87,12 +100,16 @@ def test_tasks_lost_with_their_machine_are_tried_once_more_on_no_more_actors_tha
     once, twice, fine = (Lost(name, times) for name, times in (("once", 1), ("twice", 2), ("fine", 0)))
     done = {}
     with RayPool(str, 100, 60.0, "auto") as pool:
+        first = list(losing.actors)
+        assert len(first) == pool.size == 2
         for task in (once, twice, fine):
             assert pool.has_room()
             pool.submit(task)
         while pool.busy:
             done |= {task.name: result for task, result in pool.wait()}
-    assert len(losing.actors) == 2
+    assert losing.actors[:2] == first
+    assert set(first) & set(losing.killed)  # who lost a task is ended
+    assert all(len(set(actor.given)) == len(actor.given) for actor in losing.actors)  # and does not get it again
     assert (done["once"], done["fine"]) == ("once done", "fine done")
     assert done["twice"].reason == "crashed"
 
@@ -110,6 +127,40 @@ def test_actors_that_never_begin_are_an_error_and_no_fault_of_the_first_file(mon
         pool.submit(Lost(name, 2))
         with pytest.raises(WorkerError, match=said):
             pool.wait()
+
+
+GPUS = ({"CPU": 8.0, "GPU": 2.0}, {"CPU": 5.0}, {"memory": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("machines", "wish", "size", "device", "room"),
+    [
+        (GPUS, {"device": "auto"}, 2, "cuda", {"num_cpus": 1, "num_gpus": 1}),
+        (GPUS, {"device": "cuda", "workers": 1}, 1, "cuda", {"num_cpus": 1, "num_gpus": 1}),
+        (GPUS, {"device": "cpu"}, 3, "cpu", {"num_cpus": 4}),
+        (GPUS, {"device": "cpu", "workers": 5}, 5, "cpu", {"num_cpus": 2}),
+        (GPUS, {"device": "cpu", "workers": 99}, 13, "cpu", {"num_cpus": 1}),
+        (GPUS[1:], {"device": "auto"}, 1, "cpu", {"num_cpus": 4}),
+        (({"CPU": 8.0}, {"CPU": 2.0}), {"device": "auto"}, 5, "cpu", {"num_cpus": 2}),
+    ],
+)
+def test_each_actor_has_a_gpu_where_there_are_some_or_a_few_cores_of_one_machine(
+    monkeypatch, machines, wish, size, device, room
+):
+    losing, given = LosingRay(*machines), []
+    monkeypatch.setitem(sys.modules, "ray", losing)
+    monkeypatch.setattr(losing, "start", lambda *values: given.append(values) or Actor())
+    with RayActors("auto", **{"workers": None, "group": 4, **wish}) as actors:
+        actors.start(Actor, "model")
+        assert actors.size == size
+    assert given == [(device, "model")] * size
+    assert {name: number for name, number in losing.options.items() if name in ("num_cpus", "num_gpus")} == room
+
+
+def test_a_gpu_that_the_cluster_does_not_have_is_an_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", LosingRay())
+    with RayActors("auto", None, device="cuda") as actors, pytest.raises(ConfigError, match=r"no GPU .* found 2 cores"):
+        actors.start(Actor)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from equiav.augment.visual import normalise
 from equiav.errors import LibraryError, ModelError
 from equiav.library.table import Library
 from equiav.search import embed as embed_module
+from equiav.search import engines
 from equiav.search.embed import embed_library
 from equiav.search.table import EmbeddingsTable, table_path
 from tiny_library import FEATURES, make_clip, make_model
@@ -46,7 +47,7 @@ def test_every_clip_has_a_row_with_a_thumbnail(library, model):
 
 
 def test_thumbnails_are_small():
-    wide = embed_module._thumbnail(torch.zeros(3, 200, 400, dtype=torch.uint8))
+    wide = engines._thumbnail(torch.zeros(3, 200, 400, dtype=torch.uint8))
     assert Image.open(io.BytesIO(wide)).size == (128, 64)
 
 
@@ -72,10 +73,14 @@ def test_a_killed_embedding_goes_on_and_ends_the_same(library, model, monkeypatc
 
 def watched(monkeypatch):
     """Ids of the clips that pass the model from now on."""
-    asked, original = [], embed_module._clips
-    monkeypatch.setattr(
-        embed_module, "_clips", lambda *given: asked.extend(original(*given).clip_id) or original(*given)
-    )
+    asked, original = [], engines._embed
+
+    def watch(model, read):
+        clips = original(model, read)
+        asked.extend(clips.clip_id)
+        return clips
+
+    monkeypatch.setattr(engines, "_embed", watch)
     return asked
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -73,6 +74,14 @@ def load_model(run: Path, device: str = "auto", precision: str = "auto") -> Equi
         raise ConfigError(f"{run}: no such folder; expected a run that `equiav pretrain` made, or a model's folder")
     folder = run / "model" if (run / "model").is_dir() else run
     return EquiAV.from_pretrained(folder, device=device, dtype=precision)
+
+
+def device_of_rank(device: str) -> str:
+    """Of several processes on one machine each has a GPU of its own, where there are GPUs."""
+    import torch
+
+    alone = "LOCAL_RANK" not in os.environ or device not in ("auto", "cuda") or not torch.cuda.is_available()
+    return device if alone else f"cuda:{os.environ['LOCAL_RANK']}"
 
 
 def open_to_measure(library: Place, run: Path, device: str, precision: str) -> tuple[Library, EquiAV, TrainedOn | None]:

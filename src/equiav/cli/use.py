@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,8 +10,9 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from equiav.cli.options import AsJson, Device, LibraryPath, Precision, RunPath, load_model
-from equiav.cli.terminal import Bar, out, print_json
+from equiav.cli.options import AsJson, Device, LibraryPath, Precision, RunPath, device_of_rank, load_model
+from equiav.cli.terminal import IS_MAIN, SEVERAL, Bar, out, print_json
+from equiav.errors import ConfigError
 from equiav.words import counted
 
 use_app = typer.Typer()
@@ -22,17 +24,37 @@ def embed(
     run: RunPath,
     device: Device = "auto",
     precision: Precision = "auto",
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Embed on a Ray cluster: its address, auto, or local for one on this machine."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --ray: models at work; default: one per GPU, or per four cores.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed every clip of a library, for search. Run it again after each ingest.
 
-    Example: equiav embed --library L --run runs/toy
+    Examples: equiav embed --library L --run runs/toy
+              equiav embed -L L -R R --ray auto
+              torchrun --nproc-per-node 8 -m equiav embed -L L -R R
     """
     from equiav.library.table import Library
     from equiav.search.embed import embed_library
+    from equiav.search.engines import follow, in_process, on_ray, over_processes, several_processes
 
-    with Bar("embedding", "clips") as bar:
-        table = embed_library(Library(library), load_model(run, device, precision), on_progress=bar.update)
+    if SEVERAL and ray:
+        raise ConfigError("--ray brings its own processes: start one equiav, without torchrun")
+    engine = over_processes if SEVERAL else on_ray(ray, device, precision, workers) if ray else in_process
+    model = load_model(run, "cpu" if ray else device_of_rank(device), precision)
+    with several_processes() if SEVERAL else nullcontext():
+        if not IS_MAIN:
+            follow(library, model)
+            return
+        with Bar("embedding", "clips") as bar:
+            table = embed_library(Library(library), model, engine=engine, on_progress=bar.update)
     if as_json:
         print_json({"path": table.path, "clips": table.count(), "made_with": table.made_with()})
     else:

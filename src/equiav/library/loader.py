@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 NAMED: dict[Modalities, str] = {"audio": "sound", "visual": "a picture", "both": "sound and picture"}
 AHEAD = 2  # batches read, each in its own thread, while the current one trains
+
+P = TypeVar("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -116,31 +119,39 @@ class ClipLoader:
             draws[canonical] = rng.random(len(self.rows))
         batches = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start_batch, len(self))]
         parts = [np.array_split(batch, self.processes)[self.number] for batch in batches]
-        coming: deque[Future[Batch]] = deque()
-        with ThreadPoolExecutor(AHEAD) as readers:
-            for part in parts:
-                coming.append(readers.submit(self._read, part, draws[part]))
-                if len(coming) > AHEAD:
-                    yield coming.popleft().result()
-            while coming:
-                yield coming.popleft().result()
-
-    def _read(self, part: NDArray[np.int64], draws: NDArray[np.float64]) -> Batch:
-        rows = self.rows[part]
-        audio, visual = covers(self.modalities, "audio"), covers(self.modalities, "visual")
-        columns = ["clip_id", "labels", *["fbank"] * audio, *["frames"] * visual]
-        table = self.library.take(rows.tolist(), columns)
-        nothing = np.zeros((len(rows), 0, self.library.features.mel_bins), np.float32)
-        pictures = pictures_of(table, draws) if visual else [np.zeros((0, 0, 3), np.uint8)] * len(rows)
-        frames, sizes = stack_pictures(pictures)
-        return Batch(
-            audio=torch.from_numpy(self.library.fbanks(table) if audio else nothing),
-            frames=frames,
-            sizes=sizes,
-            clip_ids=table["clip_id"].to_pylist(),
-            labels=table["labels"].to_pylist(),
-            indices=torch.from_numpy(rows.copy()),
+        yield from read_ahead(
+            lambda part: read_rows(self.library, self.rows[part], self.modalities, draws[part]), parts
         )
+
+
+def read_ahead(read: Callable[[P], R], parts: Iterable[P]) -> Iterator[R]:
+    """What `read` gives of each part, in order; the next ones are read in threads of their own."""
+    coming: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(AHEAD) as readers:
+        for part in parts:
+            coming.append(readers.submit(read, part))
+            if len(coming) > AHEAD:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+
+
+def read_rows(library: Library, rows: NDArray[np.int64], modalities: Modalities, draws: NDArray[np.float64]) -> Batch:
+    """Clips by their row numbers, and of each the frame that lies `draws` of the way from its first to its last."""
+    audio, visual = covers(modalities, "audio"), covers(modalities, "visual")
+    columns = ["clip_id", "labels", *["fbank"] * audio, *["frames"] * visual]
+    table = library.take(rows.tolist(), columns)
+    nothing = np.zeros((len(rows), 0, library.features.mel_bins), np.float32)
+    pictures = pictures_of(table, draws) if visual else [np.zeros((0, 0, 3), np.uint8)] * len(rows)
+    frames, sizes = stack_pictures(pictures)
+    return Batch(
+        audio=torch.from_numpy(library.fbanks(table) if audio else nothing),
+        frames=frames,
+        sizes=sizes,
+        clip_ids=table["clip_id"].to_pylist(),
+        labels=table["labels"].to_pylist(),
+        indices=torch.from_numpy(rows.copy()),
+    )
 
 
 def pictures_of(table: pa.Table, draws: NDArray[np.float64]) -> list[NDArray[np.uint8]]:

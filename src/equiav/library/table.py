@@ -51,23 +51,24 @@ class Library:
 
     Args:
         path: the folder, or s3://BUCKET/FOLDER, gs://… or az://….
+        version: of its clips, to read them as another process does; default the newest.
 
     Raises:
-        LibraryError: there is no library, or it is damaged, or of a newer equiav.
+        LibraryError: there is no library or no such version, or it is damaged, or of a newer equiav.
     """
 
-    def __init__(self, path: str | Place) -> None:
+    def __init__(self, path: str | Place, version: int | None = None) -> None:
         self.path = place_of(path)
         self._clips_path, self._rejects_path = self.path / "clips.lance", self.path / "rejects.lance"
         if not is_table(self._clips_path) and not is_folder(self._clips_path):
             raise LibraryError(f"{self.path} holds no library; make one: equiav ingest VIDEOS --library {self.path}")
         self._stamp = stamp_of_table(self._clips_path)
         self._clips_commits, self._rejects_commits = commits_of(self._clips_path), commits_of(self._rejects_path)
-        self._clips = self._open_clips()
+        self._clips = self._open_clips(version)
         metadata = self._clips.schema.metadata or {}
-        version = metadata.get(VERSION_KEY, b"").decode()
-        if version != str(SCHEMA_VERSION):
-            found = f"has schema {version}" if version else "was not made by equiav"
+        schema = metadata.get(VERSION_KEY, b"").decode()
+        if schema != str(SCHEMA_VERSION):
+            found = f"has schema {schema}" if schema else "was not made by equiav"
             raise LibraryError(
                 f"{self._clips_path} {found}; this equiav reads schema {SCHEMA_VERSION}: ingest into a new folder, or "
                 "use the equiav that it was made with"
@@ -192,9 +193,9 @@ class Library:
         with reading(self._clips_path):
             return self._clips.to_table(columns=columns, filter=where)
 
-    def _open_clips(self) -> lance.LanceDataset:
+    def _open_clips(self, version: int | None = None) -> lance.LanceDataset:
         with reading(self._clips_path):
-            return open_table(self._clips_path, self._clips_commits)
+            return open_table(self._clips_path, self._clips_commits, version)
 
     def _open_rejects(self) -> lance.LanceDataset:
         with reading(self._rejects_path):
@@ -285,6 +286,11 @@ class Library:
         with writing(self.path):
             for table in (self._open_clips(), self._open_rejects()):
                 free_old_versions(table)
+
+    @property
+    def version(self) -> int:
+        """Of the clips, as they are read here: the row numbers of one version mean the same everywhere."""
+        return self._clips.version
 
     def is_newest(self) -> bool:
         """Whether the clips on disk are still those that this object reads: a look at a folder, no reading."""

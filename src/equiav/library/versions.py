@@ -19,13 +19,13 @@ from equiav.library.places import BucketPath, Place
 READABLE = timedelta(days=1)  # how long a version of a table can be read after the next one came
 
 
-def open_table(path: Place, commits: Durable | None) -> lance.LanceDataset:
-    """The newest version of a table; what is written through it goes through `commits`.
+def open_table(path: Place, commits: Durable | None, version: int | None = None) -> lance.LanceDataset:
+    """A version of a table, the newest by default; what is written through it goes through `commits`.
 
     Raises:
         ValueError, OSError: it cannot be read.
     """
-    return lance.dataset(str(path), commit_lock=commits)
+    return lance.dataset(str(path), version, commit_lock=commits)
 
 
 def commits_of(path: Place) -> Durable | None:

@@ -7,26 +7,22 @@ of a model writes at a time; what an equiav without that rule stored twice is dr
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
-from equiav.config import MODALITIES, Modalities, Modality, check_features, covers
+from equiav.config import MODALITIES, Modalities, Modality, check_features
 from equiav.errors import LibraryError
-from equiav.library.loader import ClipLoader
 from equiav.library.records import STATUSES
 from equiav.library.table import Library
-from equiav.model.encode import embed_log_mels, embed_pictures
+from equiav.search.engines import Engine, Rows, in_process
 from equiav.search.table import EmbeddedClips, EmbeddingsTable, first_rows, places
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from jaxtyping import UInt8
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from equiav.model.equiav import EquiAV
 
@@ -42,8 +38,6 @@ HAS: dict[Modality, tuple[str, ...]] = {
     "audio": STORED["both"] + STORED["audio"],
     "visual": STORED["both"] + STORED["visual"],
 }
-THUMBNAIL_SIDE = 128
-THUMBNAIL_QUALITY = 85
 
 
 def embed_library(
@@ -51,6 +45,7 @@ def embed_library(
     model: EquiAV,
     *,
     batch_size: int = 32,
+    engine: Engine = in_process,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EmbeddingsTable:
     """Embed the sound and the middle frame of every clip that the model has not embedded yet, or the one that it has.
@@ -59,11 +54,13 @@ def embed_library(
         library: its clips, of whatever status.
         model: its fingerprint names the table.
         batch_size: clips per pass through the model.
+        engine: who runs the model: this process, or what `search.engines` has besides; the table is the same.
         on_progress: called with (clips embedded so far, clips in the library).
 
     Raises:
         LibraryError: no clips, features that are not the model's, another embed at work, or a damaged table.
         ModelError: the model gave NaN or infinite values.
+        ConfigError, WorkerError: of the engine.
     """
     check_features(library.features, model.config.features, library.path)
     width = model.config.architecture.embedding
@@ -74,17 +71,18 @@ def embed_library(
             raise LibraryError(f"{library.path} holds no clips to embed; add some: equiav ingest")
         missing = _reconcile(table, ids, has)
         done, waiting = int((~missing).sum()), list[EmbeddedClips]()
-        if missing.any():
-            table.note_made_with(f"{model.precision} on {model.device.type}")
-        for part in _embedded(library, model, missing, batch_size):
-            waiting.append(part)
-            done += len(part.clip_id)
-            if sum(len(part.clip_id) for part in waiting) >= COMMIT_CLIPS or done == len(ids):
-                table.append(*waiting)
-                waiting = []
-                table.tidy()
-            if on_progress:
-                on_progress(done, len(ids))
+        with closing(engine(library, model, _batches(library, missing, batch_size))) as parts:
+            for part in parts:
+                waiting.append(part)
+                done += len(part.clip_id)
+                if sum(len(part.clip_id) for part in waiting) >= COMMIT_CLIPS or done == len(ids):
+                    for how in sorted({part.made_with for part in waiting}):
+                        table.note_made_with(how)
+                    table.append(*waiting)
+                    waiting = []
+                    table.tidy()
+                if on_progress:
+                    on_progress(done, len(ids))
         table.tidy()
         table.forget_old_versions()
     return table
@@ -118,42 +116,14 @@ def listed(library: Library) -> tuple[pa.StringArray, dict[Modality, NDArray[np.
     return rows["clip_id"].combine_chunks(), has
 
 
-def _embedded(library: Library, model: EquiAV, missing: NDArray[np.bool_], batch_size: int) -> Iterator[EmbeddedClips]:
-    """The clips that are missing, batch by batch: those with both modalities, then those with one."""
+def _batches(library: Library, missing: NDArray[np.bool_], batch_size: int) -> list[Rows]:
+    """The clips that are missing, in the order in which they are stored: those with both modalities, then the others.
+
+    Of an embed that was killed the rest of the batches are missing, so they are the same ones.
+    """
+    batches: list[Rows] = []
     for modalities, statuses in STORED.items():
         rows = library.positions(statuses=statuses)
         rows = rows[missing[rows]]
-        if not len(rows):
-            continue
-        heard, seen = covers(modalities, "audio"), covers(modalities, "visual")
-        loader = ClipLoader(
-            library, None, batch_size, frame="middle", shuffle=False, drop_last=False, modalities=modalities, rows=rows
-        )
-        for batch in loader.epoch(0):
-            pictures = zip(batch.frames, batch.sizes.tolist(), strict=True) if seen else ()
-            yield _clips(
-                batch.clip_ids,
-                embed_log_mels(model, batch.audio) if heard else None,
-                embed_pictures(model, batch.frames, batch.sizes) if seen else None,
-                [frame[:, :high, :wide] for frame, (high, wide) in pictures],
-            )
-
-
-def _clips(
-    ids: list[str],
-    audio: NDArray[np.float32] | None,
-    visual: NDArray[np.float32] | None,
-    pictures: list[Tensor],
-) -> EmbeddedClips:
-    """The columns of the embeddings table for some clips."""
-    thumbnails = [_thumbnail(picture) for picture in pictures] or [b""] * len(ids)
-    return EmbeddedClips(clip_id=ids, thumbnail=thumbnails, audio_embedding=audio, visual_embedding=visual)
-
-
-def _thumbnail(frame: UInt8[Tensor, "3 h w"]) -> bytes:
-    """A JPEG that fits into a square of `THUMBNAIL_SIDE` pixels."""
-    image = Image.fromarray(frame.permute(1, 2, 0).numpy())
-    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=THUMBNAIL_QUALITY)
-    return buffer.getvalue()
+        batches += [Rows(modalities, rows[first : first + batch_size]) for first in range(0, len(rows), batch_size)]
+    return batches

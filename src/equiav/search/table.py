@@ -57,6 +57,7 @@ class EmbeddedClips:
     thumbnail: list[bytes]
     audio_embedding: Float32[np.ndarray, "n E"] | None  # None: these clips have no sound
     visual_embedding: Float32[np.ndarray, "n E"] | None
+    made_with: str = ""  # precision and kind of device, e.g. "bf16 on cuda"
 
 
 class EmbeddingsTable:
