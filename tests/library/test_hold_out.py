@@ -204,6 +204,18 @@ def test_a_library_of_an_older_equiav_is_held_out_once_its_files_were_hashed_aga
     assert len(pool.opened) == opened + 12
 
 
+def test_copies_of_what_another_folder_gave_an_older_equiav_are_held_out(tmp_path, pool):
+    folder, other, library = tmp_path / "V", tmp_path / "W", tmp_path / "L"
+    for i in range(12):
+        write(folder / f"{i}.mp4", f"video {i}".encode())
+        write(other / f"{i}.mp4", f"video {i}".encode())
+    take_in(folder, library)
+    lance.dataset(library / "clips.lance").drop_columns(["content"])
+    take_in(other, library, 0.3)
+    found = {Path(row["source"]): row["split"] for row in rows(library).values()}
+    assert found == {file: "test" if held(file.read_bytes(), 0.3) else "train" for file in folder.iterdir()}
+
+
 def test_windows_of_a_list_are_held_out_with_their_file_and_keep_their_labels(tmp_path):
     """Real ones: a list that names parts of two videos."""
     seeds = {}

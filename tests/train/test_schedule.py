@@ -8,11 +8,14 @@ from equiav.config import load_recipe
 from equiav.config.loading import RECIPES
 from equiav.config.training import SHIPPED
 from equiav.errors import TrainingError
+from equiav.library.ingest import ingest
+from equiav.library.table import Library
 from equiav.train.loop import Step
 from equiav.train.optim import learning_rate
 from equiav.train.pretrain import make_plan, pretrain, resolve
 from equiav.train.schedule import Pace, with_enough_steps
 from equiav.words import duration
+from samples import TINY, pictures, tone, write_media
 from train.small_library import SMALL, make_library, small_recipe
 
 FEW = [setting for setting in SMALL if not setting.startswith("train.epochs")]
@@ -64,7 +67,8 @@ def test_whoever_gives_the_epochs_has_them():
     assert load_recipe("toy", ["train.epochs=2", "train.min_steps=9"]).train.min_steps == 9
 
 
-def test_a_run_of_few_clips_records_its_epochs_and_goes_on_with_them_when_the_library_has_grown(library, tmp_path):
+def test_a_run_of_few_clips_records_its_epochs_and_goes_on_with_them_when_the_library_has_grown(tmp_path):
+    library = make_library(tmp_path)
     recipe, seen = small_recipe("train.epochs=2", "train.min_steps=6"), []
     done = pretrain(recipe, library, tmp_path / "R", on_plan=seen.append, should_stop=lambda: bool(seen))
     assert (done.steps, done.done) == (6, False)
@@ -74,12 +78,19 @@ def test_a_run_of_few_clips_records_its_epochs_and_goes_on_with_them_when_the_li
     assert str(seen[0]).splitlines()[0] == f"plan: 5 clips, 1 step of 4 in an epoch, {raised}"
     again = pretrain(recipe, library, tmp_path / "R", should_stop=iter([False, True, True, True]).__next__)
     assert again.step == 1
+    for i in range(5, 9):
+        write_media(tmp_path / f"{i}.mp4", frames=pictures(7, seed=i), sound=tone(0.7, 200 + 150 * i))
+    ingest(tmp_path, library.path, TINY, workers=1)
+    library = Library(library.path)
+    assert resolve(recipe, library).train.epochs == 3, "of a new run"
     with pytest.raises(TrainingError, match=r"train\.epochs was 6, now 9"):
         pretrain(small_recipe("train.min_steps=9"), library, tmp_path / "R")
+    given = small_recipe("train.epochs=6", "optim.warmup_epochs=6", "train.min_steps=0")
+    assert pretrain(given, library, tmp_path / "R", should_stop=lambda: True).step == 1, "the same epochs, asked for"
     done = pretrain(recipe, library, tmp_path / "R", on_plan=seen.append)
     assert (done.step, done.done) == (6, True)
     assert (seen[1].done, str(seen[1]).splitlines()[0].endswith("6 steps; goes on at step 1")) == (1, True)
-    assert resolve(stored, library).train == stored.train
+    assert resolve(stored, library, run=tmp_path / "R").train == stored.train
 
 
 def test_a_dry_run_counts_the_raised_epochs(library, tmp_path):
