@@ -134,6 +134,8 @@ def test_ingest_and_pretrain_name_each_others_recipe(equiav, tmp_path):
     err = refused("base", small)
     assert f"`equiav pretrain laptop --library {small}`" in err
     assert "--recipe gpu`" in err
+    code, out, _ = equiav("ingest", videos, "-L", tmp_path / "toys", "--recipe", "toy", "features.clip_s=0.5")
+    assert (code, out.splitlines()[-1]) == (0, f"next: equiav pretrain toy --library {tmp_path / 'toys'} --run R")
     code, _, err = equiav("ingest", videos, "--library", small, "--recipe", "gpu")
     assert (code, "it fits recipe laptop" in err) == (1, True)
 

@@ -158,8 +158,8 @@ def _print_next(library: Place, features: Features, recipe: str | None, like: st
     fitting = recipes_for(features)
     if like:
         typer.echo(f"next: equiav embed --library {library} --run {like}")
-    elif fitting:
-        first, *others = sorted(fitting, key=lambda name: name != recipe)
+    elif recipe or fitting:
+        first, *others = dict.fromkeys([recipe or fitting[0], *fitting])
         more = f" (or {', '.join(others)})" if others else ""
         typer.echo(f"next: equiav pretrain {first} --library {library} --run R{more}")
         if "gpu" in fitting and recipe is None:
