@@ -1,9 +1,12 @@
 """A file is whole or as it was before."""
 
+import sys
+
 import pytest
 
 from equiav.errors import ConfigError
 from equiav.files import whole_file, write_text
+from power import Disk, cut_at_every_flush
 
 
 def write_half(path, fault):
@@ -30,3 +33,18 @@ def test_a_folder_is_made_for_text_alone_and_never_of_a_file(tmp_path):
         write_text(tmp_path / "new" / "a.txt" / "b.txt", "", ConfigError)
     with pytest.raises(ConfigError, match="No such file"):
         write_half(tmp_path / "gone" / "a.txt", KeyError())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/fd names what is flushed")
+def test_what_was_written_whole_survives_a_power_cut_at_any_moment(tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    disk = Disk(tmp_path / "disk", monkeypatch)
+    path = disk.root / "new" / "folder" / "a.json"
+    with cut_at_every_flush(disk) as cuts:
+        write_text(path, "first", ConfigError)
+    assert [(left / "new" / "folder" / "a.json").read_text() for left in disk.cut()] == ["first", "first"]
+    assert {(left / "new" / "folder" / "a.json").exists() for left in cuts} == {False, True}
+    with cut_at_every_flush(disk) as cuts:
+        write_text(path, "second", ConfigError)
+    assert {(left / "new" / "folder" / "a.json").read_text() for left in cuts} == {"first", "second"}
+    assert [(left / "new" / "folder" / "a.json").read_text() for left in disk.cut()] == ["second", "second"]

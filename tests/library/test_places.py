@@ -15,6 +15,7 @@ from equiav.library import lease
 from equiav.library.places import BucketPath, place_of
 from equiav.library.records import STATUSES, Reject
 from equiav.library.table import Library
+from equiav.search.table import EmbeddingsTable
 from tiny_library import FEATURES, make_clip
 
 WRITER = """
@@ -22,6 +23,7 @@ import sys, time
 sys.path[:0] = [sys.argv[2]]
 from tiny_library import FEATURES, make_clip
 from equiav.library.table import Library
+from equiav.search.table import EmbeddingsTable
 library = Library.create(sys.argv[1], FEATURES)
 with library.locked():
     library.append([make_clip(0)])
@@ -115,9 +117,25 @@ def test_a_writer_that_could_not_renew_its_lease_writes_nothing(bucket, monkeypa
             library.append([make_clip(0)])
 
 
+def test_of_two_embeds_into_a_bucket_one_works(bucket):
+    library = Library.create(bucket, FEATURES)
+    with EmbeddingsTable.for_writing(bucket, "model-a", 8, FEATURES):
+        with (
+            pytest.raises(LibraryError, match="another process is embedding with this model"),
+            EmbeddingsTable.for_writing(bucket, "model-a", 8, FEATURES),
+        ):
+            pass
+        with EmbeddingsTable.for_writing(bucket, "model-b", 8, FEATURES), library.locked():
+            library.append([make_clip(0)])
+    with pytest.raises(
+        LibraryError, match=r"no embeddings of model model-c .*found those of other models: model-a, model-b"
+    ):
+        EmbeddingsTable.open(bucket, "model-c")
+
+
 def test_a_store_that_overwrites_what_it_must_not_is_refused(bucket, monkeypatch):
     library, write = Library.create(bucket, FEATURES), BucketPath.write
-    monkeypatch.setattr(BucketPath, "write", lambda self, content, *, over="": write(self, content))
+    monkeypatch.setattr(BucketPath, "write", lambda self, content, *, over=None: write(self, content))
     with pytest.raises(LibraryError, match="does not keep two writers apart"), library.locked():
         pass
 

@@ -10,8 +10,12 @@ import time
 import pytest
 
 from equiav.errors import ModelError, TrainingError
+from equiav.model.equiav import EquiAV
 from equiav.model.hub import write_weights
 from equiav.train.pretrain import pretrain
+from equiav.train.run_folder import is_finished
+from equiav.train.trained_on import load_trained_on
+from power import Disk
 from train.small_library import SMALL, make_library, small_recipe
 
 
@@ -52,6 +56,31 @@ def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(tmp_path, kills, 
     assert len(set(reached)) == kills + 1
     subprocess.run(command(tmp_path / "killed"), check=True, capture_output=True)
     assert finished(tmp_path / "killed") == finished(tmp_path / "whole")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/fd names what is flushed")
+def test_a_run_goes_on_after_a_power_cut_at_any_moment(tmp_path, monkeypatch):
+    """From the last state that it reported, to the same weights; when it has ended, all of it is there."""
+    library, cuts = make_library(tmp_path), []
+    recipe = small_recipe("train.epochs=3", "train.save_every=1")
+    (tmp_path / "disk").mkdir()
+    disk = Disk(tmp_path / "disk", monkeypatch)
+    run = disk.root / "runs" / "R"
+
+    def saved(step):
+        cuts.extend((left / "runs" / "R", step.step - 1) for left in disk.cut())
+
+    pretrain(recipe, library, run, on_step=saved)
+    for left in disk.cut():
+        assert is_finished(left / "runs" / "R")
+        assert load_trained_on(left / "runs" / "R").clip_ids
+        assert EquiAV.from_pretrained(left / "runs" / "R" / "model").fingerprint()
+    for left, steps in cuts:
+        newest = max((int(state.name[5:]) for state in (left / "state").glob("step-*")), default=0)
+        assert newest >= steps
+    left = cuts[-1][0]
+    pretrain(recipe, library, left)
+    assert (left / "model" / "model.safetensors").read_bytes() == (run / "model" / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])

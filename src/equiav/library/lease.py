@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 
 from equiav.errors import LibraryError
-from equiav.library.places import BucketPath, Place
+from equiav.library.places import BucketPath, Place, Tag
 
 LEASE_S = 60.0
 BEAT_S = 10.0
@@ -71,7 +71,7 @@ class _Lease:
         who = {"id": self._id, "host": socket.gethostname(), "process": os.getpid(), "since": since}
         return json.dumps(who | {"renewed": self._beats}).encode()
 
-    def _take(self) -> str:
+    def _take(self) -> Tag:
         tag = self.path.write(self._content(), over=None)
         if tag is not None:
             return tag

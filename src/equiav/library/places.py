@@ -12,7 +12,7 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeAlias
@@ -21,6 +21,9 @@ from equiav.errors import ConfigError, LibraryError
 
 SCHEMES = ("s3", "gs", "az")
 BLOCK = 8 << 20
+Tag: TypeAlias = dict[str, str]  # of a content: ETag, or what a store has for it
+ANYTHING: Tag = {}
+RETRIES = {"max_retries": 4, "retry_timeout": timedelta(seconds=20)}  # a lease must be renewed in time
 
 
 class Stat(NamedTuple):
@@ -99,29 +102,29 @@ class BucketPath:
         """All of it, as text."""
         return self.read_bytes().decode(encoding)
 
-    def read_with_tag(self) -> tuple[bytes, str]:
-        """All of it, and the ETag of just this content."""
+    def read_with_tag(self) -> tuple[bytes, Tag]:
+        """All of it, and the tag of just this content."""
         with self._store() as (obstore, store, key):
             found = obstore.get(store, key)
-            return bytes(found.bytes()), found.meta["e_tag"]
+            return bytes(found.bytes()), _tag(found.meta)
 
-    def write(self, content: bytes, *, over: str | None = "") -> str | None:
+    def write(self, content: bytes, *, over: Tag | None = ANYTHING) -> Tag | None:
         """Write it whole or not at all.
 
         Args:
             content: what to write.
-            over: the ETag of what it may replace; None: nothing may be there; "": whatever is there.
+            over: the tag of what it may replace; None: nothing may be there.
 
         Returns:
-            Its ETag; None where something else is there.
+            Its own tag; None where something else is there.
         """
-        mode = "overwrite" if over == "" else "create" if over is None else {"e_tag": over}
+        mode = "create" if over is None else over or "overwrite"
         with self._store() as (obstore, store, key):
             refused = obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError, FileNotFoundError
             try:
-                return obstore.put(store, key, content, mode=mode, use_multipart=False)["e_tag"]
+                return _tag(obstore.put(store, key, content, mode=mode, use_multipart=False))
             except refused:
-                if over == "":
+                if over == ANYTHING:
                     raise
                 return None
 
@@ -194,6 +197,10 @@ def place_of(text: str | Place) -> Place:
     return BucketPath(f"{scheme}://{'/'.join(parts)}")
 
 
+def _tag(found: Any) -> Tag:
+    return {name: found[name] for name in ("e_tag", "version") if found[name] is not None}
+
+
 def _stat(found: Any) -> Stat:
     tag = f"{found['e_tag'] or found['last_modified'].isoformat()}"
     return Stat(found["size"], int.from_bytes(hashlib.sha256(tag.encode()).digest()[:8], "big") >> 1)
@@ -209,7 +216,7 @@ def _obstore(url: str) -> Any:
 
 @lru_cache
 def _bucket(url: str) -> Any:
-    return importlib.import_module("obstore.store").from_url(url, retry_config={"max_retries": 4})
+    return importlib.import_module("obstore.store").from_url(url, retry_config=RETRIES)
 
 
 def _first(error: Exception) -> str:
