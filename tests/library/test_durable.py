@@ -1,6 +1,7 @@
 """What a library reported is there after a power cut, at whatever moment that comes."""
 
 import os
+import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,3 +126,44 @@ def test_what_is_flushed_is_not_flushed_again(tmp_path, monkeypatch):
         assert not [path for path in flushed if Path(path).is_file()]
     Library(tmp_path).append([make_clip(6)])
     assert sorted(Path(path).suffix for path in flushed if Path(path).is_file()) == [".lance", ".manifest", ".txn"]
+
+
+@pytest.fixture
+def ext4(tmp_path):
+    """A file system in a file, which writes by itself every five minutes only; and what a power cut leaves of it."""
+    image, mounted, after = tmp_path / "disk.img", tmp_path / "mounted", tmp_path / "after"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    for folder in (mounted, after):
+        folder.mkdir()
+    try:
+        run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", image)
+        run("mount", "-o", "loop,commit=300", image, mounted)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no file system can be mounted here: {error}; the tests above flush to a made-up disk")
+
+    @contextmanager
+    def cut():
+        run("cp", "--sparse=always", image, tmp_path / "left.img")  # what ext4 has handed to its disk by now
+        run("mount", "-o", "loop", tmp_path / "left.img", after)
+        try:
+            yield after
+        finally:
+            run("umount", after)
+
+    yield mounted, cut
+    run("umount", mounted)
+
+
+def run(*command):
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def test_on_a_real_file_system_what_was_reported_is_there_after_a_power_cut(ext4):
+    mounted, cut = ext4
+    library = Library.create(mounted / "L", FEATURES)
+    with library.locked():
+        for step in (STEPS["append"], STEPS["append again"], STEPS["update"], STEPS["remove"], STEPS["reject"]):
+            step(library)
+            with cut() as left:
+                assert held(left / "L") == held(mounted / "L")
