@@ -10,6 +10,7 @@ import pytest
 from equiav.errors import ConfigError
 from equiav.library import fetch
 from equiav.library import ingest as ingest_module
+from equiav.library.export import export_clips
 from equiav.library.ingest import ingest
 from equiav.library.places import BucketPath
 from equiav.library.records import STATUSES
@@ -70,6 +71,29 @@ def test_run_again_it_fetches_what_is_new_or_changed_alone(media, tmp_path, monk
     assert f"{there}/f.mp4" in Library(tmp_path / "L").clips(statuses=STATUSES)["source"].to_pylist()
     (there / "f.mp4").unlink()
     assert ingest(there, tmp_path / "L", TINY, workers=1, prune=True).clips_dropped == 2
+
+
+def test_a_list_may_name_objects(media, tmp_path):
+    _, there = media
+    listed = tmp_path / "list.csv"
+    listed.write_text(
+        f"path,labels,split,start_s,end_s\n{there}/a.mp4,dog;bark,test,0.5,1.1\n{there}/gone.mp4,cat,,,\n"
+    )
+    report = ingest(listed, tmp_path / "L", TINY, workers=1)
+    assert [(one.path, one.reason) for one in report.rejects] == [(f"{there}/gone.mp4", "missing")]
+    (row,) = Library(tmp_path / "L").clips().to_pylist()
+    assert (row["source"], row["labels"], row["split"], row["start_s"]) == (
+        f"{there}/a.mp4",
+        ["dog", "bark"],
+        "test",
+        0.5,
+    )
+    assert ingest(listed, tmp_path / "L", TINY, workers=1).clips_present == 1
+    out = tmp_path / "out.jsonl"
+    assert export_clips(Library(tmp_path / "L"), out, "jsonl").clips == 1
+    assert ingest(out, tmp_path / "L2", TINY, workers=1).clips_added == 1
+    (left,) = export_clips(Library(tmp_path / "L"), tmp_path / "cav", "cav").left_out
+    assert "exports read the media of this machine" in left.detail
 
 
 def test_an_object_that_goes_while_it_is_fetched_is_a_reject_and_copies_do_not_stay(media, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from equiav.errors import LibraryError
 from equiav.library.items import Item
-from equiav.library.places import BucketPath
+from equiav.library.places import BucketPath, Stat
 
 AHEAD = 8
 ROOM_BYTES = 8 * 2**30
@@ -72,12 +72,13 @@ class Fetcher:
 
 
 def _copied(item: Item, path: BucketPath, target: Path) -> Item:
+    nothing = BucketPath(path.url, Stat(-1, -1))  # so that no process without keys asks the store
     try:
         found = path.download(target)
     except FileNotFoundError:
-        return replace(item, fault=("missing", f"{path} is not there any more"))
+        return replace(item, path=nothing, fault=("missing", f"there is no object {path}"))
     except LibraryError as error:
-        return replace(item, fault=("unreadable", str(error)))
+        return replace(item, path=nothing, fault=("unreadable", str(error)))
     except OSError as error:
         raise LibraryError(f"{target.parent} has no room for a copy of {path}: {error}; TMPDIR names another") from None
     return replace(item, path=BucketPath(path.url, found), local=target)

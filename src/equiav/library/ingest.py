@@ -71,7 +71,7 @@ def ingest(
         LibraryError: a library with other features, or another ingest at work in it.
     """
     listing = source if isinstance(source, Listing) else read_source(place_of(source))
-    if ray and isinstance(listing.source, BucketPath):
+    if ray and any(isinstance(item.path, BucketPath) for item in listing.items):
         raise ConfigError(f"{listing.source}: with --ray mount the bucket on every machine, and give its folder")
     library = Library.create(library_path, features)
     report = IngestReport(len({item.path for item in listing.items}), listing.ignored, dict(listing.system_folders))

@@ -13,6 +13,7 @@ from typing import Any
 from equiav.errors import ConfigError
 from equiav.library.items import Item, is_file, key_of, merge
 from equiav.library.names import Finder, composed
+from equiav.library.places import place_of
 
 COLUMNS = ("path", "label", "labels", "split", "fold", "start_s", "end_s", "id")
 EXPECTED = "expected path[,label,split,start_s,end_s,id,fold]"
@@ -177,7 +178,8 @@ def _item(source: Path, number: int, row: Row, split: str, finder: Finder) -> It
         raise ConfigError(
             f"{where}: split is {named_split!r} and fold is {fold!r}; a clip is in one split: drop a column"
         )
-    path, listed = finder.find(source.parent / row["path"], where)
+    text = row["path"]
+    path, listed = (place_of(text), "") if "://" in text else finder.find(source.parent / text, where)
     as_written, named = (f"{source.absolute()}#{form}" for form in (name, composed(name)))
     return Item(
         path,
