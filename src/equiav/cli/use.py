@@ -102,7 +102,7 @@ def search(
 
     A percentile says how many of the library's own pairs of clips score less than a hit.
 
-    Example: equiav search --library L --run runs/toy --audio dog.wav -k 10 --group-by source
+    Example: equiav search --library L --run runs/toy --audio dog.wav --group-by source
 
     Example: equiav search --library L --run runs/toy --clip ID --label dog --source 'pets/*' --start 60 --end 120
     """
