@@ -115,19 +115,20 @@ class Sandbox(Generic[T, R]):
         """Hand in a task; ask `has_room` first."""
         self._give(_Held(task))
 
-    def wait(self) -> list[tuple[T, R | MediaError]]:
-        """Block until at least one task is done, or none is left.
+    def wait(self, at_most_s: float = float("inf")) -> list[tuple[T, R | MediaError]]:
+        """Block until at least one task is done, none is left, or the time is up.
 
         Raises:
             WorkerError: workers cannot be started.
         """
         done: list[tuple[T, R | MediaError]] = []
-        while self.busy and not done:
+        until = time.monotonic() + at_most_s
+        while self.busy and not done and time.monotonic() < until:
             while self._again and self._room():
                 self._give(self._again.popleft())
             working = {worker.pipe: worker for worker in self._workers if worker.held}
             deadline = min(map(self._deadline, working.values()))
-            ready = connection.wait(list(working), timeout=max(deadline - time.monotonic(), 0.0))
+            ready = connection.wait(list(working), timeout=max(min(deadline, until) - time.monotonic(), 0.0))
             for pipe in ready:
                 done.extend(self._receive(working[pipe]))  # type: ignore[index]
             late = [worker for worker in working.values() if time.monotonic() > self._deadline(worker)]

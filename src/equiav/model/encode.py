@@ -10,35 +10,32 @@ length 1 again, stands for the whole. The same input gives the same vector, alwa
 
 from __future__ import annotations
 
-import tempfile
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
+from tqdm.auto import tqdm
 
 from equiav.augment.view import stack_pictures
 from equiav.augment.visual import VisualSpace, normalise
-from equiav.config import Features, ModelConfig
+from equiav.config import ModelConfig
 from equiav.errors import ConfigError, MediaError, ModelError
-from equiav.media.decode import load_image, read_audio, stream_windows, upright_rgb
-from equiav.media.fbank import fit_frames, log_mel
+from equiav.machine import pick_device
+from equiav.media.inputs import Found, Input, read_ahead
 from equiav.media.mux import wav_file
-from equiav.media.probe import MediaInfo, describe, open_media
-from equiav.media.stills import probe_picture, shrunk
-from equiav.media.windows import Window, cut, middle_picture, span_of
-from equiav.words import are, counted
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int64, UInt8
     from torch import Tensor
 
 
+LIKE = 4  # batches, in which pictures of like sizes are put together
 BYTES = (bytes, bytearray, memoryview)
 
 
@@ -69,18 +66,31 @@ class Embedder(Protocol):
         """A context in which the model computes in this precision, or in its own."""
         ...
 
+    def to(self, device: torch.device) -> Any:
+        """Put it there."""
+        ...
+
     def parameters(self) -> Iterator[Tensor]:
         """Weights."""
         ...
 
 
 class Embeddings(NamedTuple):
-    """Unit vectors of both modalities of n clips."""
+    """Vectors of both modalities of n clips."""
 
     audio: Float32[np.ndarray, "n E"]
     visual: Float32[np.ndarray, "n E"]
 
 
+class Encoded(NamedTuple):
+    """What `on_error="skip"` gives."""
+
+    embeddings: Any  # what "raise" gives, of the items that could be read
+    indices: list[int]  # their places in the list, one a row
+    skipped: dict[int, str]  # place in the list -> why
+
+
+# Longer than most functions: most of it are its options
 def encode(
     model: Embedder,
     *,
@@ -89,8 +99,15 @@ def encode(
     video: Any = None,
     sample_rate: int | None = None,
     batch_size: int = 16,
-) -> Float32[np.ndarray, "n E"] | Embeddings:
-    """Embed sounds, pictures or videos: one of the three, a list of n or a single one.
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    normalize: bool = True,
+    convert_to_tensor: bool = False,
+    on_error: Literal["raise", "skip"] = "raise",
+    progress: bool | Callable[[int, int], object] = False,
+    workers: int | None = None,
+) -> Float32[np.ndarray, "n E"] | Tensor | Embeddings | Encoded:
+    """Embed sounds, pictures or videos: one of the three, a list of n or a single one; a list may mix all kinds.
 
     Args:
         model: the model; it is used in evaluation mode on the device where it lies.
@@ -101,43 +118,141 @@ def encode(
         video: files with sound and picture; of each window the sound and the middle one of its frames are used.
         sample_rate: of the arrays in `audio`, in Hz.
         batch_size: windows or pictures per pass through the model.
+        device: where the model is put before, as `from_pretrained` takes it; it stays there.
+        dtype: precision of this call, likewise; None: the model's own.
+        normalize: scale each vector to length 1. Otherwise it is the mean of the unit vectors of an item's windows, and
+            the shorter the less alike they are; of one window it has length 1 all the same.
+        convert_to_tensor: give tensors on the model's device instead of numpy arrays.
+        on_error: what a file that cannot be used is: an error, or left out and named.
+        progress: show a bar with rate and ETA on standard error, or call this with (items done, items).
+        workers: processes that read, within limits on time and memory: a file that crashes its decoder ends one of
+            them. None: one per core for a list that takes a few seconds to read, none for a shorter one; 0: none.
 
     Returns:
-        (n, E) for `audio` and `image`; for `video` a pair `Embeddings(audio, visual)` of such arrays.
+        (n, E) for `audio` and `image`; for `video` a pair `Embeddings(audio, visual)` of such arrays. With
+        `on_error="skip"` an `Encoded(embeddings, indices, skipped)` around it.
 
     Raises:
-        ConfigError: not exactly one of the three, nothing in it, or something of another kind.
+        ConfigError: not exactly one of the three, nothing in it, something of another kind, or an unknown option.
         MediaError: a file cannot be used.
         ModelError: the model gave NaN or infinite values.
+        WorkerError: the workers that were asked for cannot be started.
     """
+    kind, items = _asked(audio, image, video)
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, found {batch_size}")
+    if on_error not in ("raise", "skip"):
+        raise ConfigError(f"on_error={on_error!r}: expected raise or skip")
+    if device:
+        model.to(pick_device(device))
+    features = model.config.features
+
+    def at(index: int) -> Input:
+        return Input(index, kind, _plain(items[index]), sample_rate, features)
+
+    sums, skipped = _Sums(), dict[int, str]()
+    with (
+        read_ahead(len(items), at, workers, most=LIKE * batch_size) as found,
+        _reported(progress, len(items)) as report,
+    ):
+        for batch in _batches(_usable(found, on_error, skipped), batch_size, alike=kind != "audio"):
+            # the first pass is full where others follow: then they all are of one size
+            missing = batch_size - len(batch) if sums.counts else 0
+            contents = [one.content for one in (*batch, *batch[:1] * missing)]
+            for one, vectors in zip(batch, _embed(model, kind, contents, dtype), strict=False):
+                sums.add(one.place, vectors)
+            report(max(one.place for one in batch))
+        report(len(items))
+    indices = [index for index in range(len(items)) if index not in skipped]
+    vectors = sums.vectors(indices, normalize, None if on_error == "raise" else skipped)
+    width = model.config.architecture.embedding
+    vectors = vectors.reshape(-1, 2, width) if kind == "video" else vectors.reshape(-1, width)
+    embeddings: Any = torch.from_numpy(vectors).to(next(model.parameters()).device) if convert_to_tensor else vectors
+    if kind == "video":
+        embeddings = Embeddings(audio=embeddings[:, 0], visual=embeddings[:, 1])
+    if on_error == "raise":
+        return embeddings
+    return Encoded(embeddings, [index for index in indices if index not in skipped], dict(sorted(skipped.items())))
+
+
+def _asked(audio: Any, image: Any, video: Any) -> tuple[Literal["audio", "image", "video"], list[Any]]:
+    """What is asked for, and the items."""
     given = {"audio": audio, "image": image, "video": video}
     given = {name: items for name, items in given.items() if items is not None}
     if len(given) != 1:
         raise ConfigError(f"give exactly one of audio, image and video, found {list(given) or 'none'}")
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, found {batch_size}")
-    features = model.config.features
-
-    def sounds(batch: list[np.ndarray]) -> np.ndarray:
-        return embed_log_mels(model, torch.from_numpy(np.stack(batch)))
-
-    def pictures(batch: list[np.ndarray]) -> np.ndarray:
-        return embed_pictures(model, *stack_pictures(batch))
-
     if audio is not None:
-        items = _as_list(audio, single=1)
-        return _mean_vectors(items, lambda item: _sounds(item, sample_rate, features), sounds, batch_size)
-    if image is not None:
-        items = _as_list(image, single=3)
-        return _mean_vectors(items, lambda item: [_picture(item, features)], pictures, batch_size)
+        return "audio", _as_list(audio, single=1)
+    return ("image", _as_list(image, single=3)) if image is not None else ("video", _as_list(video, single=0))
 
-    def both(batch: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-        audios, frames = zip(*batch, strict=True)
-        return np.stack([sounds(list(audios)), pictures(list(frames))], axis=1)
 
-    items = _as_list(video, single=0)
-    vectors = _mean_vectors(items, lambda item: _video_windows(item, features), both, batch_size)
-    return Embeddings(audio=vectors[:, 0], visual=vectors[:, 1])
+def _usable(found: Iterable[Found], on_error: str, skipped: dict[int, str]) -> Iterator[Found]:
+    """The windows; what stands for one that cannot be had is raised, or its item is named in `skipped`."""
+    for one in found:
+        if not isinstance(one.content, MediaError):
+            yield one
+        elif on_error == "raise":
+            raise one.content
+        else:
+            skipped[one.place] = str(one.content)
+
+
+def _batches(found: Iterator[Found], size: int, *, alike: bool) -> Iterator[list[Found]]:
+    """Windows by `size`, the last ones what is left; `alike`: those with pictures of like sizes together."""
+
+    def shape(one: Found) -> tuple[int, ...]:
+        return (one.content[1] if isinstance(one.content, tuple) else one.content).shape
+
+    while some := list(islice(found, LIKE * size if alike else size)):
+        some = sorted(some, key=shape) if alike else some
+        yield from (some[first : first + size] for first in range(0, len(some), size))
+
+
+def _embed(model: Embedder, kind: str, batch: list[Any], dtype: str | torch.dtype | None) -> np.ndarray:
+    """Unit vectors of windows (B, E), or of both modalities (B, 2, E)."""
+    if kind == "audio":
+        return embed_log_mels(model, torch.from_numpy(np.stack(batch)), dtype)
+    if kind == "image":
+        return embed_pictures(model, *stack_pictures(batch), dtype)
+    heard, seen = zip(*batch, strict=True)
+    return np.stack([_embed(model, "audio", list(heard), dtype), _embed(model, "image", list(seen), dtype)], axis=1)
+
+
+class _Sums:
+    """Of each item the sum of its windows' vectors."""
+
+    def __init__(self) -> None:
+        self.totals, self.counts = dict[int, np.ndarray](), Counter[int]()
+
+    def add(self, index: int, vectors: np.ndarray) -> None:
+        """Take in a window."""
+        self.totals[index] = self.totals[index] + vectors if index in self.totals else vectors
+        self.counts[index] += 1
+
+    def vectors(self, indices: list[int], normalize: bool, skipped: dict[int, str] | None) -> np.ndarray:
+        """Their mean directions or mean vectors; one without direction is an error, or is added to `skipped`."""
+        found: list[np.ndarray] = []
+        for index in indices:
+            try:
+                total = self.totals[index]
+                found.append(mean_direction(total) if normalize else total / np.float32(self.counts[index]))
+            except ModelError as error:
+                if skipped is None:
+                    raise
+                skipped[index] = str(error)
+        return np.stack(found) if found else np.zeros(0, np.float32)
+
+
+@contextmanager
+def _reported(progress: bool | Callable[[int, int], object], count: int) -> Generator[Callable[[int], object]]:
+    """What is told how many items are done."""
+    if callable(progress):
+        yield lambda done: progress(done, count)
+    elif not progress:
+        yield lambda _: None
+    else:
+        with tqdm(total=count, desc="encode", unit="file") as bar:
+            yield lambda done: bar.update(done - bar.n)
 
 
 def embed_log_mels(
@@ -182,21 +297,6 @@ def _checked(vectors: Tensor) -> Float32[np.ndarray, "B E"]:
     return found
 
 
-def _mean_vectors(
-    items: list[Any],
-    windows: Callable[[Any], Iterable[Any]],
-    embed: Callable[[list[Any]], np.ndarray],
-    batch_size: int,
-) -> Float32[np.ndarray, "n *modalities E"]:
-    """Embed the windows of all items batch by batch; the mean direction of each item's windows."""
-    totals: dict[int, np.ndarray] = {}
-    stream = ((i, window) for i, item in enumerate(items) for window in windows(item))
-    while batch := list(islice(stream, batch_size)):
-        for (i, _), vectors in zip(batch, embed([window for _, window in batch]), strict=True):
-            totals[i] = totals[i] + vectors if i in totals else vectors
-    return mean_direction(np.stack([totals[i] for i in range(len(items))]))
-
-
 def mean_direction(*vectors: Float32[np.ndarray, "*n E"]) -> Float32[np.ndarray, "*n E"]:
     """Unit vectors along the sums of vectors.
 
@@ -215,10 +315,10 @@ def _as_list(items: Any, *, single: int) -> list[Any]:
     arrays = isinstance(items, np.ndarray) or torch.is_tensor(items)
     one = items.ndim == single if arrays else isinstance(items, (str, Path, Image.Image, *BYTES))
     if one or hasattr(items, "read") or _is_pair(items):
-        return [_plain(items)]
+        return [items]
     if not isinstance(items, Iterable):
         raise ConfigError(f"expected paths, files, bytes or arrays, or a list of them; found {type(items).__name__}")
-    found = [_plain(item) for item in items]
+    found = list(items)
     if not found:
         raise ConfigError("nothing to embed: the list is empty")
     return found
@@ -244,80 +344,3 @@ def _plain(item: Any) -> Any:
             raise ConfigError("a file must be opened for bytes: open(path, 'rb')")
         return content
     return item
-
-
-@contextmanager
-def _as_path(item: Any) -> Generator[Path]:
-    """A path as it is, bytes as a file for a while."""
-    if isinstance(item, (str, Path)):
-        yield Path(item)
-        return
-    if not isinstance(item, bytes):
-        raise ConfigError(f"expected a path or the bytes of a file, found {type(item).__name__}")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "bytes"
-        path.write_bytes(item)
-        yield path
-
-
-def _sounds(item: Any, sample_rate: int | None, features: Features) -> Iterator[Float32[np.ndarray, "T M"]]:
-    """The log-mel of every window of a sound."""
-    if isinstance(item, np.ndarray):
-        item = wav_file(item, sample_rate)
-    with _as_path(item) as path:
-        for waveform in stream_windows(path, partial(_windows, path, features), features.sample_rate):
-            yield _log_mel(waveform, path, features)
-
-
-def _log_mel(waveform: Float32[np.ndarray, " S"], path: Path, features: Features) -> Float32[np.ndarray, "T M"]:
-    mel = log_mel(waveform, features)
-    if not len(mel):
-        raise MediaError(
-            "too_short",
-            f"{path.name}: {counted(len(waveform), 'sample')} {are(len(waveform))} less than one spectrogram frame",
-        )
-    return fit_frames(mel, features.time_frames)
-
-
-def _windows(path: Path, features: Features, length_s: float) -> list[Window]:
-    """The windows that ingest would cut a file of this length into."""
-    whole = MediaInfo(length_s, length_s, length_s, None, None, None, None, None)
-    return cut(span_of(whole, features, path.name), whole, features)
-
-
-def _picture(item: Any, features: Features) -> UInt8[np.ndarray, "h w 3"]:
-    """A picture as RGB, its short side at most that of the stored frames."""
-    if isinstance(item, Image.Image):
-        item = upright_rgb(item, "the picture")
-    elif isinstance(item, (str, Path, bytes)):
-        with _as_path(item) as path:
-            item = load_image(_video_picture(path, features) or path)
-    picture = np.asarray(item)
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
-        raise ConfigError(f"an image array is uint8 RGB, shape (H, W, 3); found {picture.dtype} of {picture.shape}")
-    return np.asarray(shrunk(Image.fromarray(picture), features.frame_side))
-
-
-def _video_picture(path: Path, features: Features) -> bytes | None:
-    """What the middle window of a video is embedded by, as JPEG; None for a picture file, and a sound with a cover."""
-    if probe_picture(path):
-        return None
-    with open_media(path) as container:
-        info = describe(container, path)
-        if info.video_end_s is None:
-            return None
-        windows = cut(span_of(info, features, path.name), info, features)
-        return middle_picture(container, path, windows[len(windows) // 2], features, info)
-
-
-def _video_windows(item: Any, features: Features) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Log-mel and middle frame of every window of a video, as ingest makes them."""
-    with _as_path(item) as path, open_media(path) as container:
-        info = describe(container, path)
-        if info.audio_end_s is None or info.video_end_s is None:
-            lacks, use = ("audio", "a picture") if info.audio_end_s is None else ("video", "a sound")
-            raise MediaError(f"no_{lacks}", f"{path.name} has one track; use it as {use}, not as a video")
-        for window in cut(span_of(info, features, path.name), info, features):
-            sound = read_audio(container, path, window.start_s, window.end_s, features.sample_rate, info)
-            jpeg = middle_picture(container, path, window, features, info)
-            yield _log_mel(sound, path, features), load_image(jpeg)

@@ -38,7 +38,6 @@ from equiav.model.vit import Encoder
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     from jaxtyping import Float
     from typing_extensions import Self
 
@@ -306,22 +305,14 @@ class EquiAV(  # type: ignore[misc]  (from_pretrained takes fewer options than t
         """As `predict_audio`, for images."""
         return self.visual_tower.predict(tokens, params, self._required_predictor("visual"))
 
-    def encode(
-        self,
-        *,
-        audio: Any = None,
-        image: Any = None,
-        video: Any = None,
-        sample_rate: int | None = None,
-        batch_size: int = 16,
-    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    def encode(self, *, audio: Any = None, image: Any = None, video: Any = None, **options: Any) -> Any:
         """Embeddings (n, E) of files, bytes or arrays, or an (audio, visual) pair of videos.
 
-        See `equiav.model.encode.encode` for what it takes and raises.
+        See `equiav.model.encode.encode` for what it takes, gives and raises.
         """
         from equiav.model.encode import encode
 
-        return encode(self, audio=audio, image=image, video=video, sample_rate=sample_rate, batch_size=batch_size)
+        return encode(self, audio=audio, image=image, video=video, **options)
 
     @override
     def stored(self) -> dict[str, Any]:

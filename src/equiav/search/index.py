@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from equiav.config import Modalities, check_features
 from equiav.errors import ConfigError
 from equiav.library.places import Place, place_of
 from equiav.library.table import Library
-from equiav.model.encode import encode, mean_direction
+from equiav.model.encode import Embeddings, encode, mean_direction
 from equiav.search.exact import Exact, Vectors
 from equiav.search.filters import clip_filter
 from equiav.search.hits import Hit
@@ -142,7 +142,7 @@ class SearchIndex:
         ]
 
     def _query(self, audio: Any, image: Any, video: Any) -> Float32[np.ndarray, " E"]:
-        embedded = encode(self.model, audio=audio, image=image, video=video)
+        embedded = cast("np.ndarray | Embeddings", encode(self.model, audio=audio, image=image, video=video))
         found, other = (embedded, None) if isinstance(embedded, np.ndarray) else embedded
         if len(found) != 1:
             raise ConfigError(f"one query at a time, found {len(found)}")
