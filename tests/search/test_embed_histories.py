@@ -23,10 +23,12 @@ from lance.dataset import DatasetOptimizer
 from equiav.config import ModelConfig
 from equiav.errors import ConfigError, LibraryError
 from equiav.library import ingest as ingest_module
+from equiav.library import versions
 from equiav.library.ingest import ingest
 from equiav.library.manifests import read_source
 from equiav.library.table import Library
 from equiav.model.equiav import EquiAV
+from equiav.search import approximate, exact, indexing
 from equiav.search import embed as embed_module
 from equiav.search import table as table_module
 from equiav.search.embed import embed_library
@@ -41,8 +43,15 @@ EVERYTHING = 99
 # Whatever changes a table on disk
 WRITES = {
     lance: ("write_dataset",),
-    lance.LanceDataset: ("delete", "drop_columns", "update_schema_metadata", "cleanup_old_versions"),
-    DatasetOptimizer: ("compact_files",),
+    lance.LanceDataset: (
+        "delete",
+        "drop_columns",
+        "update_schema_metadata",
+        "cleanup_old_versions",
+        "create_index",
+        "create_scalar_index",
+    ),
+    DatasetOptimizer: ("compact_files", "optimize_indices"),
 }
 
 number, statuses = st.integers(0, 7), st.sampled_from(("ok", "ok", "silent", "still", "no_audio", "no_video"))
@@ -78,6 +87,8 @@ def model():
 
 class World:
     """A library made by hand, its embeddings, and an index that is kept open."""
+
+    ks = ()  # also asked for
 
     def __init__(self, root, model):
         self.path, self.model, self.index = root / "L", model, None
@@ -178,12 +189,14 @@ class World:
             assert (index.missing == 0) or not whole
             for asked, wanted in fresh.items():
                 found = hits(index, asked)
+                for k in self.ks:
+                    assert hits(index, asked, k) == found[:k], "the first ones are those of all"
                 assert not (whole and wanted and not found), "nothing is found"
                 ids = {hit.clip_id for hit in found}
                 assert len(ids) == len(found), "a clip is shown twice"
-                if not whole:  # what is not embedded yet is not found, or with the thumbnail of what it was
-                    wanted = [replace(hit, thumbnail=b"") for hit in wanted if hit.clip_id in ids]
-                    found = [replace(hit, thumbnail=b"") for hit in found]
+                if not whole:  # not all is embedded: as it was, or not found
+                    wanted = [replace(hit, thumbnail=b"", percentile=None) for hit in wanted if hit.clip_id in ids]
+                    found = [replace(hit, thumbnail=b"", percentile=None) for hit in found]
                 assert found == wanted, (kept, asked)
 
     def opened(self):
@@ -198,16 +211,16 @@ class World:
         return self.index
 
 
-def asked_of(ids):
+def asked_of(ids, width):
     rng = np.random.default_rng(0)
-    vectors = [("vector", by, tuple(rng.normal(size=SIZES.embedding))) for by in ("audio", "visual", "both")]
+    vectors = [("vector", by, tuple(rng.normal(size=width))) for by in ("audio", "visual", "both")]
     return vectors + [("clip", "both", clip_id) for clip_id in sorted(ids)[:1]]
 
 
-def hits(index, asked):
+def hits(index, asked, k=EVERYTHING):
     kind, by, query = asked
     try:
-        return index.search(**{kind: query}, by=by, k=EVERYTHING)
+        return index.search(**{kind: query}, by=by, k=k)
     except LibraryError as error:
         assert any(said in str(error) for said in ("not embedded", "without", "holds no clip"))  # noqa: PT017
         return []
@@ -219,12 +232,14 @@ def fresh_hits(world):
     shutil.rmtree(copy, ignore_errors=True)
     copy.mkdir()
     shutil.copytree(world.path / "clips.lance", copy / "clips.lance")
-    ids = Library(copy).all_ids()
+    ids, width = Library(copy).all_ids(), world.model.config.architecture.embedding
     if not ids:
-        return {asked: [] for asked in asked_of(ids)}
-    embed_library(Library(copy), world.model, batch_size=1)
+        return {asked: [] for asked in asked_of(ids, width)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(indexing, "EXACT_ROWS", 1000)
+        embed_library(Library(copy), world.model, batch_size=1)
     index = SearchIndex(copy, world.model)
-    return {asked: hits(index, asked) for asked in asked_of(ids)}
+    return {asked: hits(index, asked) for asked in asked_of(ids, width)}
 
 
 def interrupted(work, number, done):
@@ -285,6 +300,45 @@ def test_any_history_finds_what_a_fresh_embed_finds(model, first, history):
 @given(start, st.lists(step, min_size=4, max_size=14))
 def test_any_longer_history_finds_what_a_fresh_embed_finds(model, first, history):
     run([*first, *history], lambda root, _: World(root, model))
+
+
+# -- large tables: their vectors are in an index of Lance, of which parts are read --
+
+
+@pytest.fixture(scope="module")
+def wide_model():
+    return make_model(embedding=16)
+
+
+class Large(World):
+    ks = (1, 2)
+
+    def __init__(self, root, model, patch):
+        super().__init__(root, model)
+        patch.setattr(indexing, "EXACT_ROWS", 4)
+        patch.setattr(indexing, "TAIL_ROWS", 2)
+        patch.setattr(versions, "OUTSIDE_ROWS", 2)
+        patch.setattr(approximate, "CANDIDATES", 3)
+        patch.setattr(approximate, "FEWEST", 1)
+        patch.setattr(exact, "FEW", 3)
+
+
+large_start = st.lists(st.tuples(st.just("add"), number, statuses), min_size=6, max_size=12).map(
+    lambda clips: [*clips, ("embed", None)]
+)
+
+
+@histories(4)
+@given(large_start, st.lists(step, min_size=2, max_size=6))
+def test_any_history_of_a_large_table_finds_what_a_fresh_embed_finds(wide_model, first, history):
+    run([*first, *history], lambda root, patch: Large(root, wide_model, patch))
+
+
+@pytest.mark.slow
+@histories(100)
+@given(large_start, st.lists(step, min_size=4, max_size=14))
+def test_any_longer_history_of_a_large_table_finds_what_a_fresh_embed_finds(wide_model, first, history):
+    run([*first, *history], lambda root, patch: Large(root, wide_model, patch))
 
 
 # -- of real files --

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -44,6 +45,7 @@ def embed(
     from equiav.library.table import Library
     from equiav.search.embed import embed_library
     from equiav.search.engines import follow, in_process, on_ray, over_processes, several_processes
+    from equiav.search.indexing import RECALL_AT, EmbeddingIndex
 
     if SEVERAL and ray:
         raise ConfigError("--ray brings its own processes: start one equiav, without torchrun")
@@ -55,10 +57,14 @@ def embed(
             return
         with Bar("embedding", "clips") as bar:
             table = embed_library(Library(library), model, engine=engine, on_progress=bar.update)
+    facts = EmbeddingIndex.of(table).facts
     if as_json:
-        print_json({"path": table.path, "clips": table.count(), "made_with": table.made_with()})
-    else:
-        typer.echo(f"{counted(table.count(), 'clip')} embedded, {' and '.join(table.made_with())}: {table.path}")
+        index = {name: asdict(known) for name, known in facts.items()}
+        print_json({"path": table.path, "clips": table.count(), "made_with": table.made_with(), "index": index})
+        return
+    typer.echo(f"{counted(table.count(), 'clip')} embedded, {' and '.join(table.made_with())}: {table.path}")
+    for name, known in facts.items():
+        typer.echo(f"index of the {name} vectors: finds {100 * known.recall:.1f} % of the {RECALL_AT} nearest")
 
 
 # Longer than most functions: most of it are its options

@@ -28,10 +28,12 @@ from equiav.library.records import WHOLE, Clip, KnownItem, Reject
 from equiav.library.versions import (
     commits_of,
     free_old_versions,
+    index_ids,
     is_newest,
     is_table,
     make_place,
     make_table,
+    name_of_version,
     open_table,
     reading,
     stamp_of_table,
@@ -73,6 +75,7 @@ class Library:
                 f"{self._clips_path} {found}; this equiav reads schema {SCHEMA_VERSION}: ingest into a new folder, or "
                 "use the equiav that it was made with"
             )
+        self.opened = name_of_version(self._clips)  # None where it is not known
         try:
             self.features = Features.model_validate_json(metadata.get(FEATURES_KEY, b"{}"))
         except ValidationError as error:
@@ -291,6 +294,16 @@ class Library:
     def version(self) -> int:
         """Of the clips, as they are read here: the row numbers of one version mean the same everywhere."""
         return self._clips.version
+
+    def index_ids(self) -> None:
+        """Let clips be found by their ids without reading all ids.
+
+        Raises:
+            LibraryError: another process is writing to the library.
+        """
+        with self.locked():
+            index_ids(self._clips, self._clips_path)
+            self._clips = self._open_clips()
 
     def is_newest(self) -> bool:
         """Whether the clips on disk are still those that this object reads: a look at a folder, no reading."""

@@ -16,6 +16,8 @@ from equiav.library.durable import MANIFESTS, Durable, drop_torn
 from equiav.library.lease import check_lease
 from equiav.library.places import BucketPath, Place
 
+ID_INDEX = "clip_id_idx"
+OUTSIDE_ROWS = 10_000  # as many rows may be outside of an index of ids: they are read at each look-up
 READABLE = timedelta(days=1)  # how long a version of a table can be read after the next one came
 
 
@@ -73,6 +75,15 @@ def free_old_versions(table: lance.LanceDataset) -> None:
     table.cleanup_old_versions(retain_versions=recent + 1)
 
 
+def index_ids(table: lance.LanceDataset, path: Place) -> None:
+    """Make, or extend, the index by which rows are found by `clip_id`; Lance keeps it right whatever is written."""
+    with writing(path):
+        if ID_INDEX not in {index.name for index in table.describe_indices()}:
+            table.create_scalar_index("clip_id", "BTREE", name=ID_INDEX)
+        elif table.stats.index_stats(ID_INDEX)["num_unindexed_rows"] > OUTSIDE_ROWS:
+            table.optimize.optimize_indices(index_names=[ID_INDEX])
+
+
 def stamp_of_table(path: Place) -> tuple[int, int]:
     """What changes when a table is written to, or another one takes its place; taken before it is opened."""
     if isinstance(path, BucketPath):  # where folders are only names
@@ -88,6 +99,15 @@ def is_newest(table: lance.LanceDataset, path: Place, stamp: tuple[int, int]) ->
     """Whether the table at `path`, opened after `stamp` was taken, is still the newest version of the same one."""
     # two commits within a tick of the file system's clock have one stamp, another table may have the same version
     return stamp_of_table(path) == stamp and table.latest_version == table.version
+
+
+def name_of_version(table: lance.LanceDataset) -> str | None:
+    """A name that no other version of any table has; None where Lance does not know what made it."""
+    try:
+        written = table.read_transaction(table.version)
+    except (ValueError, OSError):
+        return None
+    return written.uuid if written else None
 
 
 @contextmanager

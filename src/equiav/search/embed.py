@@ -8,22 +8,23 @@ of a model writes at a time; what an equiav without that rule stored twice is dr
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from equiav.config import MODALITIES, Modalities, Modality, check_features
 from equiav.errors import LibraryError
 from equiav.library.records import STATUSES
 from equiav.library.table import Library
 from equiav.search.engines import Engine, Rows, in_process
+from equiav.search.indexing import is_large, update_index
 from equiav.search.table import EmbeddedClips, EmbeddingsTable, first_rows, places
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    from numpy.typing import NDArray
-
     from equiav.model.equiav import EquiAV
 
 # A killed run does at most these again
@@ -65,6 +66,9 @@ def embed_library(
     check_features(library.features, model.config.features, library.path)
     width = model.config.architecture.embedding
     with EmbeddingsTable.for_writing(library.path, model.fingerprint(), width, library.features) as table:
+        if is_large(library.count(statuses=STATUSES)):
+            with suppress(LibraryError):  # another process writes to it: the next embed
+                library.index_ids()
         library = Library(library.path)  # as it is now: another embed may have seen clips that came since
         ids, has = listed(library)
         if not len(ids):
@@ -84,6 +88,7 @@ def embed_library(
                 if on_progress:
                     on_progress(done, len(ids))
         table.tidy()
+        update_index(table, library.opened)
         table.forget_old_versions()
     return table
 
@@ -108,11 +113,12 @@ def _reconcile(
 
 def listed(library: Library) -> tuple[pa.StringArray, dict[Modality, NDArray[np.bool_]]]:
     """Ids of all clips of a library, in the table's order, and which of them have which modality."""
-    rows = library.clips(columns=["clip_id", "status"], statuses=STATUSES)
-    statuses = rows["status"].to_pylist()
-    has: dict[Modality, NDArray[np.bool_]] = {}
+    rows = library.select(["clip_id", "status"])
+    statuses, has = rows["status"].combine_chunks(), dict[Modality, NDArray[np.bool_]]()
     for modality in MODALITIES:
-        has[modality] = np.array([status in HAS[modality] for status in statuses], dtype=bool)
+        has[modality] = pc.call_function("is_in", [statuses], pc.SetLookupOptions(pa.array(HAS[modality]))).to_numpy(
+            zero_copy_only=False
+        )
     return rows["clip_id"].combine_chunks(), has
 
 

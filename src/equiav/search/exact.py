@@ -15,41 +15,67 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from equiav.config import MODALITIES, Modalities, Modality
+from equiav.config import MODALITIES, Modalities, Modality, covers
 from equiav.errors import ConfigError, LibraryError, ModelError
 from equiav.library.table import Library
 from equiav.model.encode import mean_direction
 from equiav.search.embed import listed
 from equiav.search.hits import SHOWN, ClipFilter, Hit, hits_of
-from equiav.search.table import EmbeddingsTable, first_rows, places
+from equiav.search.table import EmbeddingsTable, first_rows, matrix_of, places
 from equiav.words import are, counted
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float32, Float64, Int64
 
-_LACKS = {"audio": "sound", "visual": "picture", "both": "sound and picture"}
+LACKS = {"audio": "sound", "visual": "picture", "both": "sound and picture"}
+
+
+FEW = 10_000  # rows are read by themselves; of more, all are read
 
 
 class Vectors:
-    """One version of the embeddings table, in its order."""
+    """One version of the embeddings table, in its order.
 
-    def __init__(self, table: EmbeddingsTable) -> None:
-        self.table, self.ids = table, table.ids()
-        self.first = first_rows(self.ids)
+    Args:
+        keep: keep the vectors in memory; else they are read at each query.
+    """
+
+    def __init__(self, table: EmbeddingsTable, *, keep: bool) -> None:
+        self.table, self._keep = table, keep
+        self._kept: dict[Modality, Float32[np.ndarray, "n E"]] = {}
 
     @cached_property
-    def audio(self) -> Float32[np.ndarray, "n E"]:
-        """Those of the sounds, read when they are first asked for."""
-        return self.table.vectors("audio")
+    def ids(self) -> pa.StringArray:
+        """Of all rows."""
+        return self.table.ids()
 
     @cached_property
-    def visual(self) -> Float32[np.ndarray, "n E"]:
-        """Those of the pictures, read when they are first asked for."""
-        return self.table.vectors("visual")
+    def first(self) -> Bool[np.ndarray, " n"]:
+        """Of each id one row."""
+        return first_rows(self.ids)
 
-    def of(self, by: Modalities) -> list[Float32[np.ndarray, "n E"]]:
-        """The matrices that are compared."""
-        return [self.audio, self.visual] if by == "both" else [self.audio if by == "audio" else self.visual]
+    def cosines(
+        self, modality: Modality, unit: Float64[np.ndarray, " E"], positions: Int64[np.ndarray, " m"]
+    ) -> Float32[np.ndarray, " m"]:
+        """Roughly: with a vector, of the rows at these positions; NaN where a clip does not have the modality."""
+        query = unit.astype(np.float32)
+        if self._keep:
+            return (self._all(modality) @ query)[positions]
+        if len(positions) <= FEW:
+            return self.rows(modality, positions) @ query
+        return np.concatenate([batch @ query for batch in self.table.batches(modality)])[positions]
+
+    def rows(self, modality: Modality, positions: Int64[np.ndarray, " m"]) -> Float32[np.ndarray, "m E"]:
+        """The vectors at these positions."""
+        if self._keep:
+            return self._all(modality)[positions]
+        column = f"{modality}_embedding"
+        return matrix_of(self.table.take(positions.tolist(), [column])[column])
+
+    def _all(self, modality: Modality) -> Float32[np.ndarray, "n E"]:
+        if modality not in self._kept:
+            self._kept[modality] = self.table.vectors(modality)
+        return self._kept[modality]
 
 
 class Exact:
@@ -69,50 +95,40 @@ class Exact:
 
     def nearest(
         self,
-        query: Float[np.ndarray, " E"],
+        unit: Float64[np.ndarray, " E"],
         by: Modalities,
         k: int,
         exclude: Collection[str] = (),
         among: ClipFilter | None = None,
     ) -> list[Hit]:
-        """The ranking of all clips that can be compared, up to the k-th."""
-        unit = self._unit_query(query)
-        matrices = self.vectors.of(by)
-        # NaN where a clip does not have the modality
-        cosines = np.stack([matrix @ unit.astype(np.float32) for matrix in matrices])
-        allowed = self._allowed(np.isfinite(cosines), by, exclude, among)
+        """The ranking of all clips that can be compared with a unit vector, up to the k-th."""
+        compared = compared_by(by)
+        chosen = self._chosen(compared, by, exclude, among)
+        cosines = np.stack([self.vectors.cosines(modality, unit, chosen) for modality in compared])
+        # one that was embedded when it had other modalities is not embedded
+        same = (np.isfinite(cosines) == [self.has[modality][chosen] for modality in compared]).all(axis=0)
+        allowed, cosines = chosen[same], cosines[:, same]
         k = min(k, len(allowed))
         if not k:
             return []
-        rough = np.nanmean(cosines[:, allowed], axis=0)
-        # a float32 dot product of two unit vectors of width E is off by at most E·ε
-        margin = 4 * len(unit) * np.finfo(np.float32).eps
-        candidates = allowed[rough >= np.partition(rough, -k)[-k] - margin]
-        # row-wise sums, because they round equal rows equally; a matrix product may not
-        scores = np.nanmean([(matrix[candidates] * unit).sum(axis=1) for matrix in matrices], axis=0)
+        rough = np.nanmean(cosines, axis=0)
+        candidates = allowed[rough >= np.partition(rough, -k)[-k] - rounding(unit)]
+        scores = mean_cosines([self.vectors.rows(modality, candidates) for modality in compared], unit)
         rank = pc.call_function("rank", [self.vectors.ids.take(pa.array(candidates))]).to_numpy()
         best = np.lexsort((rank, -scores))[:k]
-        return self._hits(candidates[best], scores[best])
+        positions = candidates[best]
+        rows = self.library.take(self.row[positions].tolist(), SHOWN).to_pylist()
+        return hits_of(rows, scores[best], self.table.thumbnails(positions.tolist()))
 
-    def _hits(self, positions: Int64[np.ndarray, " k"], scores: Float64[np.ndarray, " k"]) -> list[Hit]:
-        rows = self.library.take(self.row[positions].tolist(), SHOWN)
-        return hits_of(rows, scores, self.table.thumbnails(positions.tolist()))
-
-    def _allowed(
-        self,
-        found: Bool[np.ndarray, "modalities n"],
-        by: Modalities,
-        exclude: Collection[str],
-        among: ClipFilter | None,
+    def _chosen(
+        self, compared: list[Modality], by: Modalities, exclude: Collection[str], among: ClipFilter | None
     ) -> Int64[np.ndarray, " m"]:
-        """Positions of the clips to rank; `found`: which embeddings there are of each."""
+        """Positions of the clips to compare."""
         if not self.known.any():
             raise LibraryError(self.not_embedded())
-        has = np.stack([self.has[modality] for modality in MODALITIES if by in (modality, "both")])
-        # one that was embedded when it had other modalities is not embedded
-        keep = self.known & (found == has).all(axis=0) & has.any(axis=0)
+        keep = self.known & np.any([self.has[modality] for modality in compared], axis=0)
         if not keep.any():
-            raise LibraryError(f"{self.library.path}: all its embedded clips were ingested without {_LACKS[by]}")
+            raise LibraryError(f"{self.library.path}: all its embedded clips were ingested without {LACKS[by]}")
         if exclude:
             keep &= places(self.vectors.ids, pa.array(list(exclude), pa.string())) < 0
         if among:
@@ -124,13 +140,12 @@ class Exact:
         if self.ids.index(clip_id).as_py() < 0:
             raise LibraryError(f"{self.library.path} holds no clip {clip_id!r}, or not any more")
         position = self.vectors.ids.index(clip_id).as_py()  # its first row
-        modalities: tuple[Modality, ...] = MODALITIES if by == "both" else (by,)
-        has: list[Modality] = [modality for modality in modalities if position >= 0 and self.has[modality][position]]
-        found = [self.vectors.of(modality)[0][position] for modality in has]
+        has: list[Modality] = [m for m in compared_by(by) if position >= 0 and self.has[m][position]]
+        found = [self.vectors.rows(modality, np.array([position]))[0] for modality in has]
         if position < 0 or not self.known[position] or not np.isfinite(found).all():
-            raise LibraryError(f"clip {clip_id} is not embedded yet: run {self._embed}")
+            raise LibraryError(f"clip {clip_id} is not embedded yet: run {embed_command(self.library)}")
         if not found:
-            raise LibraryError(f"clip {clip_id} has no {by} embedding: it was ingested without {_LACKS[by]}")
+            raise LibraryError(f"clip {clip_id} has no {by} embedding: it was ingested without {LACKS[by]}")
         return found[0] if len(found) == 1 else mean_direction(*found)
 
     def not_embedded(self) -> str:
@@ -139,20 +154,44 @@ class Exact:
             return f"{self.library.path} holds no clips to search in; add some: equiav ingest"
         return (
             f"{counted(self.missing, 'clip')} {are(self.missing)} not embedded, "
-            f"of {len(self.ids)} in {self.library.path}: run {self._embed}"
+            f"of {len(self.ids)} in {self.library.path}: run {embed_command(self.library)}"
         )
 
-    @property
-    def _embed(self) -> str:
-        return f"equiav embed --library {self.library.path} --run RUN"
 
-    def _unit_query(self, query: Float[np.ndarray, " E"]) -> Float64[np.ndarray, " E"]:
-        vector = np.asarray(query, dtype=np.float64)
-        if vector.shape != (self.table.width,):
-            raise ConfigError(
-                f"query of shape {vector.shape}, expected one vector of the model's width: ({self.table.width},)"
-            )
-        norm = float(np.linalg.norm(vector))
-        if not np.isfinite(norm) or norm == 0:
-            raise ModelError(f"the query vector has length {norm}: it has no direction to compare")
-        return vector / norm
+def compared_by(by: Modalities) -> list[Modality]:
+    """The modalities that are compared."""
+    return [modality for modality in MODALITIES if covers(by, modality)]
+
+
+def embed_command(library: Library) -> str:
+    """What embeds the clips that are not embedded yet."""
+    return f"equiav embed --library {library.path} --run RUN"
+
+
+def unit_vector(query: Float[np.ndarray, " E"], width: int) -> Float64[np.ndarray, " E"]:
+    """The direction of a query.
+
+    Raises:
+        ConfigError: it is not one vector of this width.
+        ModelError: it has none.
+    """
+    vector = np.asarray(query, dtype=np.float64)
+    if vector.shape != (width,):
+        raise ConfigError(f"query of shape {vector.shape}, expected one vector of the model's width: ({width},)")
+    norm = float(np.linalg.norm(vector))
+    if not np.isfinite(norm) or norm == 0:
+        raise ModelError(f"the query vector has length {norm}: it has no direction to compare")
+    return vector / norm
+
+
+def rounding(unit: Float64[np.ndarray, " E"]) -> float:
+    """More than float32 cosines of two unit vectors of width E, which are off by at most E·ε, can differ by."""
+    return float(4 * len(unit) * np.finfo(np.float32).eps)
+
+
+def mean_cosines(
+    matrices: list[Float32[np.ndarray, "n E"]], unit: Float64[np.ndarray, " E"]
+) -> Float64[np.ndarray, " n"]:
+    """Scores: the mean cosine of the modalities that there are."""
+    # row-wise sums, because they round equal rows equally; a matrix product may not
+    return np.nanmean([(matrix * unit).sum(axis=1) for matrix in matrices], axis=0)

@@ -75,11 +75,12 @@ class ClipFilter:
         return rows["clip_id"].combine_chunks()
 
 
-def hits_of(rows: pa.Table, scores: NDArray[np.float64], thumbnails: list[bytes]) -> list[Hit]:
-    """Hits from rows of the library, columns `SHOWN`; their percentiles are not measured yet."""
+def hits_of(rows: list[dict[str, Any]], scores: NDArray[np.float64], thumbnails: list[bytes]) -> list[Hit]:
+    """Hits from rows of the library, the columns `SHOWN` among them; their percentiles are not measured yet."""
     hits: list[Hit] = []
-    for row, score, picture in zip(rows.select(SHOWN).to_pylist(), scores.tolist(), thumbnails, strict=True):
-        times = row.pop("frame_times_s")
+    for row, score, picture in zip(rows, scores.tolist(), thumbnails, strict=True):
+        shown = {name: row[name] for name in SHOWN}
+        times = shown.pop("frame_times_s")
         frame_s = times[len(times) // 2] if times else None
-        hits.append(Hit(**row, frame_s=frame_s, score=score, percentile=None, thumbnail=picture))
+        hits.append(Hit(**shown, frame_s=frame_s, score=score, percentile=None, thumbnail=picture))
     return hits

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
@@ -19,9 +20,11 @@ from equiav.errors import ConfigError
 from equiav.library.places import Place, place_of
 from equiav.library.table import Library
 from equiav.model.encode import Embeddings, encode, mean_direction
-from equiav.search.exact import Exact, Vectors
+from equiav.search.approximate import Approximate
+from equiav.search.exact import Exact, Vectors, unit_vector
 from equiav.search.filters import clip_filter
 from equiav.search.hits import Hit
+from equiav.search.indexing import EmbeddingIndex
 from equiav.search.percentiles import PairScores
 from equiav.search.table import EmbeddingsTable
 
@@ -40,8 +43,8 @@ log = logging.getLogger(__name__)
 class SearchIndex:
     """Search in one library with one model, kept open for many queries, also from several threads.
 
-    Each query is answered from the library and the embeddings as they are then. The vectors of a modality are read on
-    its first search, and again when the table was written to: n·E·4 bytes each (a million clips of width 512: 2 GB).
+    Each query is answered from the library and the embeddings as they are then. Of a table without an index the vectors
+    of a modality are read on its first search, and again when the table was written to: n·E·4 bytes each.
 
     Args:
         library: its folder.
@@ -54,7 +57,7 @@ class SearchIndex:
     def __init__(self, library: str | Place, model: EquiAV) -> None:
         self.path, self.model = place_of(library), model
         self._fingerprint = model.fingerprint()
-        self._now = self._open(None)
+        self._opening, self._now = Lock(), self._open(None)
 
     # Longer than most functions: most of it says what its arguments are
     def search(
@@ -130,8 +133,10 @@ class SearchIndex:
         else:
             query = self._query(audio, image, video) if vector is None else vector
 
+        unit = unit_vector(query, now.table.width)
+
         def nearest(count: int) -> list[Hit]:
-            return now.nearest(query, by, count, exclude, among)
+            return now.nearest(unit, by, count, exclude, among)
 
         hits = _best_of_sources(nearest, k + offset, min_score) if group_by else nearest(k + offset)
         scores = self._pair_scores
@@ -161,21 +166,25 @@ class SearchIndex:
         """Clips of the library that are not embedded yet, and cannot be found."""
         return self._newest().missing
 
-    def _newest(self) -> Exact:
+    def _newest(self) -> Exact | Approximate:
         """What is there now; what did not change is kept."""
-        now = self._now
-        if not (now.library.is_newest() and now.table.is_newest()):
-            self._now = now = self._open(now)
-        return now
+        with self._opening:
+            if not (self._now.library.is_newest() and self._now.table.is_newest()):
+                self._now = self._open(self._now)
+            return self._now
 
-    def _open(self, before: Exact | None) -> Exact:
+    def _open(self, before: Exact | Approximate | None) -> Exact | Approximate:
         library = before.library if before and before.library.is_newest() else Library(self.path)
         check_features(library.features, self.model.config.features, library.path)
-        kept = before is not None and before.table.is_newest()
-        vectors = before.vectors if before and kept else Vectors(EmbeddingsTable.open(self.path, self._fingerprint))
-        if not kept:
-            self._pair_scores = PairScores(vectors.table)
-        now = Exact(library, vectors)
+        if before and before.table.is_newest():
+            vectors = before.vectors
+        else:
+            table = EmbeddingsTable.open(self.path, self._fingerprint)
+            self._pair_scores = PairScores(table)
+            vectors = Vectors(table, keep=not EmbeddingIndex.of(table).covered)
+        index = EmbeddingIndex.of(vectors.table)
+        made_from = vectors.table.is_made_from(library.features)
+        now = Approximate(library, vectors, index) if index.covered and made_from else Exact(library, vectors)
         if now.missing and not (before and now.missing == before.missing):
             log.warning(now.not_embedded())
         return now

@@ -24,6 +24,7 @@ from equiav.config import Features
 from equiav.errors import LibraryError, ModelError
 from equiav.library.lock import only_writer
 from equiav.library.places import Place, place_of
+from equiav.library.table import quoted
 from equiav.library.versions import (
     commits_of,
     free_old_versions,
@@ -66,7 +67,7 @@ class EmbeddingsTable:
     def __init__(self, path: Place) -> None:
         self.path, self._stamp, self._commits = path, stamp_of_table(path), commits_of(path)
         try:
-            self._dataset = open_table(path, self._commits)
+            self.dataset = open_table(path, self._commits)
         except (ValueError, OSError) as error:
             raise LibraryError(
                 f"{path} is not a readable embeddings table ({error}); remove it and embed again"
@@ -86,7 +87,7 @@ class EmbeddingsTable:
             found = f"found those of other models: {', '.join(others)}" if others else "found none"
             raise LibraryError(f"no embeddings of model {fingerprint} in {library} ({found}); make them: {embed}")
         table = cls(path)
-        version, model = table._said(SCHEMA_KEY), table._said(MODEL_KEY)
+        version, model = table.said(SCHEMA_KEY), table.said(MODEL_KEY)
         if version == "2":
             raise LibraryError(
                 f"{path}: embeddings schema 2, of an older equiav; bring it up to date (the vectors stay): {embed}"
@@ -140,51 +141,50 @@ class EmbeddingsTable:
 
     def _update_schema(self, features: Features) -> None:
         """From schema 2 to 3: two commits, and what a kill leaves between them is taken up again."""
-        if self._said(SCHEMA_KEY) == "2":
-            if old := [name for name in FILES_OF_CLIPS if name in self._dataset.schema.names]:
-                self._dataset.drop_columns(old)
+        if self.said(SCHEMA_KEY) == "2":
+            if old := [name for name in FILES_OF_CLIPS if name in self.dataset.schema.names]:
+                self.dataset.drop_columns(old)
             metadata: dict[str, str | None] = {SCHEMA_KEY.decode(): str(SCHEMA_VERSION)}
             metadata[FEATURES_KEY.decode()] = features.model_dump_json()
-            self._dataset.update_schema_metadata(metadata)
+            self.dataset.update_schema_metadata(metadata)
 
     def _empty(self, schema: pa.Schema) -> None:
         with writing(self.path):
-            self._dataset = lance.write_dataset(
+            self.dataset = lance.write_dataset(
                 schema.empty_table(), str(self.path), mode="overwrite", commit_lock=self._commits
             )
 
-    def _said(self, key: bytes) -> str:
-        return (self._dataset.schema.metadata or {}).get(key, b"").decode()
+    def said(self, key: bytes) -> str:
+        """What the table's metadata says, empty where nothing."""
+        return (self.dataset.schema.metadata or {}).get(key, b"").decode()
 
     @property
     def fingerprint(self) -> str:
         """Fingerprint of the model that made the vectors."""
-        return self._said(MODEL_KEY)
+        return self.said(MODEL_KEY)
 
     def made_with(self) -> list[str]:
         """Precisions and kinds of device that vectors were made with, e.g. "bf16 on cuda"; empty where it is not known.
 
         Vectors of several are compared as they are: half precision moves a vector by a cosine of at most 0.001.
         """
-        return json.loads(self._said(MADE_WITH_KEY) or "[]")
+        return json.loads(self.said(MADE_WITH_KEY) or "[]")
 
     def note_made_with(self, how: str) -> None:
         """Record what the vectors that come are made with."""
         known = self.made_with()
         if how not in known:
-            with writing(self.path):
-                said: dict[str, str | None] = {MADE_WITH_KEY.decode(): json.dumps([*known, how])}
-                self._dataset.update_schema_metadata(said)
+            self.say(MADE_WITH_KEY, json.dumps([*known, how]))
 
     @property
     def width(self) -> int:
         """E, the width of the vectors."""
-        return self._dataset.schema.field("audio_embedding").type.list_size
+        return self.dataset.schema.field("audio_embedding").type.list_size
 
     def is_made_from(self, features: Features) -> bool:
         """Whether the clips were of these features."""
         try:
-            return Features.model_validate_json(self._said(FEATURES_KEY)) == features
+            return Features.model_validate_json(self.said(FEATURES_KEY)) == features
         except ValidationError:
             return False
 
@@ -194,11 +194,11 @@ class EmbeddingsTable:
         Raises:
             LibraryError: there is none any more.
         """
-        return is_newest(self._dataset, self.path, self._stamp)
+        return is_newest(self.dataset, self.path, self._stamp)
 
     def count(self) -> int:
         """Rows of the table: clips, of which some may have left the library since."""
-        return self._dataset.count_rows()
+        return self.dataset.count_rows()
 
     def clip_ids(self) -> list[str]:
         """Ids of all rows, in the table's order."""
@@ -206,28 +206,23 @@ class EmbeddingsTable:
 
     def ids(self) -> pa.StringArray:
         """As `clip_ids`, as an Arrow array."""
-        return _column(self._dataset.to_table(columns=["clip_id"]), "clip_id")
+        return _column(self.dataset.to_table(columns=["clip_id"]), "clip_id")
 
     def vectors(self, modality: Literal["audio", "visual"]) -> Float32[np.ndarray, "n E"]:
         """All embeddings of one modality, in the table's order; NaN for clips without."""
-        name = f"{modality}_embedding"
-        return self._matrix(_column(self._dataset.to_table(columns=[name]), name))
+        return matrix_of(self.dataset.to_table(columns=[f"{modality}_embedding"])[0])
 
-    def _matrix(self, column: Any) -> Float32[np.ndarray, "n E"]:
-        # an empty column has no chunk to flatten; flattening leaves out what is null
-        found = column.flatten().to_numpy().reshape(-1, self.width)
-        if not column.null_count:
-            return found
-        vectors = np.full((len(column), self.width), np.nan, np.float32)
-        vectors[column.is_valid().to_numpy(zero_copy_only=False)] = found
-        return vectors
+    def batches(self, modality: Literal["audio", "visual"]) -> Iterator[Float32[np.ndarray, "m E"]]:
+        """The same, part by part."""
+        for batch in self.dataset.to_batches(columns=[f"{modality}_embedding"], batch_size=8192):
+            yield matrix_of(pa.chunked_array([batch.column(0)]))
 
     def sample(self, size: int) -> tuple[Float32[np.ndarray, "n E"], Float32[np.ndarray, "n E"]]:
         """Embeddings of sound and picture of at most `size` clips, evenly spaced in the table; NaN if without."""
         rows = np.unique(np.linspace(0, self.count(), size, endpoint=False).astype(np.int64)) if self.count() else []
-        found = self._dataset.take(list(rows), columns=["clip_id", "audio_embedding", "visual_embedding"])
+        found = self.dataset.take(list(rows), columns=["clip_id", "audio_embedding", "visual_embedding"])
         first = first_rows(_column(found, "clip_id"))
-        audio, visual = (self._matrix(_column(found, name))[first] for name in found.column_names[1:])
+        audio, visual = (matrix_of(found[name])[first] for name in found.column_names[1:])
         return audio, visual
 
     def modalities(self) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
@@ -238,21 +233,54 @@ class EmbeddingsTable:
         return heard, seen
 
     def _row_ids(self, where: str | None = None) -> Int64[np.ndarray, " m"]:
-        found = self._dataset.to_table(columns=["clip_id"], filter=where, with_row_id=True)
+        found = self.dataset.to_table(columns=["clip_id"], filter=where, with_row_id=True)
         return _column(found, "_rowid").to_numpy()
 
     def thumbnails(self, positions: Sequence[int]) -> list[bytes]:
         """Thumbnails of the rows at these positions, in this order."""
-        return self._dataset.take(list(positions), columns=["thumbnail"])["thumbnail"].to_pylist()
+        return self.take(positions, ["thumbnail"])["thumbnail"].to_pylist()
+
+    def rows(self, row_ids: Int64[np.ndarray, " m"], columns: list[str]) -> pa.Table:
+        """Columns, and `_rowid`, of the rows of these ids."""
+        return self._where(f"_rowid IN ({', '.join(map(str, row_ids.tolist())) or 'NULL'})", columns)
+
+    def find(self, clip_ids: Sequence[str], columns: list[str]) -> pa.Table:
+        """Columns, and `_rowid`, of the rows of these clips."""
+        return self._where(f"clip_id IN ({quoted(clip_ids)})", columns)
+
+    def _where(self, condition: str, columns: list[str]) -> pa.Table:
+        found = self.dataset.to_table(columns=columns, filter=condition, with_row_id=True)
+        return found.take(pa.array(np.argsort(self.places(found["_rowid"].to_numpy()))))
+
+    def places(self, row_ids: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
+        """Numbers in the order that rows of these ids have in the table."""
+        fragments = {fragment.fragment_id: place for place, fragment in enumerate(self.dataset.get_fragments())}
+        places = [fragments[row_id >> 32] << 32 | row_id & 0xFFFFFFFF for row_id in row_ids.tolist()]
+        return np.array(places, dtype=np.int64)
+
+    def outside(self, fragments: frozenset[int], condition: str, columns: list[str]) -> pa.Table:
+        """Columns, and `_rowid`, of the rows outside of these fragments that meet a condition."""
+        others = [part for part in self.dataset.get_fragments() if part.fragment_id not in fragments]
+        limit = None if others else 0  # without a fragment it would read all of them
+        return self.dataset.scanner(
+            columns=columns, filter=condition, with_row_id=True, fragments=others or None, limit=limit
+        ).to_table()
+
+    def take(self, positions: Sequence[int], columns: list[str]) -> pa.Table:
+        """Columns of the rows at these positions, in this order."""
+        found = self.dataset.take(list(positions), columns=columns)
+        if len(found) != len(positions):  # Lance leaves out what is not there
+            raise IndexError(f"{self.path}: {len(found)} of {len(positions)} rows are there")
+        return found
 
     def append(self, *parts: EmbeddedClips) -> None:
         """Add clips in one atomic commit; a reader sees all of them or none."""
         table = pa.concat_tables([self._columns(clips) for clips in parts])
         with writing(self.path):
-            self._dataset = lance.write_dataset(table, str(self.path), mode="append", commit_lock=self._commits)
+            self.dataset = lance.write_dataset(table, str(self.path), mode="append", commit_lock=self._commits)
 
     def _columns(self, clips: EmbeddedClips) -> pa.Table:
-        schema = self._dataset.schema
+        schema = self.dataset.schema
         vectors = {"audio_embedding": clips.audio_embedding, "visual_embedding": clips.visual_embedding}
         columns: dict[str, Any] = {name: getattr(clips, name) for name in schema.names if name not in vectors}
         for name, rows in vectors.items():
@@ -268,24 +296,33 @@ class EmbeddingsTable:
             columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat), self.width)
         return pa.table(columns, schema=schema)
 
+    def reopen(self) -> None:
+        """Read the newest version."""
+        self.dataset = open_table(self.path, self._commits)
+
+    def say(self, key: bytes, value: str) -> None:
+        """Write something into the table's metadata."""
+        with writing(self.path):
+            self.dataset.update_schema_metadata({key.decode(): value})
+
     def remove(self, positions: Int64[np.ndarray, " m"]) -> None:
         """Drop the rows at these positions."""
         chosen = self._row_ids()[positions]
         for first in range(0, len(chosen), REMOVED_AT_ONCE):
             part = ", ".join(map(str, chosen[first : first + REMOVED_AT_ONCE].tolist()))
             with writing(self.path):
-                self._dataset.delete(f"_rowid IN ({part})")
+                self.dataset.delete(f"_rowid IN ({part})")
 
     def tidy(self) -> None:
         """Join the small fragments that many appends leave: reading stays fast, however many there were."""
         with writing(self.path):
-            if self._dataset.stats.dataset_stats(FRAGMENT_ROWS)["num_small_files"] > FRAGMENTS:
-                self._dataset.optimize.compact_files(target_rows_per_fragment=FRAGMENT_ROWS)
+            if self.dataset.stats.dataset_stats(FRAGMENT_ROWS)["num_small_files"] > FRAGMENTS:
+                self.dataset.optimize.compact_files(target_rows_per_fragment=FRAGMENT_ROWS)
 
     def forget_old_versions(self) -> None:
         """Free what was replaced more than a day ago: who opened the table goes on reading it for a day."""
         with writing(self.path):
-            free_old_versions(self._dataset)
+            free_old_versions(self.dataset)
 
 
 def table_path(library: str | Place, fingerprint: str) -> Place:
@@ -304,6 +341,18 @@ def places(ids: pa.StringArray, among: pa.StringArray) -> Int64[np.ndarray, " n"
     """Where each id stands among others; -1 where it does not."""
     found = pc.call_function("index_in", [ids], pc.SetLookupOptions(among))
     return pc.fill_null(found, -1).to_numpy().astype(np.int64)
+
+
+def matrix_of(column: pa.ChunkedArray) -> Float32[np.ndarray, "n E"]:
+    """A column of vectors; NaN where there is none."""
+    array, width = column.combine_chunks(), column.type.list_size
+    # an empty column has no chunk to flatten; flattening leaves out what is null
+    found = array.flatten().to_numpy().reshape(-1, width)
+    if not array.null_count:
+        return found
+    vectors = np.full((len(array), width), np.nan, np.float32)
+    vectors[array.is_valid().to_numpy(zero_copy_only=False)] = found
+    return vectors
 
 
 def _column(table: pa.Table, name: str) -> Any:
