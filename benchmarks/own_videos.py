@@ -61,7 +61,7 @@ def timed(line: str, folder: Path) -> dict[str, Any]:
         "processor_s": round(after.children_user + after.children_system - before[2] - before[3], 1),
         "exit_code": done.returncode,
         "printed": done.stdout[-3000:],
-        "told": done.stderr[-3000:],
+        "told": done.stderr[:1000],
     }
 
 
