@@ -152,7 +152,13 @@ def main() -> None:
     on_cpu = {"clips_per_s": rate, "share_of_peak": rate * clip_flops(towers) / matmul_rate(cpu, "fp32")}
     has_gpu = torch.cuda.is_available()
     on_gpu = gpu_rates(towers, torch.device("cuda"), given.batch, rate) if has_gpu else NOT_MEASURED
-    report = {**environment(), "torch": torch.__version__, "cosines": table, "cpu": on_cpu, "gpu": on_gpu}
+    report = {
+        **environment(),
+        "torch": torch.__version__,
+        "cosines": table,
+        "towers_on_cpu": on_cpu,
+        "towers_on_gpu": on_gpu,
+    }
     print(json.dumps(report, indent=1))
 
 
