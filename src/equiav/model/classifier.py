@@ -81,7 +81,7 @@ class Classifier(StoredModel):
                     self.encoders[modality] = make_encoder(config, modality, view_norm=False)
                     self.projections[modality] = nn.Linear(settings.width, settings.embedding)
             self.head = nn.Linear(settings.embedding * len(self.projections), len(self.classes))
-        self.to_empty(device=device)
+        self.allocate(device)
         if seed is not None:
             initialise(self, seed)
         self._set_drop_path(drop_path)

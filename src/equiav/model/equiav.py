@@ -205,7 +205,7 @@ class EquiAV(  # type: ignore[misc]  (from_pretrained takes fewer options than t
         device = torch.get_default_device()
         with torch.device("meta"):
             self._build(settings)
-        self.to_empty(device=device)
+        self.allocate(device)
         self._fill(seed)
 
     def _build(self, settings: Architecture) -> None:

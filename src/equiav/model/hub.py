@@ -182,6 +182,15 @@ class StoredModel(nn.Module):
         """A model of this config.json's sizes, its weights NaN."""
         raise NotImplementedError
 
+    def allocate(self, device: torch.device) -> None:
+        """Room on a device for weights that were made without any."""
+
+        def room(tensor: Tensor) -> Tensor:
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+
+        # to_empty imports sympy, a second of its own, on account of tensors that have no storage yet
+        self._apply(room)
+
     def standardise(self, log_mel: Float[Tensor, "B T M"]) -> Float[Tensor, "B T M"]:
         """Log-mel to what the encoder sees: mean 0 and deviation 1 over the training data."""
         return (log_mel - self.config.audio_mean) / self.config.audio_std
