@@ -9,8 +9,10 @@ import pytest
 from equiav.errors import ConfigError, LibraryError, ModelError
 from equiav.library.table import Library
 from equiav.model.encode import mean_direction
+from equiav.search.embed import embed_library
 from equiav.search.index import SearchIndex
 from equiav.search.table import EmbeddedClips, EmbeddingsTable, table_path
+from samples import pictures, tone
 from search.vectors import of_width, unit
 from tiny_library import FEATURES, make_clip
 
@@ -304,3 +306,27 @@ def test_the_table_keeps_ids_thumbnails_and_vectors_alone(tmp_path):
     filled(tmp_path, vectors, vectors)
     schema = lance.dataset(table_path(tmp_path, "model-a")).schema
     assert schema.names == ["clip_id", "thumbnail", "audio_embedding", "visual_embedding"]
+
+
+@pytest.mark.parametrize("made_from", ["audio", "image"])
+def test_a_vector_that_says_what_it_was_made_from_finds_as_its_file_does(library, model, made_from):
+    embed_library(library, model)
+    index = SearchIndex(library.path, model)
+    query = {"audio": (tone(0.5, rate=8000), 8000), "image": pictures(1)[0]}[made_from]
+    vector = model.encode(**{made_from: query})[0]
+    kind = {"audio": "audio", "image": "visual"}[made_from]
+    assert index.search(vector=vector, vector_of=kind) == index.search(**{made_from: query})
+    assert index.search(vector=vector) == index.search(vector=vector, by="both")
+    with pytest.raises(ConfigError, match="vector_of"):
+        index.search(vector=vector, vector_of="smell")
+
+
+def test_a_clip_s_thumbnail_is_that_of_its_hit(library, model):
+    embed_library(library, model)
+    index = SearchIndex(library.path, model)
+    hit = index.search(clip="clip3", k=1)[0]
+    assert index.thumbnail(hit.clip_id) == hit.thumbnail != b""
+    assert index.thumbnail("nobody") == b""
+    library.append([make_clip(50)])
+    assert index.thumbnail("clip50") == b""
+    assert "clip50" in index.library.all_ids()

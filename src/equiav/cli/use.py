@@ -1,4 +1,4 @@
-"""The verbs that use a model: embed, search."""
+"""The verbs that use a model: embed, search, serve."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from equiav.cli.options import AsJson, Device, LibraryPath, Precision, RunPath, device_of_rank, load_model
-from equiav.cli.terminal import IS_MAIN, SEVERAL, Bar, out, print_json
+from equiav.cli.options import AsJson, Device, LibraryPath, Precision, RunPath, device_of_rank, folder_here, load_model
+from equiav.cli.terminal import IS_MAIN, SEVERAL, Bar, err, out, print_json
 from equiav.errors import ConfigError
 from equiav.words import counted
 
@@ -149,3 +149,45 @@ def search(
             "–" if hit.percentile is None else f"{hit.percentile:.1f} %",
         )
     out.print(table)
+
+
+@use_app.command()
+def serve(
+    library: LibraryPath,
+    run: Annotated[
+        list[str],
+        typer.Option("--run", "-R", metavar="[NAME=]PATH", help="Run folder; given again, several runs by name."),
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but this machine's own needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 7860,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the token that clients must send; or EQUIAV_TOKEN is set.")
+    ] = None,
+    max_mb: Annotated[int, typer.Option(min=1, help="Largest request, in MiB.")] = 64,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest sound or video that is taken.")] = 300.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds that a request may take to arrive, and again to be answered.")
+    ] = 60.0,
+    queue: Annotated[int, typer.Option(min=1, help="Embeds and searches in hand at once.")] = 64,
+    workers: Annotated[int, typer.Option(min=1, help="Files decoded at the same time.")] = 2,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Serve embed, search and the clips of a library over HTTP, until Ctrl-C. Needs `pip install 'equiav[serve]'`.
+
+    Example: equiav serve --library L --run runs/toy
+
+    Example: equiav serve --library L --run a=runs/a --run b=runs/b --host 0.0.0.0 --token-file token.txt
+    """
+    try:
+        from equiav.serve.server import Limits, named_runs, read_token, run_server
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"serve needs {error.name}: pip install 'equiav[serve]'") from None
+
+    folders = named_runs(run)
+    token = read_token(token_file, host)
+    models = {name: load_model(folder_here(folder), device, precision) for name, folder in folders.items()}
+    limits = Limits(max_mb << 20, max_seconds, timeout, queue, workers)
+    run_server(library, models, host=host, port=port, token=token, limits=limits, say=err.print)

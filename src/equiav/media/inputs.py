@@ -133,7 +133,7 @@ def _read(count: int, at: Callable[[int], Input], workers: int | None) -> Genera
 def _each(given: Input) -> Iterator[Found]:
     """Its windows, read here."""
     try:
-        for content in _WINDOWS[given.kind](given, lambda _: None):
+        for content in windows_of(given):
             yield Found(given.place, content)
     except MediaError as error:
         yield Found(given.place, error)
@@ -175,11 +175,20 @@ def read_whole(given: Input) -> list[Any] | ConfigError | None:
             raise _LongError
 
     try:
-        return list(_WINDOWS[given.kind](given, short))
+        return list(windows_of(given, short))
     except _LongError:
         return None
     except ConfigError as error:  # ours to raise: nothing is wrong with the file
         return error
+
+
+def windows_of(given: Input, check: Check = lambda _: None) -> Iterator[Any]:
+    """The windows of one item: log-mel (T, M), picture (h, w, 3), or both; of a picture one.
+
+    Raises:
+        ConfigError: it is of another kind than it should be. MediaError: it cannot be used.
+    """
+    return _WINDOWS[given.kind](given, check)
 
 
 @contextmanager

@@ -103,6 +103,13 @@ class Sandbox(Generic[T, R]):
             yield from self.wait()
 
     @property
+    def folder(self) -> Path:
+        """Where workers put temporary files; it goes with the pool, also when that is killed."""
+        if self._folder is None:
+            raise RuntimeError("the pool is not open")
+        return Path(self._folder)
+
+    @property
     def busy(self) -> bool:
         """True while a result is to come."""
         return bool(self._again) or any(worker.held for worker in self._workers)

@@ -68,6 +68,7 @@ class SearchIndex:
         video: Any = None,
         clip: str | None = None,
         vector: Float[np.ndarray, " E"] | None = None,
+        vector_of: Modalities = "both",
         by: Modalities | None = None,
         k: int = 5,
         offset: int = 0,
@@ -92,6 +93,7 @@ class SearchIndex:
             video: a video, likewise.
             clip: id of a clip of the library.
             vector: an embedding; its length does not matter.
+            vector_of: what `vector` was made from: a sound, a picture, or both.
             by: compare with the clips' sounds, their pictures, or both: the mean of the two cosines, or, of a clip
                 that has one modality, that one's.
             k: how many hits; all clips where there are fewer.
@@ -116,8 +118,9 @@ class SearchIndex:
         given = [name for name, query in queries.items() if query is not None]
         if len(given) != 1:
             raise ConfigError(f"give exactly one query (audio, image, video, clip or vector), found {given or 'none'}")
-        if by is not None and by not in get_args(Modalities):
-            raise ConfigError(f"by={by!r} is none of {', '.join(get_args(Modalities))}")
+        for name, modalities in (("by", by), ("vector_of", vector_of)):
+            if modalities is not None and modalities not in get_args(Modalities):
+                raise ConfigError(f"{name}={modalities!r} is none of {', '.join(get_args(Modalities))}")
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise ConfigError(f"k={k}: expected at least 1 hit")
         if isinstance(offset, bool) or not isinstance(offset, (int, np.integer)) or offset < 0:
@@ -126,7 +129,8 @@ class SearchIndex:
             raise ConfigError(f"group_by={group_by!r}: expected 'source', or None")
         among = clip_filter(labels, sources, split, start_s, end_s)
         now = self._newest()
-        kind: Modalities = "both" if image is None and audio is None else "audio" if image is None else "visual"
+        made_from: dict[str, Modalities] = {"audio": "audio", "image": "visual", "vector": vector_of}
+        kind = made_from.get(given[0], "both")
         by = by or _OTHER[kind]
         if clip is not None:
             query, exclude = now.clip_vector(clip, "both"), [*exclude, clip]
@@ -160,6 +164,16 @@ class SearchIndex:
             LibraryError: no such clip, or it has no such modality, or it is not embedded.
         """
         return self._newest().clip_vector(clip_id, by)
+
+    def thumbnail(self, clip_id: str) -> bytes:
+        """The picture that a clip is embedded by, as a small JPEG; empty where it has none or is not embedded."""
+        found = self._newest().table.find([clip_id], ["thumbnail"])["thumbnail"].to_pylist()
+        return found[0] if found else b""
+
+    @property
+    def library(self) -> Library:
+        """The library as it is now."""
+        return self._newest().library
 
     @property
     def missing(self) -> int:

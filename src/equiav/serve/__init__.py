@@ -1,0 +1,1 @@
+"""A library and its models over HTTP; needs the extra `equiav[serve]`."""

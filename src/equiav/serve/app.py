@@ -1,0 +1,115 @@
+"""The endpoints:  a Service → an ASGI app. docs/serve.md says what each does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Annotated
+
+from fastapi import FastAPI, Path, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
+
+from equiav._version import __version__
+from equiav.serve.asking import TheService, add_asking
+from equiav.serve.guards import Guards
+from equiav.serve.problems import answer_errors, may_be_refused, refuse_for_now
+from equiav.serve.schemas import ClipInfo, State, links
+from equiav.serve.service import Service
+from equiav.serve.sources import FileRange, open_source, shown
+
+ALWAYS = may_be_refused(401, 403, 408, 413, 421, 500)
+ClipIdInPath = Annotated[str, Path(min_length=1, max_length=200)]
+
+
+def make_app(service: Service, *, token: str | None = None, hosts: Collection[str] | None = None) -> FastAPI:
+    """The app that serves.
+
+    Args:
+        service: it is opened and closed with the app.
+        token: that every request must bear; None: any may come.
+        hosts: names that it may be called by; None: any.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(service)
+            warming = asyncio.create_task(service.warm_up())
+            stack.callback(warming.cancel)
+            yield
+
+    # the pages that FastAPI makes of the OpenAPI load scripts of others
+    app = FastAPI(
+        title="equiav",
+        version=__version__,
+        summary="Search a media library by sound and picture.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=ALWAYS,
+    )
+    app.state.service = service
+    app.add_middleware(
+        Guards,  # type: ignore[arg-type]  # Starlette's stubs ask for one parameter alone
+        limits=service.limits,
+        token=token,
+        hosts=hosts,
+        measures=service.measures,
+    )
+    answer_errors(app, service.library)
+    _add_watching(app)
+    add_asking(app)
+    _add_clips(app)
+    return app
+
+
+def _add_watching(app: FastAPI) -> None:
+    @app.get("/healthz", tags=["watching"])
+    async def healthz() -> State:
+        """The process is alive."""
+        return State(status="ok")
+
+    @app.get("/readyz", tags=["watching"], responses=may_be_refused(503))
+    async def readyz(service: TheService) -> State:
+        """It can answer: its models ran once, and its library is there."""
+        if not await service.is_ready():
+            raise refuse_for_now(503, "not ready")
+        return State(status="ready")
+
+    @app.get("/metrics", tags=["watching"], response_class=Response)
+    async def metrics(service: TheService) -> Response:
+        """Counters, for Prometheus."""
+        return Response(service.measures.text(), media_type=service.measures.content_type)
+
+
+def _add_clips(app: FastAPI) -> None:
+    refused = may_be_refused(404, 409, 422)
+
+    @app.get("/v1/clips/{clip_id}", responses=refused)
+    async def clip(clip_id: ClipIdInPath, service: TheService) -> ClipInfo:
+        """What the library says of a clip."""
+        row = await service.clip(clip_id)
+        row["source"] = shown(row["source"], row["origin"])
+        return ClipInfo.model_validate(row | links(clip_id))
+
+    picture = {200: {"content": {"image/jpeg": {}}}}
+
+    @app.get("/v1/clips/{clip_id}/thumbnail", response_class=Response, responses={**picture, **refused})
+    async def thumbnail(clip_id: ClipIdInPath, service: TheService) -> Response:
+        """The picture that a clip is embedded by, at most 128 pixels wide and high."""
+        headers = {"Cache-Control": "private, max-age=300"}
+        return Response(await service.thumbnail(clip_id), media_type="image/jpeg", headers=headers)
+
+    whole = {200: {"content": {"*/*": {}}}, 206: {"description": "Partial Content", "content": {"*/*": {}}}}
+
+    @app.get(
+        "/v1/clips/{clip_id}/media", response_class=Response, responses={**whole, **refused, **may_be_refused(416)}
+    )
+    async def media(clip_id: ClipIdInPath, request: Request, service: TheService) -> Response:
+        """The file that a clip is a window of, whole or by range of bytes."""
+        row = await service.clip(clip_id)
+        file = await run_in_threadpool(open_source, row)
+        return FileRange(file, row["source"], request.headers)

@@ -1,0 +1,157 @@
+"""What clients send and get; the OpenAPI is made from it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from equiav.config import Modalities
+from equiav.serve.decoding import UseAs
+
+Word = Annotated[str, Field(max_length=500)]
+Words = Annotated[list[Word], Field(max_length=50)]
+ClipId = Annotated[str, Field(min_length=1, max_length=200)]
+Real = Annotated[float, Field(allow_inf_nan=False)]
+RUN = "Name of a run; the first one that is served, if none is named."
+
+
+class FileOptions(BaseModel):
+    """What goes with a file."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    use_as: UseAs = Field(
+        "auto", alias="as", description="auto: what the file has, sound, picture or both; else that of it alone."
+    )
+    run: Word | None = Field(None, description=RUN)
+
+
+class Filters(BaseModel):
+    """Which clips may be found, and how many."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    by: Modalities | None = Field(
+        None, description="Compare with the clips' sounds, pictures or both; default: the other one, of both both."
+    )
+    k: int = Field(5, ge=1, le=1000, description="Number of hits.")
+    offset: int = Field(0, ge=0, le=100_000, description="Leave out so many of the first hits.")
+    labels: Words = Field([], description="Find clips with one of these labels.")
+    sources: Words = Field([], description="Find clips of files whose path or name matches: `dog*.mp4`, `pets/*`.")
+    split: Word | None = Field(None, description="Find clips of this split.")
+    start_s: Real | None = Field(None, description="Find clips that end after this second of their file.")
+    end_s: Real | None = Field(None, description="Find clips that begin before this second of their file.")
+    min_score: Real | None = Field(None, description="Leave out hits that score less.")
+    group_by: Literal["source"] | None = Field(None, description="source: of each file its best clip alone.")
+    exclude: Annotated[list[ClipId], Field(max_length=1000)] = Field([], description="Ids of clips not to be found.")
+
+    def of_search(self) -> dict[str, Any]:
+        """As arguments of `SearchIndex.search`, but `by`."""
+        return self.model_dump(include=set(Filters.model_fields) - {"by"})
+
+
+class FileQuery(Filters, FileOptions):
+    """A search by a file."""
+
+
+class JsonQuery(Filters):
+    """A search by a clip of the library or by a vector: one of the two."""
+
+    clip: ClipId | None = Field(None, description="Id of a clip.")
+    vector: list[Real] | None = Field(None, min_length=1, max_length=16_384, description="An embedding.")
+    vector_of: Modalities = Field("both", description="What the vector was made from.")
+    run: Word | None = Field(None, description=RUN)
+
+
+class Run(BaseModel):
+    """A model that is served."""
+
+    name: str
+    fingerprint: str
+    width: int = Field(description="E, of its vectors.")
+    clip_s: float = Field(description="Length of its windows, in seconds.")
+    clips: int = Field(description="Clips of the library.")
+    not_embedded: int = Field(description="Those of them that cannot be found yet.")
+
+
+class Runs(BaseModel):
+    """All of them, the default one first."""
+
+    runs: list[Run]
+
+
+class Embedding(BaseModel):
+    """Unit vectors of a file; null for what it does not have."""
+
+    run: str
+    fingerprint: str = Field(description="Of the model: vectors of other models cannot be compared.")
+    kind: Modalities
+    windows: int
+    audio: list[float] | None
+    visual: list[float] | None
+
+
+class FoundClip(BaseModel):
+    """A clip of a ranking."""
+
+    clip_id: str
+    source: str = Field(description="The file, from the folder on that was ingested.")
+    start_s: float
+    end_s: float
+    frame_s: float | None = Field(description="When the picture that it is embedded by is shown.")
+    labels: list[str]
+    split: str
+    score: float
+    percentile: float | None = Field(description="Percent of the library's pairs of clips that score less.")
+    thumbnail: str = Field(description="Where its picture is.")
+    media: str = Field(description="Where its file is.")
+
+
+class Ranking(BaseModel):
+    """Hits, best first."""
+
+    run: str
+    kind: Modalities = Field(description="What the query was made from.")
+    by: Modalities = Field(description="What it was compared with.")
+    hits: list[FoundClip]
+
+
+class ClipInfo(BaseModel):
+    """A clip of the library."""
+
+    clip_id: str
+    source: str
+    start_s: float
+    end_s: float
+    labels: list[str]
+    split: str
+    status: str = Field(description="ok, or what it lacks: silent, still, no_audio, no_video.")
+    frame_times_s: list[float]
+    thumbnail: str
+    media: str
+
+
+class State(BaseModel):
+    """Whether the service is up."""
+
+    status: str
+
+
+def file_and(options: type[BaseModel]) -> dict[str, Any]:
+    """OpenAPI of a multipart body: a file and these fields."""
+    schema = options.model_json_schema()
+    schema["properties"] = {"file": {"type": "string", "format": "binary"}, **schema["properties"]}
+    return {"multipart/form-data": {"schema": schema | {"required": ["file"]}}}
+
+
+def in_json(options: type[BaseModel]) -> dict[str, Any]:
+    """OpenAPI of a JSON body."""
+    return {"application/json": {"schema": options.model_json_schema()}}
+
+
+def links(clip_id: str) -> dict[str, str]:
+    """Where a clip's picture and file are."""
+    place = f"/v1/clips/{quote(clip_id, safe='')}"
+    return {"thumbnail": f"{place}/thumbnail", "media": f"{place}/media"}

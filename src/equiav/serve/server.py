@@ -1,0 +1,108 @@
+"""`equiav serve`:  a library, models, an address → a server until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from equiav.errors import ConfigError
+from equiav.serve.app import make_app
+from equiav.serve.guards import LOOPBACK
+from equiav.serve.limits import Limits
+from equiav.serve.service import Service
+
+if TYPE_CHECKING:
+    from equiav.library.places import Place
+    from equiav.model.equiav import EquiAV
+
+__all__ = ["Limits", "named_runs", "read_token", "run_server"]
+
+TOKEN = "EQUIAV_TOKEN"  # noqa: S105 - the name of a variable
+SHORTEST = 16
+IDLE_S = 5  # that a connection is kept without a request
+
+
+def named_runs(given: list[str]) -> dict[str, str]:
+    """Folders of runs by name, from `FOLDER` or `NAME=FOLDER`.
+
+    Raises:
+        ConfigError: two have one name.
+    """
+    runs: dict[str, str] = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        folder = folder if equals else text
+        name = name if equals else folder.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+        if not name or name in runs:
+            raise ConfigError(f"--run {text}: each run needs a name of its own: --run NAME={folder}")
+        runs[name] = folder
+    return runs
+
+
+def read_token(file: Path | None, host: str) -> str | None:
+    """The token of a file, or of the environment; None where there is none.
+
+    Raises:
+        ConfigError: an address that others reach has none, or it is too short, or the file cannot be read.
+    """
+    token = os.environ.get(TOKEN, "").strip() or None
+    if file is not None:
+        try:
+            token = file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--token-file {file} cannot be read: {error}") from None
+    if token is None and host not in LOOPBACK:
+        raise ConfigError(f"--host {host} lets others in: give a token, with --token-file or in {TOKEN}")
+    if token is not None and (len(token) < SHORTEST or not token.isascii() or not token.isprintable() or " " in token):
+        raise ConfigError(
+            f"a token has at least {SHORTEST} letters and digits without a space: python -c "
+            "'import secrets; print(secrets.token_urlsafe())' makes one"
+        )
+    return token
+
+
+def run_server(
+    library: str | Place,
+    models: Mapping[str, EquiAV],
+    *,
+    host: str,
+    port: int,
+    token: str | None,
+    limits: Limits,
+    say: Callable[[str], None],
+) -> None:
+    """Serve until a signal comes; what is in hand then is finished.
+
+    Raises:
+        LibraryError: no library, or one that was not embedded with these models.
+        ConfigError: the address cannot be listened on.
+    """
+    app = make_app(Service(library, models, limits), token=token, hosts=LOOPBACK if host in LOOPBACK else None)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=IDLE_S,
+        timeout_graceful_shutdown=math.ceil(limits.timeout_s),
+    )
+    with _listening(host, port) as listener:
+        at = f"[{host}]" if ":" in host else host
+        say(f"serving on http://{at}:{listener.getsockname()[1]} (Ctrl-C ends it)")
+        uvicorn.Server(config).run([listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None

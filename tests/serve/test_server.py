@@ -1,0 +1,141 @@
+"""`equiav serve` as a process: slow bodies, Ctrl-C, SIGTERM, what it leaves behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from equiav.media.mux import wav_file
+from samples import tone
+
+pytestmark = pytest.mark.xdist_group("serve")
+SOUND = wav_file(tone(0.7), 16_000)
+
+
+@pytest.fixture(scope="module")
+def run_folder(models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    models["first"].save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def serving(library, run_folder, tmp_path_factory):
+    """Start `equiav serve`; its process, and its address when it is ready."""
+
+    @contextmanager
+    def start(*more, **environment):
+        folder = tmp_path_factory.mktemp("temporary")
+        command = [sys.executable, "-m", "equiav", "serve", "-L", library.path, "-R", run_folder, "--port", "0", *more]
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | environment,
+        )
+        try:
+            line = process.stderr.readline()
+            assert "serving on http" in line, line + process.stderr.read()
+            port = int(line.split(" (")[0].rpartition(":")[2])
+            process.folder, process.port = folder, port
+            address = f"http://127.0.0.1:{port}"
+            while httpx2.get(f"{address}/readyz").status_code != 200:
+                time.sleep(0.1)
+            yield process, address
+        finally:
+            process.kill()
+            process.wait()
+            process.stderr.close()
+
+    return start
+
+
+def talk(port, *parts, pause_s=0.0):
+    """Send parts of a request as they are; all that comes back until the connection is closed."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(pause_s)
+        answer = b""
+        try:
+            while block := connection.recv(1 << 16):
+                answer += block
+        except ConnectionResetError:
+            pass
+        return answer
+
+
+HEAD = b"POST /v1/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+
+
+def test_bodies_that_are_slow_too_large_or_end_early(serving):
+    with serving("--timeout", "2", "--max-mb", "1") as (process, address):
+        port = process.port
+        slow = talk(port, HEAD + b"Content-Length: 1000\r\n\r\n", b"--x\r\n")
+        assert slow.startswith(b"HTTP/1.1 408 ")
+        assert b"application/problem+json" in slow
+        large = talk(port, HEAD + b"Content-Length: 2147483648\r\n\r\n")
+        assert large.startswith(b"HTTP/1.1 413 ")
+        part = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
+        begin = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        chunked = [HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"%x\r\n" % len(begin) + begin + b"\r\n", *[part] * 17]
+        assert talk(port, *chunked).startswith(b"HTTP/1.1 413 ")
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n--x\r\n")
+        assert httpx2.post(f"{address}/v1/embed", files={"file": ("a", SOUND)}).status_code == 200
+        assert httpx2.get(f"{address}/healthz", headers={"Host": "evil.example"}).status_code == 421
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_when_what_is_in_hand_is_done(serving, number, code):
+    with serving() as (process, address):
+        body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + SOUND + b"\r\n--x--\r\n"
+        with socket.create_connection(("127.0.0.1", process.port), timeout=60) as connection:
+            connection.sendall(HEAD + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body[:100])
+            time.sleep(0.5)
+            process.send_signal(number)
+            time.sleep(0.5)
+            connection.sendall(body[100:])
+            answer = connection.recv(1 << 16)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert process.wait(60) == code
+        assert "Traceback" not in process.stderr.read()
+        assert list(process.folder.iterdir()) == []
+        with pytest.raises(httpx2.ConnectError):
+            httpx2.get(f"{address}/healthz")
+
+
+def test_nothing_is_left_when_it_is_killed(serving):
+    with serving() as (process, address):
+        assert httpx2.post(f"{address}/v1/embed", files={"file": ("a", SOUND)}).status_code == 200
+        assert list(process.folder.iterdir()) != []
+        process.kill()
+        process.wait()
+        end = time.monotonic() + 30
+        while list(process.folder.iterdir()) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert list(process.folder.iterdir()) == []
+
+
+def test_what_cannot_be_served_is_one_line(equiav, library, run_folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("EQUIAV_TOKEN", raising=False)
+    serve = ["serve", "-L", library.path, "-R", run_folder]
+    code, _, said = equiav(*serve, "--host", "0.0.0.0")
+    assert (code, "token" in said) == (1, True)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, _, said = equiav(*serve, "--port", taken.getsockname()[1])
+        assert (code, "cannot listen" in said) == (1, True)
+    code, _, said = equiav(*serve[:-1], tmp_path / "none")
+    assert (code, "no such folder" in said) == (1, True)
+    code, _, said = equiav("serve", "-L", tmp_path / "none", "-R", run_folder)
+    assert (code, "holds no library" in said) == (1, True)
+    code, said, _ = equiav("serve", "--help")
+    assert (code, "Example: equiav serve" in said) == (0, True)
+    assert Path(run_folder).is_dir()
