@@ -1,12 +1,8 @@
 """`equiav serve` as a process: slow bodies, Ctrl-C, SIGTERM, what it leaves behind."""
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -17,44 +13,6 @@ from samples import tone
 
 pytestmark = pytest.mark.xdist_group("serve")
 SOUND = wav_file(tone(0.7), 16_000)
-
-
-@pytest.fixture(scope="module")
-def run_folder(models, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    models["first"].save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def serving(library, run_folder, tmp_path_factory):
-    """Start `equiav serve`; its process, and its address when it is ready."""
-
-    @contextmanager
-    def start(*more, **environment):
-        folder = tmp_path_factory.mktemp("temporary")
-        command = [sys.executable, "-m", "equiav", "serve", "-L", library.path, "-R", run_folder, "--port", "0", *more]
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | environment,
-        )
-        try:
-            line = process.stderr.readline()
-            assert "serving on http" in line, line + process.stderr.read()
-            port = int(line.split(" (")[0].rpartition(":")[2])
-            process.folder, process.port = folder, port
-            address = f"http://127.0.0.1:{port}"
-            while httpx2.get(f"{address}/readyz").status_code != 200:
-                time.sleep(0.1)
-            yield process, address
-        finally:
-            process.kill()
-            process.wait()
-            process.stderr.close()
-
-    return start
 
 
 def talk(port, *parts, pause_s=0.0):
