@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -88,7 +90,8 @@ def ingest(
         source, media=media, label_map=labels, split=split, by_folder=labels_from_folders, hold_out=share
     )
 
-    with Bar("ingesting", "files") as bar:
+    # Ray prints of lost actors on standard output, where --json has one object
+    with redirect_stdout(sys.stderr), Bar("ingesting", "files") as bar:
         report = run_ingest(
             listing,
             library,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import sys
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -55,7 +56,8 @@ def embed(
         if not IS_MAIN:
             follow(library, model)
             return
-        with Bar("embedding", "clips") as bar:
+        # Ray prints of lost actors on standard output, where --json has one object
+        with redirect_stdout(sys.stderr), Bar("embedding", "clips") as bar:
             table = embed_library(Library(library), model, engine=engine, on_progress=bar.update)
     facts = EmbeddingIndex.of(table).facts
     if as_json:
