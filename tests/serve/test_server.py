@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import httpx2
+import psutil
 import pytest
 
 from equiav.media.mux import wav_file
@@ -68,6 +69,19 @@ def test_a_signal_ends_it_when_what_is_in_hand_is_done(serving, number, code):
         assert list(process.folder.iterdir()) == []
         with pytest.raises(httpx2.ConnectError):
             httpx2.get(f"{address}/healthz")
+
+
+def test_a_token_opens_it_by_any_name_and_decoders_do_not_know_it(serving):
+    token = "a-token-of-some-length"
+    with serving(EQUIAV_TOKEN=token) as (process, address):
+        for headers, status in (({}, 401), ({"Authorization": f"Bearer {token}", "Host": "search.example"}, 200)):
+            assert (
+                httpx2.post(f"{address}/v1/embed", files={"file": ("a", SOUND)}, headers=headers).status_code == status
+            )
+        children = psutil.Process(process.pid).children()
+        assert children
+        for known, them in ((True, [psutil.Process(process.pid)]), (False, children)):
+            assert all(("EQUIAV_TOKEN" in each.environ()) == known for each in them)
 
 
 def test_nothing_is_left_when_it_is_killed(serving):

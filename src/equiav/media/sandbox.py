@@ -37,7 +37,7 @@ CPU_SHARE = 0.5  # of a task's limit that it may spend computing
 START_S = 300.0  # that a worker may take to load its modules, from a slow disk
 # A worker is one core's worth: libraries that would start a thread per core read these once, when they are loaded
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-SECRETS = ("AWS_", "AZURE_", "GOOGLE_")  # of no use to a process that decodes what strangers made
+SECRETS = ("AWS_", "AZURE_", "GOOGLE_", "EQUIAV_TOKEN")  # of no use to a process that decodes what strangers made
 BEGIN = "import sys; sys.path[:] = {path}; from equiav.media.worker import serve; serve({handle})"
 
 T = TypeVar("T")

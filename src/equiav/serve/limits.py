@@ -16,3 +16,8 @@ class Limits:
     timeout_s: float = 60.0  # a request may take so long to arrive, and so long again to be answered
     queue: int = 64  # embeds and searches in hand, those that wait included
     workers: int = 2  # files decoded at the same time, each in a process of its own
+
+    @property
+    def decode_s(self) -> float:
+        """That one file may take to decode: less than the answer, so that its client hears that it is the file."""
+        return self.timeout_s / 2

@@ -83,7 +83,9 @@ def run_server(
         LibraryError: no library, or one that was not embedded with these models.
         ConfigError: the address cannot be listened on.
     """
-    app = make_app(Service(library, models, limits), token=token, hosts=LOOPBACK if host in LOOPBACK else None)
+    # a page that points a name of its own at this address does not know the token
+    hosts = LOOPBACK if token is None else None
+    app = make_app(Service(library, models, limits), token=token, hosts=hosts)
     config = uvicorn.Config(
         app,
         host=host,

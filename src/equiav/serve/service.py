@@ -72,7 +72,7 @@ class Service:
     ) -> None:
         self.limits, self.measures, self.is_warm = limits, Measures(), False
         self.library, self._inside = str(library), 0
-        self._decoders = Decoders(limits.workers, limits.timeout_s, function)
+        self._decoders = Decoders(limits.workers, limits.decode_s, function)
         self._model_thread = ThreadPoolExecutor(1, "model")
         self._search_threads = ThreadPoolExecutor(SEARCHES, "search")
         self.runs: dict[str, Served] = {}
