@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Lance announces every table that it makes as a warning on stderr; set LANCE_LOG to see them
 os.environ.setdefault("LANCE_LOG", "error")
+# PyTorch's threads spin while they wait for each other: beside other work that takes several times the processor time
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 _LAZY = {
     "Classifier": "equiav.model.classifier",

@@ -50,6 +50,7 @@ def embed(
 
     if SEVERAL and ray:
         raise ConfigError("--ray brings its own processes: start one equiav, without torchrun")
+    clips = Library(library)
     engine = over_processes if SEVERAL else on_ray(ray, device, precision, workers) if ray else in_process
     model = load_model(run, "cpu" if ray else device_of_rank(device), precision)
     with several_processes() if SEVERAL else nullcontext():
@@ -58,7 +59,7 @@ def embed(
             return
         # Ray prints of lost actors on standard output, where --json has one object
         with redirect_stdout(sys.stderr), Bar("embedding", "clips") as bar:
-            table = embed_library(Library(library), model, engine=engine, on_progress=bar.update)
+            table = embed_library(clips, model, engine=engine, on_progress=bar.update)
     facts = EmbeddingIndex.of(table).facts
     if as_json:
         index = {name: asdict(known) for name, known in facts.items()}

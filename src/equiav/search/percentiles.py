@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float32, Float64
 
 SAMPLE = 512  # clips, evenly spaced in the table: a quarter of a million pairs
+ROUNDING = 1e-6  # of a score
 
 
 class PairScores:
@@ -38,7 +39,7 @@ class PairScores:
         scores = self._scores.get((query, by))
         if scores is None:
             scores = self._scores[query, by] = np.sort(self._measure(query, by))
-        return float(np.searchsorted(scores, np.float32(score)) / len(scores) * 100) if len(scores) else None
+        return float(np.searchsorted(scores, score - ROUNDING) / len(scores) * 100) if len(scores) else None
 
     def _measure(self, query: Modalities, by: Modalities) -> Float32[np.ndarray, " p"]:
         if self._vectors is None:
