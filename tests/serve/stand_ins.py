@@ -13,7 +13,7 @@ def hang(task):
 
 
 def slow(task):
-    time.sleep(1.0)
+    time.sleep(0.5)
     return decode(task)
 
 

@@ -214,10 +214,10 @@ def test_more_than_the_queue_holds_is_turned_away_at_once(open_app):
 
 
 def test_what_takes_too_long_is_answered(open_app):
-    with open_app(function=slow, timeout_s=2.5, queue=8) as client:
+    with open_app(function=slow, timeout_s=2.0, queue=9) as client:
         ready(client)
         found = []
-        asking = [threading.Thread(target=lambda: found.append(embed(client))) for _ in range(4)]
+        asking = [threading.Thread(target=lambda: found.append(embed(client))) for _ in range(8)]
         for thread in asking:
             thread.start()
         for thread in asking:

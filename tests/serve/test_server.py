@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -94,6 +95,15 @@ def test_nothing_is_left_when_it_is_killed(serving):
         while list(process.folder.iterdir()) and time.monotonic() < end:
             time.sleep(0.1)
         assert list(process.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", ["uvicorn", "fastapi", "python_multipart", "prometheus_client"])
+def test_without_the_extra_it_says_how_to_install_it(equiav, library, run_folder, monkeypatch, package):
+    for name in [name for name in sys.modules if name.startswith("equiav.serve")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    code, _, said = equiav("serve", "-L", library.path, "-R", run_folder)
+    assert (code, f"serve needs {package}: pip install 'equiav[serve]'" in said) == (1, True)
 
 
 def test_what_cannot_be_served_is_one_line(equiav, library, run_folder, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import python_multipart  # noqa: F401 - Starlette reads forms with it, and would miss it at the first one only
 import uvicorn
 
 from equiav.errors import ConfigError
