@@ -177,12 +177,13 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, help="Files decoded at the same time.")] = 2,
     device: Device = "auto",
     precision: Precision = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Serve embed, search and the clips of a library over HTTP, until Ctrl-C. Needs `pip install 'equiav[serve]'`.
 
     Example: equiav serve --library L --run runs/toy
 
-    Example: equiav serve --library L --run a=runs/a --run b=runs/b --host 0.0.0.0 --token-file token.txt
+    Example: equiav serve -L L -R a=runs/a -R b=runs/b --host 0.0.0.0 --token-file F
     """
     try:
         from equiav.serve.server import Limits, named_runs, read_token, run_server
@@ -193,4 +194,11 @@ def serve(
     token = read_token(token_file, host)
     models = {name: load_model(folder_here(folder), device, precision) for name, folder in folders.items()}
     limits = Limits(max_mb << 20, max_seconds, timeout, queue, workers)
-    run_server(library, models, host=host, port=port, token=token, limits=limits, say=err.print)
+
+    def on_start(url: str) -> None:
+        if as_json:
+            print_json({"url": url, "runs": list(models)})
+        else:
+            err.print(f"serving on {url} (Ctrl-C ends it)")
+
+    run_server(library, models, host=host, port=port, token=token, limits=limits, on_start=on_start)

@@ -76,9 +76,12 @@ def run_server(
     port: int,
     token: str | None,
     limits: Limits,
-    say: Callable[[str], None],
+    on_start: Callable[[str], None],
 ) -> None:
     """Serve until a signal comes; what is in hand then is finished.
+
+    Args:
+        on_start: called with the address once it is listened on.
 
     Raises:
         LibraryError: no library, or one that was not embedded with these models.
@@ -99,7 +102,7 @@ def run_server(
     )
     with _listening(host, port) as listener:
         at = f"[{host}]" if ":" in host else host
-        say(f"serving on http://{at}:{listener.getsockname()[1]} (Ctrl-C ends it)")
+        on_start(f"http://{at}:{listener.getsockname()[1]}")
         uvicorn.Server(config).run([listener])
 
 
