@@ -35,22 +35,40 @@ def talk(port, *parts, pause_s=0.0):
 HEAD = b"POST /v1/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=x\r\n"
 
 
-def test_bodies_that_are_slow_too_large_or_end_early(serving):
-    with serving("--timeout", "2", "--max-mb", "1") as (process, address):
-        port = process.port
-        slow = talk(port, HEAD + b"Content-Length: 1000\r\n\r\n", b"--x\r\n")
-        assert slow.startswith(b"HTTP/1.1 408 ")
-        assert b"application/problem+json" in slow
-        large = talk(port, HEAD + b"Content-Length: 2147483648\r\n\r\n")
-        assert large.startswith(b"HTTP/1.1 413 ")
-        part = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
-        begin = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
-        chunked = [HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"%x\r\n" % len(begin) + begin + b"\r\n", *[part] * 17]
-        assert talk(port, *chunked).startswith(b"HTTP/1.1 413 ")
-        with socket.create_connection(("127.0.0.1", port)) as connection:
-            connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n--x\r\n")
-        assert httpx2.post(f"{address}/v1/embed", files={"file": ("a", SOUND)}).status_code == 200
-        assert httpx2.get(f"{address}/healthz", headers={"Host": "evil.example"}).status_code == 421
+@pytest.fixture(scope="module")
+def quick(serving):
+    """A service that is short of patience and of space."""
+    with serving("--timeout", "2", "--max-mb", "1") as started:
+        yield started
+
+
+def test_bodies_that_are_slow_too_large_or_end_early(quick):
+    process, address = quick
+    port = process.port
+    slow = talk(port, HEAD + b"Content-Length: 1000\r\n\r\n", b"--x\r\n")
+    assert slow.startswith(b"HTTP/1.1 408 ")
+    assert b"application/problem+json" in slow
+    large = talk(port, HEAD + b"Content-Length: 2147483648\r\n\r\n")
+    assert large.startswith(b"HTTP/1.1 413 ")
+    part = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
+    begin = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    chunked = [HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"%x\r\n" % len(begin) + begin + b"\r\n", *[part] * 17]
+    assert talk(port, *chunked).startswith(b"HTTP/1.1 413 ")
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n--x\r\n")
+    assert httpx2.post(f"{address}/v1/embed", files={"file": ("a", SOUND)}).status_code == 200
+    assert httpx2.get(f"{address}/healthz", headers={"Host": "evil.example"}).status_code == 421
+
+
+def test_headers_that_do_not_arrive_in_time_end_the_connection(quick):
+    port = quick[0].port
+    whole = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    last = whole[:-2] + b"Connection: close\r\n\r\n"
+    assert talk(port) == b""
+    assert talk(port, b"GET /healthz HTTP/1.1\r\n", b"Host: 127.") == b""
+    assert talk(port, whole, b"GET ").count(b"HTTP/1.1 200 OK") == 1
+    # a client may take its time within a connection
+    assert talk(port, whole[:20], whole[20:], whole, last, pause_s=0.6).count(b"HTTP/1.1 200 OK") == 3
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

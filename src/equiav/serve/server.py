@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import socket
@@ -9,8 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import h11
 import python_multipart  # noqa: F401 - Starlette reads forms with it, and would miss it at the first one only
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from equiav.errors import ConfigError
 from equiav.serve.app import make_app
@@ -93,6 +96,7 @@ def run_server(
     config = uvicorn.Config(
         app,
         host=host,
+        http=Impatient,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -104,6 +108,39 @@ def run_server(
         at = f"[{host}]" if ":" in host else host
         on_start(f"http://{at}:{listener.getsockname()[1]}")
         uvicorn.Server(config).run([listener])
+
+
+class Impatient(H11Protocol):
+    """Closes a connection on which the headers of a request do not arrive in time: uvicorn would wait for ever."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Begin to wait."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Wait on, or stop waiting when they are whole."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self._stop()
+        elif self._late is None:
+            seconds = self.config.timeout_graceful_shutdown or IDLE_S
+            self._late = self.loop.call_later(seconds, self.transport.close)
+
+    def _stop(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 def _listening(host: str, port: int) -> socket.socket:
