@@ -148,9 +148,9 @@ def index(folder: Path, model: EquiAV, world: World) -> dict[str, Any]:
     size = {
         name: sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) / 2**20
         for name, place in (
-            ("vectors_index_mib", table.path / "_indices"),
+            ("vectors_index_mib", Path(str(table.path)) / "_indices"),
             ("library_id_index_mib", folder / "clips.lance" / "_indices"),
-            ("table_mib", table.path / "data"),
+            ("table_mib", Path(str(table.path)) / "data"),
         )
     }
     return {
@@ -278,17 +278,6 @@ def others(world: World, queries: np.ndarray, wanted: list[set[int]]) -> dict[st
             return made
 
         measure("usearch", usearch, lambda made, query: made.search(query, K).keys)
-    if find_spec("hnswlib"):
-        import hnswlib
-
-        def hnswlib_index() -> Any:
-            made = hnswlib.Index("ip", world.width)
-            made.init_index(rows, M=16, ef_construction=100)
-            made.add_items(vectors)
-            made.set_ef(64)
-            return made
-
-        measure("hnswlib", hnswlib_index, lambda made, query: made.knn_query(query, K)[0][0])
     return report
 
 

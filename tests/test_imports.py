@@ -82,6 +82,10 @@ def test_no_imports_go_in_a_circle():
     [
         ("from tiny_library import make_model; make_model()", {"sympy", "lance", "matplotlib", "sklearn"}),
         ("import equiav", {"torch", "lance", "av", "matplotlib", "sklearn", "fastapi"}),
+        (
+            "from equiav import SearchIndex; from equiav.model.light import LightModel; import equiav.cli.app",
+            {"torch", "safetensors", "huggingface_hub", "av", "PIL", "ray", "sklearn", "matplotlib"},
+        ),
         ("import equiav.cli.app", {"torch", "fastapi", "starlette", "uvicorn"}),
         ("import equiav.serve.decoding", {"torch", "fastapi", "lance"}),
         (

@@ -11,8 +11,8 @@ import torch
 
 from equiav.errors import ConfigError
 from equiav.media.mux import wav_file
+from equiav.metrics.directions import mean_direction
 from equiav.metrics.retrieval import retrieval_metrics
-from equiav.model.encode import mean_direction
 from equiav.model.equiav import EquiAV
 from samples import TINY, pictures, tone, write_media
 

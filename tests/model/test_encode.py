@@ -18,7 +18,8 @@ from equiav.media import decode
 from equiav.media.decode import decode_audio, load_waveform, stream_windows
 from equiav.media.fbank import fit_frames, log_mel
 from equiav.media.mux import wav_file, write_clip
-from equiav.model.encode import Embeddings, embed_log_mels, encode, mean_direction
+from equiav.metrics.directions import mean_direction
+from equiav.model.encode import Embeddings, embed_log_mels, encode
 from equiav.model.equiav import EquiAV
 from equiav.search.embed import embed_library
 from equiav.search.index import SearchIndex

@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
@@ -15,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from small_models import batch_for, small_config, small_model
 
 from equiav.errors import ConfigError, ModelError
-from equiav.model import hub
 from equiav.model.classifier import Classifier
 from equiav.model.convert import load_mae
-from equiav.model.equiav import EquiAV, stored_config
+from equiav.model.equiav import EquiAV
+from equiav.model.folder import stored_config
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_a_hub_id_is_fetched_at_its_revision_and_offline_when_set(folder, monkey
         asked.append((repo_id, file, revision, local_files_only))
         return str(folder / file)
 
-    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     model = EquiAV.from_pretrained("hf://someone/rain", revision="v2", local_files_only=True)
     assert model.fingerprint() == small_model().fingerprint()
     assert asked == [("someone/rain", file, "v2", True) for file in ("config.json", "model.safetensors")]
@@ -132,7 +133,7 @@ def no_hub(monkeypatch):
     def asked(*arguments, **_):
         raise AssertionError(f"the Hub was asked for {arguments}")
 
-    monkeypatch.setattr(hub, "hf_hub_download", asked)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", asked)
 
 
 @pytest.mark.parametrize("load", [EquiAV.from_pretrained, Classifier.from_pretrained])
@@ -181,7 +182,7 @@ def test_offline_without_the_files_is_an_error_that_says_so(monkeypatch, tmp_pat
     def unreachable(*_, **__):
         raise LocalEntryNotFoundError("no connection")
 
-    monkeypatch.setattr(hub, "hf_hub_download", unreachable)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     with pytest.raises(ModelError, match="no connection"):
         EquiAV.from_pretrained("hf://someone/never-downloaded")
 

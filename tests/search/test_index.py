@@ -8,7 +8,7 @@ import pytest
 
 from equiav.errors import ConfigError, LibraryError, ModelError
 from equiav.library.table import Library
-from equiav.model.encode import mean_direction
+from equiav.metrics.directions import mean_direction
 from equiav.search.embed import embed_library
 from equiav.search.index import SearchIndex
 from equiav.search.table import EmbeddedClips, EmbeddingsTable, table_path

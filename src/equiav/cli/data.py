@@ -128,7 +128,7 @@ def _features(library: Place, recipe: str | None, like: str | None, overrides: l
         return Library(library).features if known else load_recipe(recipe or "base", overrides).features
     if recipe:
         raise ConfigError("--like takes the model's features, and --recipe a recipe's: give one of them")
-    from equiav.model.hub import read_features
+    from equiav.model.folder import read_features
 
     features = read_features(like)
     if not overrides:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from equiav.library.places import Place
     from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
+    from equiav.model.light import LightModel
     from equiav.train.trained_on import TrainedOn
 
 else:
@@ -66,14 +67,19 @@ Device = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
-def load_model(run: Path, device: str = "auto", precision: str = "auto") -> EquiAV:
-    """The model of a run, ready to embed in this precision, on the device of that name; auto: a GPU if there is one."""
-    from equiav.model.equiav import EquiAV
+def light_model(run: Path, device: str = "auto", precision: str = "auto") -> LightModel:
+    """The model of a run, not loaded yet."""
+    from equiav.model.light import LightModel
 
     if not run.is_dir():  # a mistyped folder is not to be looked for on the Hub
         raise ConfigError(f"{run}: no such folder; expected a run that `equiav pretrain` made, or a model's folder")
     folder = run / "model" if (run / "model").is_dir() else run
-    return EquiAV.from_pretrained(folder, device=device, dtype=precision)
+    return LightModel(folder, device=device, dtype=precision)
+
+
+def load_model(run: Path, device: str = "auto", precision: str = "auto") -> EquiAV:
+    """The model of a run, ready to embed in this precision, on the device of that name; auto: a GPU if there is one."""
+    return light_model(run, device, precision).loaded
 
 
 def device_of_rank(device: str) -> str:

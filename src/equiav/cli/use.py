@@ -12,7 +12,17 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from equiav.cli.options import AsJson, Device, LibraryPath, Precision, RunPath, device_of_rank, folder_here, load_model
+from equiav.cli.options import (
+    AsJson,
+    Device,
+    LibraryPath,
+    Precision,
+    RunPath,
+    device_of_rank,
+    folder_here,
+    light_model,
+    load_model,
+)
 from equiav.cli.terminal import IS_MAIN, SEVERAL, Bar, err, out, print_json
 from equiav.errors import ConfigError
 from equiav.words import counted
@@ -117,7 +127,8 @@ def search(
     """
     from equiav.search.index import SearchIndex
 
-    index = SearchIndex(library, load_model(run, device, precision))
+    model = light_model(run, device, precision)
+    index = SearchIndex(library, model if clip else model.loaded)
     hits = index.search(
         audio=audio,
         image=image,

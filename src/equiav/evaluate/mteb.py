@@ -23,7 +23,8 @@ from typing_extensions import override
 
 from equiav.errors import ConfigError
 from equiav.media.mux import wav_file
-from equiav.model.encode import encode, mean_direction
+from equiav.metrics.directions import mean_direction
+from equiav.model.encode import encode
 
 try:
     import mteb

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from equiav.config import Modalities
+from equiav.config import Modalities, Modality
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +20,17 @@ USABLE: dict[Modalities, tuple[str, ...]] = {
     "visual": ("ok", "silent", "no_audio"),
 }
 WHOLE = USABLE["both"]
+# What clips have, whether or not it says something: all that was stored of them
+STORED: dict[Modalities, tuple[str, ...]] = {
+    "both": ("ok", "silent", "still"),
+    "audio": ("no_video",),
+    "visual": ("no_audio",),
+}
+HAS: dict[Modality, tuple[str, ...]] = {
+    "audio": STORED["both"] + STORED["audio"],
+    "visual": STORED["both"] + STORED["visual"],
+}
+
 # Why an item gave no clip, if it may be different at the next try although the file is the same
 TRANSIENT = frozenset({"missing", "unreadable", "changed", "crashed", "timeout"})
 

@@ -22,8 +22,9 @@ from typing_extensions import override
 
 from equiav.config import Modalities, ModelConfig, covers, nearest, parse_settings, stored_modalities
 from equiav.errors import ModelError
-from equiav.model.equiav import EquiAV, as_image, make_encoder, stored_config
-from equiav.model.hub import CONFIG, WEIGHTS, StoredModel, classifier_card, read_json, write_weights
+from equiav.model.equiav import EquiAV, as_image, make_encoder
+from equiav.model.folder import CONFIG, WEIGHTS, read_json, stored_config
+from equiav.model.hub import StoredModel, classifier_card, write_weights
 from equiav.model.initialise import initialise, load_strictly
 
 if TYPE_CHECKING:

@@ -28,7 +28,8 @@ from torch import Tensor
 from equiav.config import Init, ModelConfig, parse_settings
 from equiav.errors import ConfigError, ModelError
 from equiav.model.equiav import EquiAV
-from equiav.model.hub import CONFIG, HUB, WEIGHTS, fetch, read_weights
+from equiav.model.folder import CONFIG, HUB, WEIGHTS, fetch
+from equiav.model.hub import read_weights
 from equiav.model.initialise import load_strictly
 
 if TYPE_CHECKING:

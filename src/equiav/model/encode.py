@@ -29,6 +29,7 @@ from equiav.errors import ConfigError, MediaError, ModelError
 from equiav.machine import pick_device
 from equiav.media.inputs import Found, Input, read_ahead
 from equiav.media.mux import wav_file
+from equiav.metrics.directions import mean_direction
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int64, UInt8
@@ -295,19 +296,6 @@ def _checked(vectors: Tensor) -> Float32[np.ndarray, "B E"]:
             "or too large for fp16 (take bf16 or fp32)"
         )
     return found
-
-
-def mean_direction(*vectors: Float32[np.ndarray, "*n E"]) -> Float32[np.ndarray, "*n E"]:
-    """Unit vectors along the sums of vectors.
-
-    Raises:
-        ModelError: they cancel out.
-    """
-    total = np.sum(vectors, axis=0, dtype=np.float64)
-    norms = np.linalg.norm(total, axis=-1, keepdims=True)
-    if not norms.all():
-        raise ModelError("the vectors point in opposite directions: their mean has no direction")
-    return (total / norms).astype(np.float32)
 
 
 def _as_list(items: Any, *, single: int) -> list[Any]:

@@ -29,8 +29,9 @@ from equiav.augment.visual import visual_space as make_visual_space
 from equiav.config import Architecture, ModelConfig, parse_settings
 from equiav.errors import ModelError
 from equiav.files import whole_file
+from equiav.model.folder import WEIGHTS, read_config, stored_config
 from equiav.model.heads import Head
-from equiav.model.hub import WEIGHTS, StoredModel, model_card, read_config
+from equiav.model.hub import StoredModel, model_card
 from equiav.model.initialise import initialise
 from equiav.model.predictor import ParameterEncoder, Predictor, make_predictor
 from equiav.model.vit import Encoder
@@ -70,13 +71,6 @@ def make_encoder(config: ModelConfig, modality: Literal["audio", "visual"], *, v
     return Encoder(
         settings, channels=3, patch=settings.visual_patch, grid=(side, side), stretch=True, view_norm=view_norm
     )
-
-
-def stored_config(config: ModelConfig) -> dict[str, Any]:
-    """config.json's content: how a run spends memory and time is no property of the weights, and is left at default."""
-    default = {name: Architecture.model_fields[name].default for name in ("checkpointing", "compile")}
-    kept = config.model_copy(update={"architecture": config.architecture.model_copy(update=default)})
-    return kept.model_dump(mode="json")
 
 
 class Tower(nn.Module):

@@ -1,4 +1,4 @@
-"""A model's folder and its twin on the Hugging Face Hub: config.json, model.safetensors and README.md, no pickles.
+"""A model from its folder or from the Hugging Face Hub; its fingerprint, and its card.
 
 folder, run or hf://owner/name -> model;   model -> README.md (the model card), fingerprint
 """
@@ -8,122 +8,27 @@ folder, run or hf://owner/name -> model;   model -> README.md (the model card), 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import ModelCard, ModelCardData
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from equiav.config import Features, ModelConfig, parse_settings
+from equiav.config import ModelConfig
 from equiav.errors import ModelError
 from equiav.files import whole_file
 from equiav.machine import DTYPES, Precision, pick_device, pick_precision
+from equiav.model.folder import CONFIG, WEIGHTS, Fingerprint, fetch
 from equiav.model.initialise import load_strictly
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
     from typing_extensions import Self
-
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-HUB = "hf://"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-def fetch(name: str | Path, file: str, *, revision: str | None = None, local_files_only: bool = False) -> Path:
-    """Path of one file of a model folder, or of a Hub repository (downloaded on first use, then from the cache).
-
-    Only `hf://owner/name` is looked for on the Hub: any other name is a folder, so a mistyped one never waits for a
-    server, nor takes a stranger's weights. A run's folder stands for the model in it.
-
-    Raises:
-        ModelError: no such folder, repository, revision or file; or not cached while offline.
-    """
-    if str(name).startswith(HUB):
-        return _download(str(name).removeprefix(HUB), file, revision, local_files_only)
-    folder = model_folder(name)
-    if not folder.is_dir():
-        found = "a file, not a folder" if folder.exists() else "no such folder"
-        advice = f"; a model on the Hugging Face Hub is written {HUB}{name}" if _HUB_ID.fullmatch(str(name)) else ""
-        raise ModelError(f"{name}: {found}; expected a model folder or a run that `equiav pretrain` made{advice}")
-    if not (folder / file).is_file():
-        raise ModelError(f"{folder} is not a model folder: it has no {file}")
-    return folder / file
-
-
-def model_folder(name: str | Path) -> Path:
-    """The model's folder of a run, or the folder itself."""
-    inside = Path(name) / "model"
-    return inside if inside.is_dir() else Path(name)
-
-
-def _download(name: str, file: str, revision: str | None, local_files_only: bool) -> Path:
-    try:
-        return Path(hf_hub_download(name, file, revision=revision, local_files_only=local_files_only))
-    except HFValidationError:
-        raise ModelError(f"{HUB}{name} is no address of a model on the Hub, expected {HUB}owner/name") from None
-    except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"{HUB}{name}: {file} is not in the Hub cache, and the Hub was not reached ({error}); "
-            "go online once, or give a folder"
-        ) from None
-    except HfHubHTTPError as error:
-        raise ModelError(f"{HUB}{name}: no {file} at revision {revision or 'main'} on the Hub: {error}") from None
-
-
-def read_config(path: Path) -> ModelConfig:
-    """A model's config.json, checked.
-
-    Raises:
-        ModelError: not JSON, or not a model's.
-        ConfigError: a key is unknown or a value out of range.
-    """
-    tree = read_json(path)
-    if "classes" in tree:
-        raise ModelError(
-            f"{path}: not the config.json of a model that embeds but a fine-tuned classifier's: give the run that it "
-            "was fine-tuned from, or measure it with `equiav evaluate classify`"
-        )
-    if "schema_version" not in tree:
-        raise ModelError(f"{path}: not an equiav model's config.json: it has no schema_version")
-    return parse_settings(ModelConfig, tree, where=str(path))
-
-
-def read_features(name: str | Path) -> Features:
-    """What the clips of a model, or of a classifier, are: `name` is a run, a model's folder or hf://owner/name.
-
-    Raises:
-        ModelError: no such model, or not one of equiav's.
-    """
-    path = fetch(name, CONFIG)
-    tree = read_json(path)
-    if "features" not in tree:
-        raise ModelError(f"{path}: not an equiav model's config.json: it has no features")
-    return parse_settings(Features, tree["features"], where=str(path))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one object.
-
-    Raises:
-        ModelError: it does not.
-    """
-    try:
-        tree: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: not a readable JSON file: {error}") from None
-    if not isinstance(tree, dict):
-        raise ModelError(f"{path}: expected a JSON object, found {type(tree).__name__}")
-    return tree
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -197,11 +102,11 @@ class StoredModel(nn.Module):
 
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with any weight and with any setting that changes an output."""
-        digest = hashlib.sha256(json.dumps(self.stored(), sort_keys=True).encode())
+        found = Fingerprint(self.stored())
         for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-        return digest.hexdigest()[:12]
+            content = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
+            found.add(name, str(tensor.dtype), tuple(tensor.shape), [content])
+        return found.text()
 
     @classmethod
     def from_pretrained(
@@ -230,7 +135,10 @@ class StoredModel(nn.Module):
         """
         place = pick_device(device) if device else None
         files = [fetch(name, file, revision=revision, local_files_only=local_files_only) for file in (CONFIG, WEIGHTS)]
-        model = cls.without_weights(files[0])
+        home = torch.get_default_device()
+        with torch.device("meta"):
+            model = cls.without_weights(files[0])
+        model.allocate(home)
         load_strictly(model, read_weights(files[1]), where=str(files[1]))
         model = (model.to(place) if place else model).eval()
         model.precision = pick_precision(dtype or "fp32", model.device)

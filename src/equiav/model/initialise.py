@@ -73,7 +73,7 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str
     for name in sorted(wanted.keys() & tensors.keys()):
         if tensors[name].shape != wanted[name].shape:
             problems.append(f"{name} is {tuple(tensors[name].shape)}, expected {tuple(wanted[name].shape)}")
-        elif not torch.isfinite(tensors[name]).all():
+        elif tensors[name].numel() and not torch.isfinite(torch.stack(tensors[name].aminmax())).all():
             problems.append(f"{name} holds values that are not finite")
     if problems:
         raise ModelError(f"{where}: {len(problems)} of the weights do not fit this model: {'; '.join(problems)}")

@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from equiav.config import MODALITIES, Modalities, Modality
 from equiav.errors import LibraryError
+from equiav.library.records import HAS
 from equiav.library.table import Library
-from equiav.model.encode import mean_direction
-from equiav.search.embed import HAS
+from equiav.metrics.directions import mean_direction
 from equiav.search.exact import FEW, LACKS, Exact, Vectors, compared_by, embed_command, mean_cosines, rounding
 from equiav.search.hits import SHOWN, ClipFilter, Hit, hits_of
 from equiav.search.indexing import CANDIDATES, EmbeddingIndex, near

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from equiav.config import MODALITIES, Modalities, Modality, check_features
+from equiav.config import Modality, check_features
 from equiav.errors import LibraryError
-from equiav.library.records import STATUSES
+from equiav.library.records import STATUSES, STORED
 from equiav.library.table import Library
 from equiav.search.engines import Engine, Rows, in_process
+from equiav.search.exact import listed
 from equiav.search.indexing import is_large, update_index
 from equiav.search.table import EmbeddedClips, EmbeddingsTable, first_rows, places
 
@@ -29,16 +29,6 @@ if TYPE_CHECKING:
 
 # A killed run does at most these again
 COMMIT_CLIPS = 512
-# What is embedded of clips of each status: all that was stored of them
-STORED: dict[Modalities, tuple[str, ...]] = {
-    "both": ("ok", "silent", "still"),
-    "audio": ("no_video",),
-    "visual": ("no_audio",),
-}
-HAS: dict[Modality, tuple[str, ...]] = {
-    "audio": STORED["both"] + STORED["audio"],
-    "visual": STORED["both"] + STORED["visual"],
-}
 
 
 def embed_library(
@@ -109,17 +99,6 @@ def _reconcile(
     missing = np.ones(len(ids), dtype=bool)
     missing[place[keep]] = False
     return missing
-
-
-def listed(library: Library) -> tuple[pa.StringArray, dict[Modality, NDArray[np.bool_]]]:
-    """Ids of all clips of a library, in the table's order, and which of them have which modality."""
-    rows = library.select(["clip_id", "status"])
-    statuses, has = rows["status"].combine_chunks(), dict[Modality, NDArray[np.bool_]]()
-    for modality in MODALITIES:
-        has[modality] = pc.call_function("is_in", [statuses], pc.SetLookupOptions(pa.array(HAS[modality]))).to_numpy(
-            zero_copy_only=False
-        )
-    return rows["clip_id"].combine_chunks(), has
 
 
 def _batches(library: Library, missing: NDArray[np.bool_], batch_size: int) -> list[Rows]:

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from equiav.config import MODALITIES, Modalities, Modality, covers
 from equiav.errors import ConfigError, LibraryError, ModelError
+from equiav.library.records import HAS
 from equiav.library.table import Library
-from equiav.model.encode import mean_direction
-from equiav.search.embed import listed
+from equiav.metrics.directions import mean_direction
 from equiav.search.hits import SHOWN, ClipFilter, Hit, hits_of
 from equiav.search.table import EmbeddingsTable, first_rows, matrix_of, places
 from equiav.words import are, counted
@@ -156,6 +156,17 @@ class Exact:
             f"{counted(self.missing, 'clip')} {are(self.missing)} not embedded, "
             f"of {len(self.ids)} in {self.library.path}: run {embed_command(self.library)}"
         )
+
+
+def listed(library: Library) -> tuple[pa.StringArray, dict[Modality, Bool[np.ndarray, " n"]]]:
+    """Ids of all clips of a library, in the table's order, and which of them have which modality."""
+    rows = library.select(["clip_id", "status"])
+    statuses, has = rows["status"].combine_chunks(), dict[Modality, np.ndarray]()
+    for modality in MODALITIES:
+        has[modality] = pc.call_function("is_in", [statuses], pc.SetLookupOptions(pa.array(HAS[modality]))).to_numpy(
+            zero_copy_only=False
+        )
+    return rows["clip_id"].combine_chunks(), has
 
 
 def compared_by(by: Modalities) -> list[Modality]:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from equiav.config import Modalities, check_features
 from equiav.errors import ConfigError
 from equiav.library.places import Place, place_of
 from equiav.library.table import Library
-from equiav.model.encode import Embeddings, encode, mean_direction
+from equiav.metrics.directions import mean_direction
 from equiav.search.approximate import Approximate
 from equiav.search.exact import Exact, Vectors, unit_vector
 from equiav.search.filters import clip_filter
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Float32
 
     from equiav.model.equiav import EquiAV
+    from equiav.model.light import LightModel
 
 __all__ = ["EmbeddingsTable", "Hit", "SearchIndex"]
 
@@ -48,13 +49,14 @@ class SearchIndex:
 
     Args:
         library: its folder.
-        model: queries are embedded with it, and compared with what `equiav embed` stored of it.
+        model: queries are embedded with it, and compared with what `equiav embed` stored of it. A `LightModel` is
+            loaded at the first query that is a file.
 
     Raises:
         LibraryError: no library, one of other features than the model's, or one that was not embedded with it.
     """
 
-    def __init__(self, library: str | Place, model: EquiAV) -> None:
+    def __init__(self, library: str | Place, model: EquiAV | LightModel) -> None:
         self.path, self.model = place_of(library), model
         self._fingerprint = model.fingerprint()
         self._opening, self._now = Lock(), self._open(None)
@@ -151,7 +153,7 @@ class SearchIndex:
         ]
 
     def _query(self, audio: Any, image: Any, video: Any) -> Float32[np.ndarray, " E"]:
-        embedded = cast("np.ndarray | Embeddings", encode(self.model, audio=audio, image=image, video=video))
+        embedded = self.model.encode(audio=audio, image=image, video=video)
         found, other = (embedded, None) if isinstance(embedded, np.ndarray) else embedded
         if len(found) != 1:
             raise ConfigError(f"one query at a time, found {len(found)}")

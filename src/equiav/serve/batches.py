@@ -17,7 +17,8 @@ import torch
 
 from equiav.augment.view import stack_pictures
 from equiav.errors import ModelError
-from equiav.model.encode import embed_log_mels, embed_pictures, mean_direction
+from equiav.metrics.directions import mean_direction
+from equiav.model.encode import embed_log_mels, embed_pictures
 from equiav.serve.decoding import Decoded
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing_extensions import Self
 from equiav.config import Modalities
 from equiav.errors import EquiAVError, MediaError
 from equiav.media.mux import wav_file
-from equiav.model.encode import mean_direction
+from equiav.metrics.directions import mean_direction
 from equiav.search.index import Hit, SearchIndex
 from equiav.serve.batches import Batcher, Embedded
 from equiav.serve.decoding import Decoded, Decoders, Task, UseAs, decode

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from equiav.errors import ModelError, TrainingError
 from equiav.files import flush, make_folder
-from equiav.model.hub import read_json, read_weights, write_weights
+from equiav.model.folder import read_json
+from equiav.model.hub import read_weights, write_weights
 from equiav.train.processes import spread_like, whole
 
 KEEP = 2

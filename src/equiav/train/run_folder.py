@@ -25,7 +25,7 @@ from equiav.errors import ConfigError, TrainingError
 from equiav.files import flush, make_folder, write_text
 from equiav.library.records import USABLE
 from equiav.library.table import Library
-from equiav.model.hub import CONFIG, WEIGHTS, fetch, read_config, read_json
+from equiav.model.folder import CONFIG, WEIGHTS, fetch, read_config, read_json
 from equiav.train.checkpoint import best_weights, has_state
 from equiav.train.loop import train
 from equiav.train.processes import agreed, whole
