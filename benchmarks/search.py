@@ -4,8 +4,8 @@ Prints one JSON object. A library of `--rows` cheap clips with clustered unit ve
 `--folder` (kept there, and taken again when it has as many), and its index as `equiav embed` builds it. Then, of
 `SearchIndex.search` in a process that is kept open: recall@10 against comparing all vectors, and milliseconds; of a
 fresh `equiav search` for a clip id and for a sound: seconds and peak memory; of exact search among 100,000 rows:
-milliseconds. The ceilings of the same run are the same queries in faiss (IVF-PQ with refinement, HNSW), usearch and
-hnswlib, as far as these are installed, and a matrix product with all vectors.
+milliseconds. The ceilings of the same run are the same queries in faiss (IVF-PQ with refinement, HNSW) and usearch, as
+far as these are installed, and a matrix product with all vectors, each within `--limit` seconds or with fewer rows.
 
     python benchmarks/search.py --rows 1000000 --folder /tmp/search
 """
@@ -191,14 +191,14 @@ def warm(folder: Path, model: EquiAV, queries: np.ndarray, wanted: list[set[str]
 
 
 def fresh(folder: Path, run: Path, clip: str) -> dict[str, Any]:
-    """`equiav search` in new processes: the median of five, after one."""
+    """`equiav search` in new processes: the median of three, after one."""
     sound = run / "sound.wav"
     sound.write_bytes(wav_file(np.random.default_rng(0).uniform(-0.1, 0.1, 48_000).astype(np.float32), 16_000))
     report: dict[str, Any] = {}
     for name, asked in (("clip_id", ["--clip", clip]), ("sound", ["--audio", str(sound), "--by", "audio"])):
         command = [sys.executable, "-m", "equiav", "search", "-L", str(folder), "-R", str(run), *asked, "--json"]
         seconds, peaks = [], []
-        for _ in range(6):
+        for _ in range(4):
             start = time.perf_counter()
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             _, status, used = _wait(process)
@@ -233,51 +233,80 @@ def exact(model: EquiAV, width: int, rows: int) -> dict[str, Any]:
     return {"rows": rows, **times, "product_p50_ms": product["p50_ms"]}
 
 
-def others(world: World, queries: np.ndarray, wanted: list[set[int]]) -> dict[str, Any]:
-    """The same vectors in libraries that hold them in memory."""
-    report: dict[str, Any] = {}
-    vectors = np.concatenate([part for _, part in world.parts()])
+def ivf_pq(vectors: np.ndarray) -> Callable[[np.ndarray], Any]:
+    """faiss: inverted lists of product codes, refined with the vectors."""
+    import faiss
 
-    def measure(name: str, make: Callable[[], Any], ask: Callable[[Any, np.ndarray], Any]) -> None:
-        start = time.monotonic()
-        made = make()
-        seconds = time.monotonic() - start
-        found, times = timed(lambda query: ask(made, query), queries)
-        hits = recall([set(map(int, hit)) for hit in found], wanted)
-        report[name] = {"build_s": round(seconds, 1), "recall_at_10": hits, **times}
+    lists = int(4 * len(vectors) ** 0.5)
+    made = faiss.index_factory(vectors.shape[1], f"IVF{lists},PQ64,RFlat", faiss.METRIC_INNER_PRODUCT)
+    made.train(vectors[:: max(1, len(vectors) // (40 * lists))])
+    made.add(vectors)
+    faiss.ParameterSpace().set_index_parameters(made, "k_factor_rf=10,nprobe=32")
+    return lambda query: made.search(query[None], K)[1][0]
 
-    rows = len(vectors)
-    measure("product", lambda: vectors, lambda all_of, query: np.argpartition(-(all_of @ query), K)[:K])
-    if find_spec("faiss"):
-        import faiss
 
-        lists = int(4 * rows**0.5)
+def hnsw(vectors: np.ndarray) -> Callable[[np.ndarray], Any]:
+    """faiss: a graph."""
+    import faiss
 
-        def ivf_pq() -> Any:
-            made = faiss.index_factory(world.width, f"IVF{lists},PQ64,RFlat", faiss.METRIC_INNER_PRODUCT)
-            made.train(vectors[:: max(1, rows // (40 * lists))])
-            made.add(vectors)
-            made.k_factor = 10
-            faiss.extract_index_ivf(made.base_index).nprobe = 32
-            return made
+    made = faiss.IndexHNSWFlat(vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
+    made.hnsw.efConstruction, made.hnsw.efSearch = 64, 64
+    made.add(vectors)
+    return lambda query: made.search(query[None], K)[1][0]
 
-        def hnsw() -> Any:
-            made = faiss.IndexHNSWFlat(world.width, 32, faiss.METRIC_INNER_PRODUCT)
-            made.hnsw.efConstruction, made.hnsw.efSearch = 64, 64
-            made.add(vectors)
-            return made
 
-        measure("faiss_ivf_pq_refined", ivf_pq, lambda made, query: made.search(query[None], K)[1][0])
-        measure("faiss_hnsw", hnsw, lambda made, query: made.search(query[None], K)[1][0])
-    if find_spec("usearch"):
-        from usearch.index import Index
+def usearch(vectors: np.ndarray) -> Callable[[np.ndarray], Any]:
+    """usearch: a graph."""
+    from usearch.index import Index
 
-        def usearch() -> Any:
-            made = Index(ndim=world.width, metric="ip", dtype="f32")
-            made.add(np.arange(rows), vectors)
-            return made
+    made = Index(ndim=vectors.shape[1], metric="ip", dtype="f32")
+    made.add(np.arange(len(vectors)), vectors)
+    return lambda query: made.search(query, K).keys
 
-        measure("usearch", usearch, lambda made, query: made.search(query, K).keys)
+
+def product(vectors: np.ndarray) -> Callable[[np.ndarray], Any]:
+    """numpy: a product with all vectors."""
+    return lambda query: np.argpartition(-(vectors @ query), K)[:K]
+
+
+OTHERS: dict[str, tuple[str, Callable[[np.ndarray], Callable[[np.ndarray], Any]]]] = {
+    "product": ("numpy", product),
+    "faiss_ivf_pq_refined": ("faiss", ivf_pq),
+    "faiss_hnsw": ("faiss", hnsw),
+    "usearch": ("usearch", usearch),
+}
+
+
+def other(name: str, world: World, queries: np.ndarray) -> dict[str, Any]:
+    """The same vectors in a library that holds them in memory."""
+    wanted, vectors = nearest(world, queries), np.concatenate([part for _, part in world.parts()])
+    start = time.monotonic()
+    ask = OTHERS[name][1](vectors)
+    seconds = time.monotonic() - start
+    found, times = timed(ask, queries)
+    hits = recall([set(map(int, hit)) for hit in found], wanted)
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return {"rows": world.rows, "build_s": round(seconds, 1), "recall_at_10": hits, **times, "peak_mib": peak}
+
+
+def others(world: World, queries: int, limit_s: float) -> dict[str, Any]:
+    """Each in a process of its own, with a limit; what does not end in time is asked with a tenth of the rows."""
+    report: dict[str, Any] = {"hnswlib": "left out: it has no wheel"}
+    for name, (package, _) in OTHERS.items():
+        if not find_spec(package):
+            report[name] = "not installed"
+            continue
+        for rows in (world.rows, world.rows // 10):
+            asked = [sys.executable, __file__, "--other", name, "--rows", str(rows), "--width", str(world.width)]
+            try:
+                done = subprocess.run(
+                    [*asked, "--queries", str(queries)], capture_output=True, text=True, check=True, timeout=limit_s
+                )
+            except subprocess.TimeoutExpired:
+                report[f"{name}_{rows}"] = f"not done within {limit_s:g} s"
+                continue
+            report[name] = json.loads(done.stdout)
+            break
     return report
 
 
@@ -287,9 +316,14 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--folder", type=Path, default=None, help="where the library is made, and kept")
-    parser.add_argument("--no-others", action="store_true", help="leave out the other libraries of indexes")
+    parser.add_argument("--limit", type=float, default=120, help="seconds for each other library of indexes; 0: none")
+    parser.add_argument("--other", choices=list(OTHERS), help="measure this one alone, here")
     given = parser.parse_args()
-    world, model = World(given.rows, given.width), tiny_model(given.width)
+    world = World(given.rows, given.width)
+    if given.other:
+        print(json.dumps(other(given.other, world, world.queries(given.queries))))
+        return
+    model = tiny_model(given.width)
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.folder or Path(scratch) / "L"
         run = Path(scratch) / "run"
@@ -298,14 +332,16 @@ def main() -> None:
         if not (folder / "clips.lance").exists() or Library(folder).count(statuses=("no_video",)) != given.rows:
             report |= build(folder, model, world)
         report["index"] = index(folder, model, world)
+        print(json.dumps(report), file=sys.stderr, flush=True)  # what there is, if it does not come to its end
         queries = world.queries(given.queries)
         best = nearest(world, queries)
         ids = [clip_id for part, _ in world.parts() for clip_id in part]
         report["warm"] = warm(folder, model, queries, [{ids[i] for i in row} for row in best])
         report["fresh"] = fresh(folder, run, ids[0])
+        print(json.dumps(report), file=sys.stderr, flush=True)
         report["exact"] = exact(model, given.width, min(100_000, given.rows) - 1)
-        if not given.no_others:
-            report["others"] = others(world, queries, best)
+        if given.limit:
+            report["others"] = others(world, given.queries, given.limit)
     report["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     print(json.dumps(report, indent=2))
 
