@@ -107,13 +107,14 @@ class Approximate:
     def _ranked(self, unit: Float64[np.ndarray, " E"], compared: list[Modality], n: int) -> _Ranked:
         """The n candidates of each modality, and those of the rows outside of its index."""
         parts, bounds = list[pa.Table](), dict[Modality, float]()
+        columns = ["clip_id", *(f"{modality}_embedding" for modality in compared)]
         for modality in compared:
             column, bound = f"{modality}_embedding", -np.inf
             if modality in self.index.covered:
                 named = near(self.table, modality, unit.astype(np.float32), n)
-                parts.append(self.table.rows(named, COLUMNS))
+                parts.append(self.table.rows(named, columns))
                 bound = self._bound(modality, matrix_of(parts[-1][column]), unit, n)
-            tail = self._tail(modality)
+            tail = self._tail(modality).select([*columns, "_rowid"])
             cosines = matrix_of(tail[column]) @ unit.astype(np.float32)
             if len(tail) > n:
                 floor = float(np.partition(cosines, -n)[-n])
