@@ -261,9 +261,12 @@ class EmbeddingsTable:
     def outside(self, fragments: frozenset[int], condition: str, columns: list[str]) -> pa.Table:
         """Columns, and `_rowid`, of the rows outside of these fragments that meet a condition."""
         others = [part for part in self.dataset.get_fragments() if part.fragment_id not in fragments]
-        limit = None if others else 0  # without a fragment it would read all of them
+        if not others:  # told no fragment, or no row, Lance would read the vectors of all
+            fields = [self.dataset.schema.field(name) for name in columns]
+            return pa.schema([*fields, pa.field("_rowid", pa.uint64())]).empty_table()
+        # late: other columns are read of the rows that meet the condition alone
         return self.dataset.scanner(
-            columns=columns, filter=condition, with_row_id=True, fragments=others or None, limit=limit
+            columns=columns, filter=condition, with_row_id=True, fragments=others, late_materialization=True
         ).to_table()
 
     def take(self, positions: Sequence[int], columns: list[str]) -> pa.Table:
