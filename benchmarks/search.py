@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -231,9 +232,14 @@ def exact(model: EquiAV, width: int, rows: int) -> dict[str, Any]:
     return {"rows": rows, **times, "product_p50_ms": product["p50_ms"]}
 
 
+def library(name: str) -> Any:
+    """Another library, which need not be installed."""
+    return import_module(name)
+
+
 def ivf_pq(vectors: np.ndarray) -> Callable[[np.ndarray], Any]:
     """faiss: inverted lists of product codes, refined with the vectors."""
-    import faiss
+    faiss = library("faiss")
 
     lists = int(4 * len(vectors) ** 0.5)
     made = faiss.index_factory(vectors.shape[1], f"IVF{lists},PQ64,RFlat", faiss.METRIC_INNER_PRODUCT)
@@ -245,7 +251,7 @@ def ivf_pq(vectors: np.ndarray) -> Callable[[np.ndarray], Any]:
 
 def hnsw(vectors: np.ndarray) -> Callable[[np.ndarray], Any]:
     """faiss: a graph."""
-    import faiss
+    faiss = library("faiss")
 
     made = faiss.IndexHNSWFlat(vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
     made.hnsw.efConstruction, made.hnsw.efSearch = 64, 64
@@ -255,9 +261,7 @@ def hnsw(vectors: np.ndarray) -> Callable[[np.ndarray], Any]:
 
 def usearch(vectors: np.ndarray) -> Callable[[np.ndarray], Any]:
     """usearch: a graph."""
-    from usearch.index import Index
-
-    made = Index(ndim=vectors.shape[1], metric="ip", dtype="f32")
+    made = library("usearch.index").Index(ndim=vectors.shape[1], metric="ip", dtype="f32")
     made.add(np.arange(len(vectors)), vectors)
     return lambda query: made.search(query, K).keys
 
