@@ -12,6 +12,7 @@ import lance
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from cli.test_ranks import ends, start
 from equiav.errors import ConfigError
@@ -61,6 +62,15 @@ embed.COMMIT_CLIPS = 4
 engine = on_ray("local", workers=2)
 embed.embed_library(Library(sys.argv[1]), make_model(), batch_size=2, engine=engine, on_progress=tell)
 """
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the processes have that are compared: a sum over other numbers of threads is rounded otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 Three engines, and one piece of work: this process, the actors of a Ray cluster, or processes that torchrun started.
 Whoever has a batch reads its rows from the version of the library that the batches were planned on, so who it is
-changes no bit. A few batches are under way at a time, however many there are. One process writes (`search.embed`).
+changes no bit, where each has as many threads. A few batches are under way at a time, however many there are. One
+process writes (`search.embed`).
 """
 
 from __future__ import annotations
