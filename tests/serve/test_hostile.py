@@ -88,7 +88,8 @@ def test_after_all_of_that_a_good_request_works(client):
 @pytest.mark.gate
 def test_what_openapi_lets_clients_send_gets_an_answer_that_it_names(serving):
     """By schemathesis: statuses, types and schemas of answers; bad data are refused; headers; methods."""
-    pytest.importorskip("schemathesis")
+    if sys.version_info < (3, 11):
+        pytest.skip("schemathesis needs Python 3.11")
     with serving("--timeout", "20") as (process, address):
         command = [
             sys.executable,
