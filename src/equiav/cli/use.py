@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +24,7 @@ from equiav.cli.options import (
     light_model,
     load_model,
 )
+from equiav.cli.start import quick_imports
 from equiav.cli.terminal import IS_MAIN, SEVERAL, Bar, err, out, print_json
 from equiav.errors import ConfigError
 from equiav.words import counted
@@ -125,9 +127,13 @@ def search(
 
     Example: equiav search --library L --run runs/toy --clip ID --label dog --source 'pets/*' --start 60 --end 120
     """
-    from equiav.search.index import SearchIndex
+    with quick_imports():
+        from equiav.search.index import SearchIndex
 
-    model = light_model(run, device, precision)
+        model = light_model(run, device, precision)
+        if not clip:
+            import_module("equiav.model.encode")
+            import_module("equiav.model.equiav")
     index = SearchIndex(library, model if clip else model.loaded)
     hits = index.search(
         audio=audio,
