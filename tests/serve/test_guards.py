@@ -9,7 +9,7 @@ from starlette.datastructures import UploadFile
 
 from equiav.errors import ConfigError, LibraryError, WorkerError
 from equiav.media.mux import wav_file
-from equiav.serve import guards
+from equiav.serve import guards, sessions
 from equiav.serve.problems import refusal_of
 from equiav.serve.server import named_runs, read_token
 from samples import pictures, tone, write_media
@@ -90,7 +90,7 @@ def test_with_the_token_all_is_served_and_without_it_whether_it_lives(locked):
 
 def test_a_token_is_compared_in_constant_time(locked, monkeypatch):
     seen = []
-    monkeypatch.setattr(guards.hmac, "compare_digest", lambda *pair: seen.append(pair) or False)
+    monkeypatch.setattr(sessions.hmac, "compare_digest", lambda *pair: seen.append(pair) or False)
     locked.get("/v1/runs", headers={"Authorization": "Bearer x"})
     assert seen == [(b"x", TOKEN.encode())]
 

@@ -13,10 +13,12 @@ from fastapi.responses import Response
 
 from equiav._version import __version__
 from equiav.serve.asking import TheService, add_asking
+from equiav.serve.assets import add_page
 from equiav.serve.guards import Guards
 from equiav.serve.problems import answer_errors, may_be_refused, refuse_for_now
 from equiav.serve.schemas import ClipInfo, State, links
 from equiav.serve.service import Service
+from equiav.serve.sessions import Sessions, add_sessions
 from equiav.serve.sources import FileRange, open_source, shown
 
 ALWAYS = may_be_refused(401, 403, 408, 413, 421, 500)
@@ -28,7 +30,7 @@ def make_app(service: Service, *, token: str | None = None, hosts: Collection[st
 
     Args:
         service: it is opened and closed with the app.
-        token: that every request must bear; None: any may come.
+        token: that every request must bear, or a cookie for it; None: any may come.
         hosts: names that it may be called by; None: any.
     """
 
@@ -52,15 +54,18 @@ def make_app(service: Service, *, token: str | None = None, hosts: Collection[st
         responses=ALWAYS,
     )
     app.state.service = service
+    sessions = Sessions(token)
     app.add_middleware(
         Guards,  # type: ignore[arg-type]  # Starlette's stubs ask for one parameter alone
         limits=service.limits,
-        token=token,
+        sessions=sessions,
         hosts=hosts,
         measures=service.measures,
     )
     answer_errors(app, service.library)
     _add_watching(app)
+    add_page(app)
+    add_sessions(app, sessions)
     add_asking(app)
     _add_clips(app)
     return app

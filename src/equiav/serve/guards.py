@@ -6,7 +6,6 @@ Content-Length or without.
 
 from __future__ import annotations
 
-import hmac
 import logging
 import re
 import time
@@ -23,8 +22,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from equiav.serve.limits import JSON_BYTES, Limits
 from equiav.serve.measures import Measures
 from equiav.serve.problems import Refusal, problem
+from equiav.serve.sessions import Sessions
 
-OPEN = ("/healthz", "/readyz")  # to whoever watches the service: they say nothing of the library
+OPEN = (
+    "/healthz",
+    "/readyz",
+    "/",
+)  # to whoever watches the service, or opens its page: they say nothing of the library
+OPEN_FOLDER = "/page/"
+READS = ("GET", "HEAD", "OPTIONS")
+OWN = (None, "same-origin", "none")  # what browsers say of where a request is from: older ones nothing
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -45,15 +52,15 @@ class Guards:
     Args:
         app: what is guarded.
         limits: of bodies.
-        token: that every request must bear; None: any may come.
+        sessions: the token that every request must bear, or a cookie for it.
         hosts: names that this service may be called by, against pages that point a name of theirs at it; None: any.
         measures: what is counted.
     """
 
     def __init__(
-        self, app: ASGIApp, *, limits: Limits, token: str | None, hosts: Collection[str] | None, measures: Measures
+        self, app: ASGIApp, *, limits: Limits, sessions: Sessions, hosts: Collection[str] | None, measures: Measures
     ) -> None:
-        self._app, self._limits, self._token, self._hosts = app, limits, token, hosts
+        self._app, self._limits, self._sessions, self._hosts = app, limits, sessions, hosts
         self._measures = measures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,7 +89,7 @@ class Guards:
             await send(message)
 
         try:
-            self._check(scope["path"], headers)
+            self._check(scope["method"], scope["path"], headers)
             size = self._limits.body_bytes if _is_multipart(headers) else JSON_BYTES
             body = _Body(receive, headers, size, begun + self._limits.timeout_s)
             await self._app(scope, body, answer)
@@ -98,18 +105,20 @@ class Guards:
         finally:
             self._measures.answered(scope, status, time.monotonic() - begun)
 
-    def _check(self, path: str, headers: Headers) -> None:
+    def _check(self, method: str, path: str, headers: Headers) -> None:
         host = headers.get("host", "")
         if self._hosts is not None and _name_of(f"//{host}") not in self._hosts:
             raise Refusal(421, "this service is not called by that name")
         origin = headers.get("origin")
         if origin is not None and _netloc_of(origin) != host.lower():
             raise Refusal(403, "pages of other sites may not ask this service")
-        if self._token is not None and path not in OPEN:
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            right = hmac.compare_digest(given.strip().encode("latin-1", "replace"), self._token.encode())
-            if scheme.lower() != "bearer" or not right:
-                raise Refusal(401, "a token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        if path in OPEN or path.startswith(OPEN_FOLDER) or self._sessions.bears_token(headers):
+            return
+        if not self._sessions.bears_cookie(headers):
+            raise Refusal(401, "a token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        # a browser sends the cookie along whoever asks it to: what it says of that has to fit
+        if method not in READS and origin is None and headers.get("sec-fetch-site") not in OWN:
+            raise Refusal(403, "pages of other sites may not ask this service")
 
 
 class _Body:

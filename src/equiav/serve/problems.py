@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from equiav.errors import EquiAVError, LibraryError, MediaError, WorkerError
 
@@ -76,11 +77,19 @@ def answer_errors(app: FastAPI, library: str) -> None:
             error = Refusal(422, "the request does not fit what is expected", errors=faults)
         elif isinstance(error, EquiAVError):
             error = refusal_of(error, library)
+        elif isinstance(error, HTTPException) and error.status_code == 405:
+            error = Refusal(405, error.detail, {"Allow": ", ".join(_methods(app, request))})
         assert isinstance(error, HTTPException)  # noqa: S101 - these three kinds are all that come here
         return problem(error, request.state.request_id)
 
     for kind in (HTTPException, RequestValidationError, EquiAVError):
         app.add_exception_handler(kind, refused)
+
+
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """All that this path takes: Starlette names those of one endpoint alone."""
+    fit = (route for route in app.routes if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE)
+    return sorted({method for route in fit for method in route.methods or ()})
 
 
 def may_be_refused(*statuses: int) -> dict[int | str, dict[str, Any]]:
