@@ -26,7 +26,7 @@ KINDS = {
     ".svg": "image/svg+xml",
     ".png": "image/png",
 }
-OFF = "accelerometer bluetooth display-capture encrypted-media geolocation gyroscope hid idle-detection local-fonts"
+OFF = "accelerometer display-capture encrypted-media geolocation gyroscope hid idle-detection local-fonts"
 OFF += " magnetometer midi payment publickey-credentials-get screen-wake-lock serial usb xr-spatial-tracking"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "

@@ -55,6 +55,7 @@ async function problemOf(answer) {
   if (answer.status === 401) document.dispatchEvent(new CustomEvent("token-needed"));
   const told = await answer.json().catch(() => ({}));
   const faults = (told.errors ?? []).map((fault) => `${fault.at}: ${fault.problem}`);
+  if (answer.status === 404 && told.detail === "Not Found") told.detail = "this service does not offer it: it may be older than the page";
   const words = [told.detail ?? answer.statusText, ...faults].join("; ");
   return new Problem(sentence(words || `The service answered with ${answer.status}`), answer.status, told.request_id ?? "");
 }

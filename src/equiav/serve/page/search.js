@@ -9,9 +9,10 @@ import * as options from "./options.js";
 import { stopPlaying } from "./player.js";
 import * as query from "./query.js";
 import { showStarts } from "./starts.js";
-import { COMPARED, counted, KINDS, number } from "./words.js";
+import { counted, KINDS, number } from "./words.js";
 
 const CLIPS_OF_A_FILE = 200;
+const FILES = { audio: "sound", visual: "picture", both: "video" };
 
 let asked = null; // {file} or {clip: id}
 let answered = ""; // the address, and the file, of what is shown
@@ -150,11 +151,15 @@ function list({ hits, kind, by, run: name }, k, more, seconds) {
   else at("hits").replaceChildren(...cards);
   found += hits.length;
   at("more").hidden = hits.length < k;
-  const words = found
-    ? `${counted(found, "clip")} whose ${COMPARED[by]} are nearest to the ${KINDS[kind]}`
-    : "No clip matches these options.";
-  at("status").textContent = found ? `${words} · run ${name} · ${number(seconds, 1)} s` : words;
+  at("status").textContent = found ? told(kind, by, name, seconds) : "No clip matches these options.";
   if (more) cards[0]?.querySelector(".play").focus();
+}
+
+function told(kind, by, name, seconds) {
+  const what = asked.file ? FILES[kind] : "clip";
+  const how = by === "both" ? "nearest in sound and picture to" : `whose ${KINDS[by]} is nearest to`;
+  const run_ = at("run").options.length > 1 ? ` · run ${name}` : "";
+  return `${counted(found, "clip")} ${how} this ${what}${run_} · ${number(seconds, 1)} s`;
 }
 
 function fail(error, more) {

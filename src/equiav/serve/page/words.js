@@ -39,4 +39,3 @@ export function long(seconds) {
 export const plain = (code) => code.replaceAll("_", " ");
 
 export const KINDS = { audio: "sound", visual: "picture", both: "sound and picture" };
-export const COMPARED = { audio: "sounds", visual: "pictures", both: "sounds and pictures" };
