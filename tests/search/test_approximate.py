@@ -148,6 +148,33 @@ def test_small_fragments_are_joined_and_stay_in_the_index(built, monkeypatch):
     check(path, audio[:5])
 
 
+def test_an_index_is_of_few_large_fragments_and_knows_what_its_partitions_were_made_for(tmp_path, rows):
+    audio = clustered(ROWS + 200)
+    parts = [clips(audio[i : i + 50], audio[i : i + 50], first=i) for i in range(0, ROWS + 200, 50)]
+    add(tmp_path, parts[:18], rows[:ROWS])
+    with writable(tmp_path, WIDTH) as table:
+        for part in parts[18:]:
+            table.append(part)
+        for part in parts[:8]:  # as of clips that came again
+            table.remove(np.flatnonzero(np.isin(table.clip_ids(), part.clip_id)))
+            table.append(part)
+        trained = EmbeddingIndex.of(table).facts["audio"].trained
+        assert len(table.dataset.get_fragments()) > indexing.FRAGMENTS
+        facts = update_index(table, None).facts["audio"]
+        assert len(table.dataset.get_fragments()) <= 2  # those in the index, and those that came since
+    assert (facts.trained, facts.vectors) == (trained, ROWS + 200) == (ROWS, ROWS + 200)
+    check(tmp_path, audio[[0, 60, 1000]])
+
+
+def test_of_fragments_that_are_all_in_the_index_nothing_is_read(built, monkeypatch):
+    path, _, _ = built
+    table = EmbeddingsTable.open(path, "model-a")
+    covered = EmbeddingIndex.of(table).covered["audio"]
+    monkeypatch.setattr(lance.LanceDataset, "scanner", lambda *_, **__: pytest.fail("it was read"))
+    found = table.outside(covered, "audio_embedding IS NOT NULL", ["clip_id", "audio_embedding"])
+    assert (len(found), found.column_names) == (0, ["clip_id", "audio_embedding", "_rowid"])
+
+
 def test_ties_are_ordered_by_id_however_many_there_are(tmp_path, rows):
     audio = clustered(ROWS)
     audio[100:400] = audio[100]  # as of three hundred silent clips

@@ -317,6 +317,7 @@ class Large(World):
         super().__init__(root, model)
         patch.setattr(indexing, "EXACT_ROWS", 4)
         patch.setattr(indexing, "TAIL_ROWS", 2)
+        patch.setattr(indexing, "FRAGMENTS", 2)
         patch.setattr(versions, "OUTSIDE_ROWS", 2)
         patch.setattr(approximate, "CANDIDATES", 3)
         patch.setattr(approximate, "FEWEST", 1)

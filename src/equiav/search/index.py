@@ -145,12 +145,9 @@ class SearchIndex:
             return now.nearest(unit, by, count, exclude, among)
 
         hits = _best_of_sources(nearest, k + offset, min_score) if group_by else nearest(k + offset)
-        scores = self._pair_scores
-        return [
-            replace(hit, percentile=scores.percentile(hit.score, kind, by))
-            for hit in hits[offset:]
-            if min_score is None or hit.score >= min_score
-        ]
+        hits = [hit for hit in hits[offset:] if min_score is None or hit.score >= min_score]
+        percentiles = self._pair_scores.percentiles(np.array([hit.score for hit in hits]), kind, by)
+        return [replace(hit, percentile=found) for hit, found in zip(hits, percentiles, strict=True)]
 
     def _query(self, audio: Any, image: Any, video: Any) -> Float32[np.ndarray, " E"]:
         embedded = self.model.encode(audio=audio, image=image, video=video)

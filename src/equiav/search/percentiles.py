@@ -28,18 +28,22 @@ class PairScores:
         self._vectors: tuple[Float32[np.ndarray, "n E"], Float32[np.ndarray, "n E"]] | None = None
         self._scores: dict[tuple[Modalities, Modalities], Float32[np.ndarray, " p"]] = {}
 
-    def percentile(self, score: float, query: Modalities, by: Modalities) -> float | None:
-        """Percent of the pairs that score less; None where the library has no two clips to compare.
+    def percentiles(
+        self, scores: Float64[np.ndarray, " n"], query: Modalities, by: Modalities
+    ) -> list[float] | list[None]:
+        """Percent of the pairs that score less than each score; None where the library has no two clips to compare.
 
         Args:
-            score: of a hit.
+            scores: of hits.
             query: what the query was made from; `both` is the unit mean of a clip's sound and picture.
             by: what it was compared with.
         """
-        scores = self._scores.get((query, by))
-        if scores is None:
-            scores = self._scores[query, by] = np.sort(self._measure(query, by))
-        return float(np.searchsorted(scores, score - ROUNDING) / len(scores) * 100) if len(scores) else None
+        pairs = self._scores.get((query, by))
+        if pairs is None:
+            pairs = self._scores[query, by] = np.sort(self._measure(query, by))
+        if not len(pairs):
+            return [None] * len(scores)
+        return (np.searchsorted(pairs, (scores - ROUNDING).astype(pairs.dtype)) / len(pairs) * 100).tolist()
 
     def _measure(self, query: Modalities, by: Modalities) -> Float32[np.ndarray, " p"]:
         if self._vectors is None:

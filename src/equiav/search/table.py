@@ -241,8 +241,18 @@ class EmbeddingsTable:
         return self.take(positions, ["thumbnail"])["thumbnail"].to_pylist()
 
     def rows(self, row_ids: Int64[np.ndarray, " m"], columns: list[str]) -> pa.Table:
-        """Columns, and `_rowid`, of the rows of these ids."""
-        return self._where(f"_rowid IN ({', '.join(map(str, row_ids.tolist())) or 'NULL'})", columns)
+        """Columns, and `_rowid`, of the rows of these ids, in the table's order."""
+        fragments = self.dataset.get_fragments()
+        if any(fragment.num_deletions for fragment in fragments):
+            return self._where(f"_rowid IN ({', '.join(map(str, row_ids.tolist())) or 'NULL'})", columns)
+        # no plan is made for rows by number, which takes as long as reading them
+        ends = np.cumsum([0, *(fragment.physical_rows for fragment in fragments)])
+        starts = dict(zip((fragment.fragment_id for fragment in fragments), ends.tolist(), strict=False))
+        numbers = np.array([starts[row_id >> 32] + (row_id & 0xFFFFFFFF) for row_id in row_ids.tolist()], np.int64)
+        order = np.argsort(numbers)
+        return self.take(numbers[order].tolist(), columns).append_column(
+            "_rowid", pa.array(row_ids[order], pa.uint64())
+        )
 
     def find(self, clip_ids: Sequence[str], columns: list[str]) -> pa.Table:
         """Columns, and `_rowid`, of the rows of these clips."""
@@ -318,9 +328,13 @@ class EmbeddingsTable:
 
     def tidy(self) -> None:
         """Join the small fragments that many appends leave: reading stays fast, however many there were."""
+        self.join(FRAGMENT_ROWS, FRAGMENTS)
+
+    def join(self, rows: int, most: int) -> None:
+        """Join the fragments of fewer than `rows` rows if they are more than `most`."""
         with writing(self.path):
-            if self.dataset.stats.dataset_stats(FRAGMENT_ROWS)["num_small_files"] > FRAGMENTS:
-                self.dataset.optimize.compact_files(target_rows_per_fragment=FRAGMENT_ROWS)
+            if self.dataset.stats.dataset_stats(rows)["num_small_files"] > most:
+                self.dataset.optimize.compact_files(target_rows_per_fragment=rows)
 
     def forget_old_versions(self) -> None:
         """Free what was replaced more than a day ago: who opened the table goes on reading it for a day."""
