@@ -95,6 +95,11 @@ def test_it_is_an_encoder_as_mteb_defines_it(ours, model):
     assert about.embed_dim == model.config.architecture.embedding
 
 
+def test_results_of_another_precision_are_not_taken_from_the_cache(ours, model, monkeypatch):
+    monkeypatch.setattr(model, "precision", "bf16")
+    assert ours.MtebEncoder(model).mteb_model_meta.revision == f"{model.fingerprint()}-bf16"
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_vggsound_retrieval_both_ways_has_the_figures_of_our_own_metrics(
     ours, model, clips, equiav, tmp_path, monkeypatch

@@ -55,7 +55,8 @@ class MtebEncoder(AbsEncoder):
 
     Args:
         model: what embeds; it keeps its device.
-        name: how mteb calls it, ORGANISATION/MODEL; its revision is the model's fingerprint.
+        name: how mteb calls it, ORGANISATION/MODEL; its revision is the model's fingerprint, and its precision
+            if that is not fp32: mteb takes results of one revision from its cache.
         on_progress: called with (items embedded, items of this part of the task, name of the task).
     """
 
@@ -230,7 +231,7 @@ def _meta(model: EquiAV, name: str) -> ModelMeta:
     return ModelMeta(
         loader=None,
         name=name,
-        revision=model.fingerprint(),
+        revision=model.fingerprint() + (f"-{model.precision}" if model.precision != "fp32" else ""),
         release_date=None,
         languages=None,
         n_parameters=sum(weight.numel() for weight in weights),
