@@ -72,6 +72,19 @@ def open_app(library, models):
 
 
 @pytest.fixture(scope="session")
+def serve_own(models):
+    """Embed and serve a library of one's own: `with serve_own(path) as client`."""
+
+    def make(path, **more):
+        embed_library(Library(path), models["first"])
+        return TestClient(
+            make_app(Service(path, {"first": models["first"]}, LIMITS, **more)), raise_server_exceptions=False
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def client(open_app):
     with open_app() as made:
         while made.get("/readyz").status_code != 200:

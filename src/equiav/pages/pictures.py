@@ -58,7 +58,7 @@ def mel_uri(view: Float[Tensor, "T M"], weights: Float[Tensor, "rows columns"] |
     image = Image.fromarray((shade * 255).round().to(torch.uint8).numpy())
     image = image.resize(SPECTROGRAM_SIZE, Image.Resampling.BOX)
     if weights is None:
-        return _magma_uri(image)
+        return data_uri("image/png", _magma_png(image))
     return image_uri(_lit(_magma()[np.asarray(image)], weights.flip(0)), "JPEG")
 
 
@@ -70,7 +70,12 @@ def picture_uri(view: Float[Tensor, "3 S S"], weights: Float[Tensor, "rows colum
 
 
 def spectrogram_uri(log_mel: Float[np.ndarray, "T M"]) -> str:
-    """A small PNG of a log-mel as data URI: time to the right, low at the bottom, magma from quiet to loud."""
+    """`spectrogram_png` as data URI."""
+    return data_uri("image/png", spectrogram_png(log_mel))
+
+
+def spectrogram_png(log_mel: Float[np.ndarray, "T M"]) -> bytes:
+    """A small PNG of a log-mel: time to the right, low at the bottom, magma from quiet to loud."""
     mel = np.asarray(log_mel, dtype=np.float32)
     if mel.ndim != 2 or not np.isfinite(mel).all():
         raise ConfigError(f"a spectrogram is a finite (T, M) array, found shape {mel.shape}")
@@ -80,7 +85,7 @@ def spectrogram_uri(log_mel: Float[np.ndarray, "T M"]) -> str:
     shade = np.clip((mel - mel.max()) / DYNAMIC_RANGE + 1, 0, 1)
     image = Image.fromarray(np.round(255 * shade.T[::-1]).astype(np.uint8))
     resampling = Image.Resampling.BOX if mel.shape[0] > RAW_SIZE[0] else Image.Resampling.BICUBIC
-    return _magma_uri(image.resize(RAW_SIZE, resampling))
+    return _magma_png(image.resize(RAW_SIZE, resampling))
 
 
 def _magma() -> UInt8[np.ndarray, "256 3"]:
@@ -89,10 +94,10 @@ def _magma() -> UInt8[np.ndarray, "256 3"]:
     return np.round(255 * colormaps["magma"](np.arange(256))[:, :3]).astype(np.uint8)
 
 
-def _magma_uri(shades: Image.Image) -> str:
+def _magma_png(shades: Image.Image) -> bytes:
     """Shades of grey in the colours of a spectrogram."""
     shades.putpalette(_magma().tobytes())
-    return image_uri(shades, "PNG")
+    return _encoded(shades, "PNG")
 
 
 def file_uri(data: bytes) -> str:
@@ -122,9 +127,13 @@ def _lit(pixels: UInt8[np.ndarray, "H W 3"], weights: Float[Tensor, "rows column
 
 def image_uri(image: Image.Image, kind: str) -> str:
     """An image as data URI, encoded as `kind`: PNG or JPEG."""
+    return data_uri(f"image/{kind.lower()}", _encoded(image, kind))
+
+
+def _encoded(image: Image.Image, kind: str) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format=kind, **({"quality": 85} if kind == "JPEG" else {"optimize": True}))
-    return data_uri(f"image/{kind.lower()}", buffer.getvalue())
+    return buffer.getvalue()
 
 
 def data_uri(kind: str, data: bytes) -> str:

@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Annotated
 
-from fastapi import FastAPI, Path, Request
-from fastapi.concurrency import run_in_threadpool
+from fastapi import FastAPI
 from fastapi.responses import Response
 
 from equiav._version import __version__
 from equiav.serve.asking import TheService, add_asking
 from equiav.serve.assets import add_page
+from equiav.serve.clips import add_clips
 from equiav.serve.guards import Guards
+from equiav.serve.holdings import add_holdings
 from equiav.serve.problems import answer_errors, may_be_refused, refuse_for_now
-from equiav.serve.schemas import ClipInfo, State, links
+from equiav.serve.schemas import State
 from equiav.serve.service import Service
 from equiav.serve.sessions import Sessions, add_sessions
-from equiav.serve.sources import FileRange, open_source, shown
 
 ALWAYS = may_be_refused(401, 403, 408, 413, 421, 500)
-ClipIdInPath = Annotated[str, Path(min_length=1, max_length=200)]
 
 
 def make_app(service: Service, *, token: str | None = None, hosts: Collection[str] | None = None) -> FastAPI:
@@ -62,12 +60,13 @@ def make_app(service: Service, *, token: str | None = None, hosts: Collection[st
         hosts=hosts,
         measures=service.measures,
     )
-    answer_errors(app, service.library)
+    answer_errors(app, service.place)
     _add_watching(app)
     add_page(app)
     add_sessions(app, sessions)
     add_asking(app)
-    _add_clips(app)
+    add_clips(app)
+    add_holdings(app)
     return app
 
 
@@ -88,33 +87,3 @@ def _add_watching(app: FastAPI) -> None:
     async def metrics(service: TheService) -> Response:
         """Counters, for Prometheus."""
         return Response(service.measures.text(), media_type=service.measures.content_type)
-
-
-def _add_clips(app: FastAPI) -> None:
-    refused = may_be_refused(404, 409, 422)
-
-    @app.get("/v1/clips/{clip_id}", responses=refused)
-    async def clip(clip_id: ClipIdInPath, service: TheService) -> ClipInfo:
-        """What the library says of a clip."""
-        row = await service.clip(clip_id)
-        row["source"] = shown(row["source"], row["origin"])
-        return ClipInfo.model_validate(row | links(clip_id))
-
-    picture = {200: {"content": {"image/jpeg": {}}}}
-
-    @app.get("/v1/clips/{clip_id}/thumbnail", response_class=Response, responses={**picture, **refused})
-    async def thumbnail(clip_id: ClipIdInPath, service: TheService) -> Response:
-        """The picture that a clip is embedded by, at most 128 pixels wide and high."""
-        headers = {"Cache-Control": "private, max-age=300"}
-        return Response(await service.thumbnail(clip_id), media_type="image/jpeg", headers=headers)
-
-    whole = {200: {"content": {"*/*": {}}}, 206: {"description": "Partial Content", "content": {"*/*": {}}}}
-
-    @app.get(
-        "/v1/clips/{clip_id}/media", response_class=Response, responses={**whole, **refused, **may_be_refused(416)}
-    )
-    async def media(clip_id: ClipIdInPath, request: Request, service: TheService) -> Response:
-        """The file that a clip is a window of, whole or by range of bytes."""
-        row = await service.clip(clip_id)
-        file = await run_in_threadpool(open_source, row)
-        return FileRange(file, row["source"], request.headers)

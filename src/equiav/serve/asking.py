@@ -9,7 +9,6 @@ from typing import Annotated, Any, BinaryIO, TypeVar
 import anyio
 import numpy as np
 from fastapi import Depends, FastAPI, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
@@ -54,7 +53,7 @@ def add_asking(app: FastAPI) -> None:
     @app.get("/v1/runs", responses=may_be_refused(409))
     async def runs(service: TheService) -> Runs:
         """The models that are served."""
-        return await run_in_threadpool(lambda: Runs(runs=[_run(run) for run in service.runs.values()]))
+        return await service.read(lambda: Runs(runs=[_run(run) for run in service.runs.values()]))
 
     @app.post("/v1/embed", responses=ASKED, openapi_extra=_body(file_and(FileOptions)))
     async def embed(request: Request, service: TheService) -> Embedding:
@@ -105,8 +104,9 @@ async def _ranking(service: Service, run: Served, kind: Modalities, by: Modaliti
     origins = await service.origins([hit.clip_id for hit in hits])
     found = []
     for hit in hits:
-        source = shown(hit.source, origins.get(hit.clip_id, ""))
-        found.append(FoundClip.model_validate(hit.to_dict() | {"source": source} | links(hit.clip_id)))
+        origin, status = origins.get(hit.clip_id, ("", "ok"))
+        source = shown(hit.source, origin)
+        found.append(FoundClip.model_validate(hit.to_dict() | {"source": source} | links(hit.clip_id, status)))
     return Ranking(run=run.name, kind=kind, by=by or OTHER[kind], hits=found)
 
 

@@ -8,12 +8,14 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, Field
 
 from equiav.config import Modalities
+from equiav.library.records import HAS
 from equiav.serve.decoding import UseAs
 
 Word = Annotated[str, Field(max_length=500)]
 Words = Annotated[list[Word], Field(max_length=50)]
 ClipId = Annotated[str, Field(min_length=1, max_length=200)]
 Real = Annotated[float, Field(allow_inf_nan=False)]
+LABELS = 200  # of a library, that are named
 RUN = "Name of a run; the first one that is served, if none is named."
 
 
@@ -28,21 +30,26 @@ class FileOptions(BaseModel):
     run: Word | None = Field(None, description=RUN)
 
 
-class Filters(BaseModel):
-    """Which clips may be found, and how many."""
+class Where(BaseModel):
+    """Which clips are meant."""
 
     model_config = ConfigDict(extra="forbid")
+
+    labels: Words = Field([], description="Find clips with one of these labels.")
+    sources: Words = Field([], description="Find clips of files whose path or name matches: `dog*.mp4`, `pets/*`.")
+    split: Word | None = Field(None, description="Find clips of this split.")
+    start_s: Real | None = Field(None, description="Find clips that end after this second of their file.")
+    end_s: Real | None = Field(None, description="Find clips that begin before this second of their file.")
+
+
+class Filters(Where):
+    """Which clips may be found, and how many."""
 
     by: Modalities | None = Field(
         None, description="Compare with the clips' sounds, pictures or both; default: the other one, of both both."
     )
     k: int = Field(5, ge=1, le=1000, description="Number of hits.")
     offset: int = Field(0, ge=0, le=100_000, description="Leave out so many of the first hits.")
-    labels: Words = Field([], description="Find clips with one of these labels.")
-    sources: Words = Field([], description="Find clips of files whose path or name matches: `dog*.mp4`, `pets/*`.")
-    split: Word | None = Field(None, description="Find clips of this split.")
-    start_s: Real | None = Field(None, description="Find clips that end after this second of their file.")
-    end_s: Real | None = Field(None, description="Find clips that begin before this second of their file.")
     min_score: Real | None = Field(None, description="Leave out hits that score less.")
     group_by: Literal["source"] | None = Field(None, description="source: of each file its best clip alone.")
     exclude: Annotated[list[ClipId], Field(max_length=1000)] = Field([], description="Ids of clips not to be found.")
@@ -63,6 +70,25 @@ class JsonQuery(Filters):
     vector: list[Real] | None = Field(None, min_length=1, max_length=16_384, description="An embedding.")
     vector_of: Modalities = Field("both", description="What the vector was made from.")
     run: Word | None = Field(None, description=RUN)
+
+
+class OnePage(BaseModel):
+    """A part of a list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    offset: int = Field(0, ge=0, le=1_000_000_000, description="Leave out so many of the first ones.")
+    k: int = Field(50, ge=1, le=200, description="So many at most.")
+
+
+class ClipsQuery(OnePage, Where):
+    """Clips of the library."""
+
+
+class RejectsQuery(OnePage):
+    """What gave no clip."""
+
+    reason: Word | None = Field(None, description="For this reason alone.")
 
 
 class Run(BaseModel):
@@ -106,6 +132,7 @@ class FoundClip(BaseModel):
     score: float
     percentile: float | None = Field(description="Percent of the library's pairs of clips that score less.")
     thumbnail: str = Field(description="Where its picture is.")
+    spectrogram: str | None = Field(description="Where a picture of its sound is; null where it has none.")
     media: str = Field(description="Where its file is.")
 
 
@@ -130,7 +157,58 @@ class ClipInfo(BaseModel):
     status: str = Field(description="ok, or what it lacks: silent, still, no_audio, no_video.")
     frame_times_s: list[float]
     thumbnail: str
+    spectrogram: str | None
     media: str
+
+
+class ClipPage(BaseModel):
+    """Clips by their files and times."""
+
+    total: int = Field(description="Clips that match, on this page or not.")
+    clips: list[ClipInfo]
+
+
+class LabelCount(BaseModel):
+    """How many clips have a label."""
+
+    label: str
+    clips: int
+
+
+class LibraryInfo(BaseModel):
+    """What the library holds."""
+
+    name: str
+    clips: int
+    files: int
+    hours: float
+    shortest_s: float
+    median_s: float
+    longest_s: float
+    status: dict[str, int] = Field(description="Clips by what they lack.")
+    splits: dict[str, int]
+    labels: list[LabelCount] = Field(description=f"The {LABELS} most frequent ones.")
+    labels_in_all: int
+    unlabelled: int = Field(description="Clips without a label.")
+    copies: int = Field(description="Windows that were left out, because the same content was there.")
+    rejects: dict[str, int] = Field(description="What gave no clip, by reason.")
+
+
+class RejectInfo(BaseModel):
+    """A file, or a window of one, that gave no clip."""
+
+    source: str
+    stage: str
+    reason: str
+    detail: str
+
+
+class RejectPage(BaseModel):
+    """Rejects by their files."""
+
+    total: int = Field(description="Those of the reason that was asked for.")
+    reasons: dict[str, int] = Field(description="Of all of them.")
+    rejects: list[RejectInfo]
 
 
 class State(BaseModel):
@@ -151,7 +229,8 @@ def in_json(options: type[BaseModel]) -> dict[str, Any]:
     return {"application/json": {"schema": options.model_json_schema()}}
 
 
-def links(clip_id: str) -> dict[str, str]:
-    """Where a clip's picture and file are."""
+def links(clip_id: str, status: str) -> dict[str, str | None]:
+    """Where a clip's pictures and file are; None where it has no sound to make a picture of."""
     place = f"/v1/clips/{quote(clip_id, safe='')}"
-    return {"thumbnail": f"{place}/thumbnail", "media": f"{place}/media"}
+    spectrogram = f"{place}/spectrogram" if status in HAS["audio"] else None
+    return {"thumbnail": f"{place}/thumbnail", "spectrogram": spectrogram, "media": f"{place}/media"}

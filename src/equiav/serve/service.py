@@ -28,10 +28,12 @@ from equiav.serve.sources import COLUMNS
 
 if TYPE_CHECKING:
     from equiav.library.places import Place
+    from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
 
 CLIP = ["clip_id", "start_s", "end_s", "labels", "split", "status", "frame_times_s", *COLUMNS]
 SEARCHES = 2  # at the same time: each uses all cores for most of its time
+READS = 2  # of rows and files, beside them
 OTHER: dict[Modalities, Modalities] = {"audio": "visual", "visual": "audio", "both": "both"}
 
 T = TypeVar("T")
@@ -71,10 +73,11 @@ class Service:
         function: Callable[[Task], Decoded] = decode,
     ) -> None:
         self.limits, self.measures, self.is_warm = limits, Measures(), False
-        self.library, self._inside = str(library), 0
+        self.place, self._inside = str(library), 0
         self._decoders = Decoders(limits.workers, limits.decode_s, function)
         self._model_thread = ThreadPoolExecutor(1, "model")
         self._search_threads = ThreadPoolExecutor(SEARCHES, "search")
+        self._read_threads = ThreadPoolExecutor(READS, "read")
         self.runs: dict[str, Served] = {}
         for name, model in runs.items():
             batcher = Batcher(model, self._model_thread, self.measures.batch.observe)
@@ -83,13 +86,18 @@ class Service:
 
     def __enter__(self) -> Self:
         self._open = ExitStack()
-        for thread in (self._model_thread, self._search_threads):
+        for thread in (self._model_thread, self._search_threads, self._read_threads):
             self._open.callback(thread.shutdown, cancel_futures=True)
         self._open.enter_context(self._decoders)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
+
+    @property
+    def library(self) -> Library:
+        """The library as it is now; to be asked for in a thread."""
+        return self._default.index.library
 
     def run(self, name: str | None) -> Served:
         """The run of this name.
@@ -146,7 +154,11 @@ class Service:
 
     async def search(self, run: Served, by: Modalities | None, **query: Any) -> list[Hit]:
         """As `SearchIndex.search`."""
-        return await self._in_thread(lambda: run.index.search(by=by, **query))
+        return await self._in(self._search_threads, lambda: run.index.search(by=by, **query))
+
+    async def read(self, function: Callable[[], T]) -> T:
+        """Call what reads rows or files, away from the event loop."""
+        return await self._in(self._read_threads, function)
 
     async def clip(self, clip_id: str) -> dict[str, Any]:
         """A row of the library, the columns `CLIP`.
@@ -154,18 +166,18 @@ class Service:
         Raises:
             Refusal: there is none.
         """
-        rows = await self._in_thread(lambda: self._default.index.library.select(CLIP, ids=[clip_id]).to_pylist())
+        rows = await self.read(lambda: self.library.select(CLIP, ids=[clip_id]).to_pylist())
         if not rows:
             raise Refusal(404, "the library holds no such clip")
         return rows[0]
 
-    async def origins(self, clip_ids: list[str]) -> dict[str, str]:
-        """What was ingested that each of these clips is from."""
+    async def origins(self, clip_ids: list[str]) -> dict[str, tuple[str, str]]:
+        """What was ingested that each of these clips is from, and its status."""
         if not clip_ids:
             return {}
-        columns = ["clip_id", "origin"]
-        rows = await self._in_thread(lambda: self._default.index.library.select(columns, ids=clip_ids).to_pylist())
-        return {row["clip_id"]: row["origin"] for row in rows}
+        columns = ["clip_id", "origin", "status"]
+        rows = await self.read(lambda: self.library.select(columns, ids=clip_ids).to_pylist())
+        return {row["clip_id"]: (row["origin"], row["status"]) for row in rows}
 
     async def thumbnail(self, clip_id: str) -> bytes:
         """A clip's picture, as JPEG.
@@ -175,7 +187,7 @@ class Service:
         """
         await self.clip(clip_id)
         for run in self.runs.values():
-            if found := await self._in_thread(lambda run=run: run.index.thumbnail(clip_id)):
+            if found := await self.read(lambda run=run: run.index.thumbnail(clip_id)):
                 return found
         raise Refusal(404, "this clip has no picture, or is not embedded yet")
 
@@ -193,11 +205,12 @@ class Service:
     async def is_ready(self) -> bool:
         """Whether it can answer: it could embed once, and its library is there."""
         try:
-            await self._in_thread(lambda: [run.index.missing for run in self.runs.values()])
+            await self.read(lambda: [run.index.missing for run in self.runs.values()])
         except EquiAVError:
             log.exception("the service is not ready: its library cannot be read")
             return False
         return self.is_warm
 
-    async def _in_thread(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._search_threads, function)
+    @staticmethod
+    async def _in(threads: ThreadPoolExecutor, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(threads, function)
