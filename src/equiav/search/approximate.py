@@ -58,6 +58,12 @@ class Approximate:
         """The same, compared one by one; it reads all ids."""
         return Exact(self.library, self.vectors)
 
+    def sample(
+        self, by: Modalities, size: int, columns: list[str]
+    ) -> tuple[list[dict[str, Any]], Float32[np.ndarray, "n E"]]:
+        """As `Exact.sample`."""
+        return self.exact.sample(by, size, columns)
+
     @property
     def missing(self) -> int:
         """Clips of the library that are not embedded yet."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -134,6 +134,24 @@ class Exact:
         if among:
             keep &= places(self.vectors.ids, among.ids(self.library)) >= 0
         return np.flatnonzero(keep)
+
+    def sample(
+        self, by: Modalities, size: int, columns: list[str]
+    ) -> tuple[list[dict[str, Any]], Float32[np.ndarray, "n E"]]:
+        """Rows of the library and vectors of at most `size` clips, evenly over the ids of those that have them."""
+        compared = compared_by(by)
+        some = np.flatnonzero(self.known & np.any([self.has[modality] for modality in compared], axis=0))
+        order = pc.call_function("sort_indices", [self.vectors.ids.take(pa.array(some))]).to_numpy()
+        picked = np.linspace(0, len(some) - 1, min(size, len(some))).round().astype(np.int64)
+        positions = some[order[picked]]
+        parts = np.stack([self.vectors.rows(modality, positions) for modality in compared])
+        # one that was embedded when it had other modalities is not embedded
+        same = (np.isfinite(parts[:, :, 0]) == [self.has[modality][positions] for modality in compared]).all(axis=0)
+        total = np.nan_to_num(parts).sum(axis=0, dtype=np.float64)
+        norms = np.linalg.norm(total, axis=1)
+        kept = same & (norms > 0)
+        rows = self.library.take(self.row[positions[kept]].tolist(), columns).to_pylist()
+        return rows, (total[kept] / norms[kept, None]).astype(np.float32)
 
     def clip_vector(self, clip_id: str, by: Modalities) -> Float32[np.ndarray, " E"]:
         """The stored embedding of a clip."""

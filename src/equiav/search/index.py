@@ -170,6 +170,11 @@ class SearchIndex:
         return found[0] if found else b""
 
     @property
+    def snapshot(self) -> Exact | Approximate:
+        """The library and its embeddings as they are now: the same object until one of them changes."""
+        return self._newest()
+
+    @property
     def library(self) -> Library:
         """The library as it is now."""
         return self._newest().library

@@ -16,6 +16,7 @@ from equiav.serve.clips import add_clips
 from equiav.serve.guards import Guards
 from equiav.serve.holdings import add_holdings
 from equiav.serve.problems import answer_errors, may_be_refused, refuse_for_now
+from equiav.serve.runs import add_runs
 from equiav.serve.schemas import State
 from equiav.serve.service import Service
 from equiav.serve.sessions import Sessions, add_sessions
@@ -67,6 +68,7 @@ def make_app(service: Service, *, token: str | None = None, hosts: Collection[st
     add_asking(app)
     add_clips(app)
     add_holdings(app)
+    add_runs(app)
     return app
 
 

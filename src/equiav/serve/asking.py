@@ -23,8 +23,6 @@ from equiav.serve.schemas import (
     FoundClip,
     JsonQuery,
     Ranking,
-    Run,
-    Runs,
     file_and,
     in_json,
     links,
@@ -49,11 +47,6 @@ TheService = Annotated[Service, Depends(_service)]
 
 def add_asking(app: FastAPI) -> None:
     """Add the endpoints that run a model or search."""
-
-    @app.get("/v1/runs", responses=may_be_refused(409))
-    async def runs(service: TheService) -> Runs:
-        """The models that are served."""
-        return await service.read(lambda: Runs(runs=[_run(run) for run in service.runs.values()]))
 
     @app.post("/v1/embed", responses=ASKED, openapi_extra=_body(file_and(FileOptions)))
     async def embed(request: Request, service: TheService) -> Embedding:
@@ -108,18 +101,6 @@ async def _ranking(service: Service, run: Served, kind: Modalities, by: Modaliti
         source = shown(hit.source, origin)
         found.append(FoundClip.model_validate(hit.to_dict() | {"source": source} | links(hit.clip_id, status)))
     return Ranking(run=run.name, kind=kind, by=by or OTHER[kind], hits=found)
-
-
-def _run(run: Served) -> Run:
-    index, config = run.index, run.model.config
-    return Run(
-        name=run.name,
-        fingerprint=run.fingerprint,
-        width=config.architecture.embedding,
-        clip_s=config.features.clip_s,
-        clips=len(index.library.all_ids()),
-        not_embedded=index.missing,
-    )
 
 
 @asynccontextmanager

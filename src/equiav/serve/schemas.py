@@ -108,6 +108,35 @@ class Runs(BaseModel):
     runs: list[Run]
 
 
+class MapQuery(BaseModel):
+    """Which vectors are mapped."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    of: Modalities = Field("both", description="Vectors of sounds, of pictures, or the mean of what a clip has.")
+
+
+class Point(BaseModel):
+    """A clip on the map."""
+
+    clip_id: str
+    x: float
+    y: float
+    label: str | None = Field(description="Its first one.")
+    source: str
+    start_s: float
+    end_s: float
+
+
+class Map(BaseModel):
+    """Clips in the plane in which their vectors differ most."""
+
+    of: Modalities
+    explained: tuple[float, float] = Field(description="Share of the variance along x and y.")
+    clips: int = Field(description="On the map: of many, some that are spread evenly over their ids.")
+    points: list[Point]
+
+
 class Embedding(BaseModel):
     """Unit vectors of a file; null for what it does not have."""
 

@@ -22,6 +22,7 @@ from equiav.search.index import Hit, SearchIndex
 from equiav.serve.batches import Batcher, Embedded
 from equiav.serve.decoding import Decoded, Decoders, Task, UseAs, decode
 from equiav.serve.limits import Limits
+from equiav.serve.maps import Maps, plane
 from equiav.serve.measures import Measures
 from equiav.serve.problems import Refusal, refuse_for_now
 from equiav.serve.sources import COLUMNS
@@ -50,6 +51,7 @@ class Served:
     model: EquiAV
     index: SearchIndex
     batcher: Batcher
+    maps: Maps
 
 
 class Service:
@@ -81,7 +83,8 @@ class Service:
         self.runs: dict[str, Served] = {}
         for name, model in runs.items():
             batcher = Batcher(model, self._model_thread, self.measures.batch.observe)
-            self.runs[name] = Served(name, model.fingerprint(), model, SearchIndex(library, model), batcher)
+            index = SearchIndex(library, model)
+            self.runs[name] = Served(name, model.fingerprint(), model, index, batcher, Maps(index))
         self._default = next(iter(self.runs.values()))
 
     def __enter__(self) -> Self:
@@ -199,6 +202,7 @@ class Service:
                 files = [BytesIO(wav_file(sound, 16_000)) for sound in sounds]
                 await asyncio.gather(*(self.embed(run, file, "audio") for file in files))
             self.is_warm = True
+            await self.read(lambda: plane(np.eye(3, dtype=np.float32)))  # loads scikit-learn: a second
         except EquiAVError:
             log.exception("the service is not ready: it cannot embed a second of sound")
 

@@ -1,0 +1,41 @@
+"""The models that are served:  a run's name → a map of its embeddings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import FastAPI, Path, Query
+
+from equiav.serve.asking import TheService
+from equiav.serve.problems import may_be_refused
+from equiav.serve.schemas import Map, MapQuery, Run, Runs
+from equiav.serve.service import Served
+
+RunInPath = Annotated[str, Path(min_length=1, max_length=500)]
+
+
+def add_runs(app: FastAPI) -> None:
+    """Add the endpoints of runs."""
+
+    @app.get("/v1/runs", responses=may_be_refused(409))
+    async def runs(service: TheService) -> Runs:
+        """The models that are served."""
+        return await service.read(lambda: Runs(runs=[_run(run) for run in service.runs.values()]))
+
+    @app.get("/v1/runs/{run}/map", responses=may_be_refused(404, 409, 422))
+    async def embeddings(run: RunInPath, query: Annotated[MapQuery, Query()], service: TheService) -> Map:
+        """The library's clips in the plane in which their vectors differ most."""
+        served = service.run(run)
+        return await service.read(lambda: served.maps.get(query.of))
+
+
+def _run(run: Served) -> Run:
+    index, config = run.index, run.model.config
+    return Run(
+        name=run.name,
+        fingerprint=run.fingerprint,
+        width=config.architecture.embedding,
+        clip_s=config.features.clip_s,
+        clips=len(index.library.all_ids()),
+        not_embedded=index.missing,
+    )
