@@ -1,13 +1,8 @@
 """A library of four real files, a small model, and the app on top of them."""
 
-import os
-import subprocess
-import sys
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 
-import httpx2
 import pytest
 from starlette.testclient import TestClient
 
@@ -18,7 +13,7 @@ from equiav.search.embed import embed_library
 from equiav.serve.app import make_app
 from equiav.serve.service import Service
 from samples import TINY, pictures, tone, write_media
-from serve.served import LIMITS, model
+from serve.served import LIMITS, model, serve
 
 
 @pytest.fixture(scope="session")
@@ -103,28 +98,7 @@ def run_folder(models, tmp_path_factory):
 def serving(library, run_folder, tmp_path_factory):
     """Start `equiav serve`; its process, and its address when it is ready."""
 
-    @contextmanager
     def start(*more, **environment):
-        folder = tmp_path_factory.mktemp("temporary")
-        command = [sys.executable, "-m", "equiav", "serve", "-L", library.path, "-R", run_folder, "--port", "0", *more]
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | environment,
-        )
-        try:
-            line = process.stderr.readline()
-            assert "serving on http" in line, line + process.stderr.read()
-            port = int(line.split(" (")[0].rpartition(":")[2])
-            process.folder, process.port = folder, port
-            address = f"http://127.0.0.1:{port}"
-            while httpx2.get(f"{address}/readyz").status_code != 200:
-                time.sleep(0.1)
-            yield process, address
-        finally:
-            process.kill()
-            process.wait()
-            process.stderr.close()
+        return serve(library.path, run_folder, tmp_path_factory.mktemp("temporary"), *more, **environment)
 
     return start

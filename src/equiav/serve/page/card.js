@@ -31,7 +31,7 @@ export function card(clip, { rank = null, more = to("search", { clip: clip.clip_
   });
   player.onchange(false);
   play.addEventListener("click", () => player.toggle());
-  stage.addEventListener("click", (event) => event.target !== play && !play.contains(event.target) && player.toggle());
+  stage.addEventListener("click", (event) => event.composedPath().includes(play) || player.toggle());
   stage.append(play);
   return el(
     tag, { class: "card", "data-clip": clip.clip_id },
