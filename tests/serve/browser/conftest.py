@@ -27,7 +27,7 @@ def missing(what):
 
 @pytest.fixture(scope="session")
 def media(tmp_path_factory):
-    """Eight clips: pets/a.mp4 and pets/b.mp4 of two windows each, c.webm, old.avi, d.wav, e.png; and one file that is none."""
+    """Eight clips: of pets/a.mp4 and pets/b.mp4 two each, of c.webm, old.avi, d.wav, e.png; none of broken.mp4."""
     folder = tmp_path_factory.mktemp("browsed") / "videos"
     (folder / "pets").mkdir(parents=True)
     write_media(folder / "pets" / "a.mp4", frames=pictures(14, seed=1), sound=tone(1.4, 300))
@@ -91,7 +91,7 @@ def open_page(chromium):
     """
     contexts, seen = [], []
 
-    def make(address, hash="#/search", *, width=1280, height=900, dark=False, still=True, **more):
+    def make(address, view="#/search", *, width=1280, height=900, dark=False, still=True, **more):
         context = chromium.new_context(
             viewport={"width": width, "height": height},
             color_scheme="dark" if dark else "light",
@@ -105,7 +105,7 @@ def open_page(chromium):
         page.on("pageerror", lambda error: page.failures.append(str(error)))
         page.on("console", lambda message: page.said.append(message.text))
         page.failures, page.said, page.requests = [], [], seen
-        page.goto(f"{address}/{hash}")
+        page.goto(f"{address}/{view}")
         page.wait_for_load_state("networkidle")
         return page
 

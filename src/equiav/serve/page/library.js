@@ -9,6 +9,7 @@ import { showRejects } from "./rejects.js";
 import { counted, long, number, percent, plain } from "./words.js";
 
 const BARS = 40;
+const STATUS = { ok: "sound and picture", silent: "silent", still: "a still picture", no_audio: "no sound", no_video: "no picture" };
 
 /** Show the view as its address says; `anew`: it was not shown before. */
 export function show(values, anew) {
@@ -51,7 +52,7 @@ function details({ status, splits, unlabelled, copies, rejects }) {
   const refused = Object.values(rejects).reduce((all, n) => all + n, 0);
   const lines = [
     ["Splits", list(splits)],
-    ["What they have", list(status)],
+    ["What they have", list(Object.fromEntries(Object.entries(status).map(([name, n]) => [STATUS[name] ?? name, n])))],
     ["Without a label", unlabelled ? counted(unlabelled, "clip") : "none"],
     ["Copies left out", copies ? number(copies) : "none"],
     ["Not taken in", refused ? list(rejects) : "nothing"],

@@ -42,8 +42,9 @@ async function fill() {
   const place = at("map-place");
   place.setAttribute("aria-busy", "true");
   try {
-    const found = await ask(`/v1/runs/${encodeURIComponent(chosen.run)}/map${queryOf({ of: chosen.of })}`);
-    show(place, found);
+    const path = `/v1/runs/${encodeURIComponent(chosen.run)}/map${queryOf({ of: chosen.of })}`;
+    const [found, { clips }] = await Promise.all([ask(path), facts.library()]);
+    show(place, found, clips);
   } catch (error) {
     place.replaceChildren(problemBox(error, fill));
     at("map-more").replaceChildren();
@@ -52,7 +53,7 @@ async function fill() {
   }
 }
 
-function show(place, { points, explained, clips }) {
+function show(place, { points, explained }, clips) {
   if (!points.length) return place.replaceChildren(el("p", { class: "hint", text: "No clip is embedded." }));
   const names = styled(points);
   const tip = el("div", { class: "tip", hidden: true });

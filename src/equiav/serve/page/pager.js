@@ -1,4 +1,4 @@
-// Pages of something long:  before, next, and which of how many are shown.
+// Pages of something long:  previous, next, and which of how many are shown.
 
 import { el } from "./elements.js";
 import { number } from "./words.js";
@@ -10,7 +10,7 @@ export function pager({ offset, shown, total, k, what }, onmove) {
   const words = total ? `${number(offset + 1)}–${number(offset + shown)} of ${number(total)}` : `No ${what}`;
   return el(
     "div", { class: "row pager" },
-    button("Before", Math.max(offset - k, 0), offset === 0),
+    button("Previous", Math.max(offset - k, 0), offset === 0),
     el("p", { text: words }),
     button("Next", offset + k, offset + shown >= total),
   );

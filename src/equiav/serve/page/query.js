@@ -68,7 +68,7 @@ export function showQuery({ file = null, clip = null }, onclear) {
   // a narrow window has no room for both: then the clips found come sooner
   at("ways").open = box.hidden || !window.matchMedia("(max-width: 800px)").matches;
   if (box.hidden) return box.replaceChildren();
-  const clear = el("button", { type: "button", text: "Clear the query", onclick: onclear });
+  const clear = el("button", { type: "button", class: "plain", text: "Clear the query", onclick: onclear });
   return box.replaceChildren(file ? shown(file) : card(clip, { tag: "div" }), el("p", {}, clear));
 }
 
