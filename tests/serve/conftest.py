@@ -70,11 +70,11 @@ def open_app(library, models):
 def serve_own(models):
     """Embed and serve a library of one's own: `with serve_own(path) as client`."""
 
-    def make(path, **more):
-        embed_library(Library(path), models["first"])
-        return TestClient(
-            make_app(Service(path, {"first": models["first"]}, LIMITS, **more)), raise_server_exceptions=False
-        )
+    def make(path, served=None, **more):
+        served = served or {"first": models["first"]}
+        for each in served.values():
+            embed_library(Library(path), each)
+        return TestClient(make_app(Service(path, served, LIMITS, **more)), raise_server_exceptions=False)
 
     return make
 

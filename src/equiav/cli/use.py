@@ -207,9 +207,9 @@ def serve(
     except ModuleNotFoundError as error:
         raise ConfigError(f"serve needs {error.name}: pip install 'equiav[serve]'") from None
 
-    folders = named_runs(run)
+    folders = {name: folder_here(folder) for name, folder in named_runs(run).items()}
     token = read_token(token_file, host)
-    models = {name: load_model(folder_here(folder), device, precision) for name, folder in folders.items()}
+    models = {name: load_model(folder, device, precision) for name, folder in folders.items()}
     limits = Limits(max_mb << 20, max_seconds, timeout, queue, workers)
 
     def on_start(url: str) -> None:
@@ -218,4 +218,4 @@ def serve(
         else:
             err.print(f"serving on {url} (Ctrl-C ends it)")
 
-    run_server(library, models, host=host, port=port, token=token, limits=limits, on_start=on_start)
+    run_server(library, models, host=host, port=port, token=token, limits=limits, on_start=on_start, folders=folders)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
@@ -13,14 +12,11 @@ from equiav.library.stats import library_stats
 from equiav.serve.asking import TheService
 from equiav.serve.problems import may_be_refused
 from equiav.serve.schemas import LABELS, LabelCount, LibraryInfo, RejectInfo, RejectPage, RejectsQuery
-from equiav.serve.sources import shown
+from equiav.serve.sources import shown, without_folders
 
 if TYPE_CHECKING:
     from equiav.library.records import Reject
     from equiav.library.table import Library
-
-# The folders of a path or an address, up to its last part
-FOLDERS = re.compile(r"(?:\b\w+:/|(?<![\w./\\])(?:[A-Za-z]:)?)[/\\](?:[^/\\'\":;,()<>|]*[^/\\'\":;,()<>|\s][/\\])+")
 
 
 def add_holdings(app: FastAPI) -> None:
@@ -77,4 +73,4 @@ def reject_info(reject: Reject) -> RejectInfo:
     detail = reject.detail
     for place in (reject.path, reject.path.rpartition("#")[0]):
         detail = detail.replace(place, source) if place else detail
-    return RejectInfo(source=source, stage=reject.stage, reason=reject.reason, detail=FOLDERS.sub("", detail))
+    return RejectInfo(source=source, stage=reject.stage, reason=reject.reason, detail=without_folders(detail))

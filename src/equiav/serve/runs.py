@@ -1,4 +1,4 @@
-"""The models that are served:  a run's name → a map of its embeddings."""
+"""The models that are served:  a run's name → a map of its embeddings, what was measured of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi import FastAPI, Path, Query
 
 from equiav.serve.asking import TheService
 from equiav.serve.problems import may_be_refused
-from equiav.serve.schemas import Map, MapQuery, Run, Runs
+from equiav.serve.schemas import Map, MapQuery, Report, Run, Runs
 from equiav.serve.service import Served
 
 RunInPath = Annotated[str, Path(min_length=1, max_length=500)]
@@ -27,6 +27,12 @@ def add_runs(app: FastAPI) -> None:
         """The library's clips in the plane in which their vectors differ most."""
         served = service.run(run)
         return await service.read(lambda: served.maps.get(query.of))
+
+    @app.get("/v1/runs/{run}/report", responses=may_be_refused(404, 409, 422))
+    async def report(run: RunInPath, service: TheService) -> Report:
+        """What was measured of a model: retrieval, equivariance."""
+        served = service.run(run)
+        return await service.read(served.reports.get)
 
 
 def _run(run: Served) -> Run:

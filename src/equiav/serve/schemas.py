@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -135,6 +136,69 @@ class Map(BaseModel):
     explained: tuple[float, float] = Field(description="Share of the variance along x and y.")
     clips: int = Field(description="On the map: of many, some that are spread evenly over their ids.")
     points: list[Point]
+
+
+class ReportState(str, Enum):
+    """Whether a report may be believed."""
+
+    CURRENT = "current"
+    STALE = "stale"
+    DAMAGED = "damaged"
+
+
+STATE = "stale: measured with other weights than are served; damaged: the file cannot be read, and nothing is shown."
+
+
+class NamedFigure(BaseModel):
+    """A figure with its 95 % interval over sources."""
+
+    name: str
+    way: str | None = Field(default=None, description="Of retrieval: audio_to_visual or visual_to_audio.")
+    value: Real
+    low: Real | None = None
+    high: Real | None = None
+    chance: Real | None = Field(default=None, description="Its expected value for a random order.")
+    n: int | None = Field(default=None, description="Clips or queries.")
+
+
+class Retrieval(BaseModel):
+    """Whether a sound finds its own picture, and a picture its own sound."""
+
+    state: ReportState = Field(default=ReportState.CURRENT, description=STATE)
+    split: str | None = None
+    clips: int | None = None
+    protocol: str | None = None
+    figures: list[NamedFigure] = []
+    warnings: list[str] = []
+
+
+class Displacement(BaseModel):
+    """How well the predictor knows what a transformation does."""
+
+    modality: str
+    question: str = Field(description="alone, in context, all together.")
+    transform: str
+    cosine: NamedFigure | None = Field(description="Of predicted and true displacement: 1 right, 0 no prediction.")
+    beats_all: bool | None = Field(description="Whether it is above every yardstick, beyond the interval.")
+
+
+class Equivariance(BaseModel):
+    """The equivariance report."""
+
+    state: ReportState = Field(default=ReportState.CURRENT, description=STATE)
+    split: str | None = None
+    clips: int | None = None
+    figures: list[NamedFigure] = []
+    transforms: list[Displacement] = []
+    alarms: dict[str, str] = Field(default={}, description="Measures that are out of bounds, each with a sentence.")
+    warnings: list[str] = []
+
+
+class Report(BaseModel):
+    """What was measured of a run; null for what was not."""
+
+    retrieval: Retrieval | None
+    equivariance: Equivariance | None
 
 
 class Embedding(BaseModel):

@@ -80,11 +80,13 @@ def run_server(
     token: str | None,
     limits: Limits,
     on_start: Callable[[str], None],
+    folders: Mapping[str, Path] | None = None,
 ) -> None:
     """Serve until a signal comes; what is in hand then is finished.
 
     Args:
         on_start: called with the address once it is listened on.
+        folders: of runs, by name: what was measured of them lies there.
 
     Raises:
         LibraryError: no library, or one that was not embedded with these models.
@@ -92,7 +94,7 @@ def run_server(
     """
     # a page that points a name of its own at this address does not know the token
     hosts = LOOPBACK if token is None else None
-    app = make_app(Service(library, models, limits), token=token, hosts=hosts)
+    app = make_app(Service(library, models, limits, folders=folders), token=token, hosts=hosts)
     config = uvicorn.Config(
         app,
         host=host,

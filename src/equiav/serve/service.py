@@ -25,9 +25,12 @@ from equiav.serve.limits import Limits
 from equiav.serve.maps import Maps, plane
 from equiav.serve.measures import Measures
 from equiav.serve.problems import Refusal, refuse_for_now
+from equiav.serve.reports import Reports
 from equiav.serve.sources import COLUMNS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from equiav.library.places import Place
     from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
@@ -52,6 +55,7 @@ class Served:
     index: SearchIndex
     batcher: Batcher
     maps: Maps
+    reports: Reports
 
 
 class Service:
@@ -62,6 +66,7 @@ class Service:
         runs: models by name, the default one first.
         limits: of what is in hand.
         function: what decodes a file; importable by name.
+        folders: of runs, by name: what was measured of them lies there.
 
     Raises:
         LibraryError: no library, or one that was not embedded with these models.
@@ -73,6 +78,7 @@ class Service:
         runs: Mapping[str, EquiAV],
         limits: Limits,
         function: Callable[[Task], Decoded] = decode,
+        folders: Mapping[str, Path] | None = None,
     ) -> None:
         self.limits, self.measures, self.is_warm = limits, Measures(), False
         self.place, self._inside = str(library), 0
@@ -84,7 +90,9 @@ class Service:
         for name, model in runs.items():
             batcher = Batcher(model, self._model_thread, self.measures.batch.observe)
             index = SearchIndex(library, model)
-            self.runs[name] = Served(name, model.fingerprint(), model, index, batcher, Maps(index))
+            known = model.fingerprint()
+            reports = Reports((folders or {}).get(name), known)
+            self.runs[name] = Served(name, known, model, index, batcher, Maps(index), reports)
         self._default = next(iter(self.runs.values()))
 
     def __enter__(self) -> Self:

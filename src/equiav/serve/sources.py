@@ -28,6 +28,15 @@ ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII | re.IGNORECASE)
 COLUMNS = ["source", "origin", "file_size", "file_mtime_ns"]
 
 
+# The folders of a path or an address, up to its last part
+FOLDERS = re.compile(r"(?:\b\w+:/|(?<![\w./\\])(?:[A-Za-z]:)?)[/\\](?:[^/\\'\":;,()<>|]*[^/\\'\":;,()<>|\s][/\\])+")
+
+
+def without_folders(text: str) -> str:
+    """A sentence that names files, but not where they lie."""
+    return FOLDERS.sub("", text)
+
+
 def shown(source: str, origin: str) -> str:
     """What clients are told of where a file lies: its path from the folder on that was ingested, else its last two."""
     for mark in ("/", os.sep):
