@@ -3,6 +3,8 @@
 Every stage is the library call behind its verb and goes on where a killed demo was.
 
     DEMO/videos/  DEMO/library/  DEMO/run/  DEMO/retrieval.json  DEMO/demo.html
+
+What was measured lies in the run's folder too, as `equiav serve` shows it of any run.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def run_demo(
         say: prints one line.
         stopping: makes the context that training runs in, whose value is called after every step: stop now?
     """
-    from equiav.evaluate.retrieval import evaluate_retrieval
+    from equiav.evaluate.retrieval import evaluate_retrieval, retrieval_result
     from equiav.library.ingest import ingest
     from equiav.library.table import Library
     from equiav.model.equiav import EquiAV
@@ -89,6 +91,7 @@ def run_demo(
     say(f"4/6 evaluate retrieval on {library.count('test')} held-out clips")
     report = evaluate_retrieval(library, model, split="test", learned=load_trained_on(out / "run"))
     (out / "retrieval.json").write_text(json.dumps(report.to_dict(), indent=2), encoding="utf-8")
+    retrieval_result(report, library, model, run=out / "run").save(out / "run" / "retrieval.json")
     say("5/6 embed every clip")
     with bar("embedding", "clips") as progress:
         embed_library(library, model, on_progress=progress.update)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, NoReturn
 
 import typer
@@ -36,7 +38,7 @@ from equiav.cli.terminal import (
     stop_on_signal,
 )
 from equiav.cli.training import train_app
-from equiav.cli.use import use_app
+from equiav.cli.use import HOST, PORT, lacking_of_serve, use_app
 from equiav.errors import EquiAVError, explain
 from equiav.machine import share_heaps
 
@@ -143,7 +145,22 @@ def demo(
             print_json({"page": None, "stopped": True})
         err.print(STOPPED)
         raise typer.Exit(stop_code())
-    print_json({"page": page, "retrieval": folder / "retrieval.json"}) if as_json else typer.echo(str(page))
+    serve = f"{_program()} serve --library {quote(str(folder / 'library'))} --run {quote(str(folder / 'run'))}"
+    if as_json:
+        print_json({"page": page, "retrieval": folder / "retrieval.json", "serve": serve})
+        return
+    typer.echo(str(page))
+    if lacks := lacking_of_serve():
+        typer.echo(f"pip install 'equiav[serve]'  # what comes next needs it: there is no {lacks}")
+    typer.echo(f"{serve}  # search it by your own files in a browser: http://{HOST}:{PORT}")
+
+
+def _program() -> str:
+    """How this command is called from where it was called: `equiav`, or its place where a shell would not find it."""
+    called = Path(sys.argv[0])
+    if (found := shutil.which("equiav")) and Path(found).parent == Path(sys.executable).parent:
+        return "equiav"
+    return quote(str(called)) if called.name == "equiav" else f"{quote(sys.executable)} -m equiav"
 
 
 @app.command()

@@ -6,6 +6,7 @@ import sys
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,6 +31,14 @@ from equiav.errors import ConfigError
 from equiav.words import counted
 
 use_app = typer.Typer()
+
+HOST, PORT = "127.0.0.1", 7860  # that `serve` listens on
+OF_SERVE = ("fastapi", "prometheus_client", "python_multipart", "uvicorn")
+
+
+def lacking_of_serve() -> str | None:
+    """A package that `serve` needs and that is not installed, if there is one."""
+    return next((name for name in OF_SERVE if find_spec(name) is None), None)
 
 
 @use_app.command()
@@ -178,10 +187,8 @@ def serve(
         list[str],
         typer.Option("--run", "-R", metavar="[NAME=]PATH", help="Run folder; given again, several runs by name."),
     ],
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; any but this machine's own needs a token.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 7860,
+    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a token.")] = HOST,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = PORT,
     token_file: Annotated[
         Path | None, typer.Option(help="File with the token that clients must send; or EQUIAV_TOKEN is set.")
     ] = None,
@@ -196,7 +203,9 @@ def serve(
     precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Serve embed, search and the clips of a library over HTTP, until Ctrl-C. Needs `pip install 'equiav[serve]'`.
+    """Serve a library over HTTP, with a page to search it in a browser, until Ctrl-C.
+
+    Needs `pip install 'equiav[serve]'`.
 
     Example: equiav serve --library L --run runs/toy
 
