@@ -88,6 +88,19 @@ def test_ten_seconds_give_998_frames():
     assert log_mel(np.zeros(160_000, np.float32), Features()).shape == (998, 128)
 
 
+def test_a_frame_is_the_same_whatever_comes_with_it():
+    # frames are computed some at a time: neither their number nor their place changes a bit
+    features = Features(clip_s=3.0)
+    samples = np.random.default_rng(0).normal(0, 0.1, 3 * features.sample_rate).astype(np.float32)
+    samples -= samples.mean(dtype=np.float64).astype(np.float32)
+    whole = log_mel(np.concatenate([samples, -samples]), features)  # the mean of all is 0, and of the parts that end so
+    shift = features.sample_rate // 100
+    for first, frames in ((0, 1), (0, 65), (63, 130), (128, 64)):
+        part = samples[first * shift : (first + frames + 2) * shift]
+        part = np.concatenate([part, -part])
+        np.testing.assert_array_equal(log_mel(part, features)[:frames], whole[first : first + frames])
+
+
 def test_digital_silence_is_the_floor():
     assert np.all(log_mel(np.zeros(4000, np.float32), Features()) == np.float32(np.log(FLOOR)))
 

@@ -1,5 +1,6 @@
 """A task that kills or holds up its process costs itself only."""
 
+import gc
 import importlib
 import os
 import signal
@@ -14,6 +15,13 @@ import pytest
 
 from equiav.errors import MediaError, WorkerError
 from equiav.media.sandbox import BEGIN, Sandbox
+
+
+class Litter:
+    alive = 0
+
+    def __del__(self):
+        Litter.alive -= 1
 
 
 def perform(task):
@@ -38,6 +46,12 @@ def perform(task):
         import resource
 
         return [resource.getrlimit(limit)[1] for limit in (resource.RLIMIT_CPU, resource.RLIMIT_AS)]
+    if kind == "litter":  # what is not freed with the last name for it
+        litter = Litter()
+        litter.itself = litter
+        found = Litter.alive, gc.isenabled(), gc.get_freeze_count()
+        Litter.alive += 1
+        return found
     if kind == "refuse":
         raise MediaError("no_audio", value)
     return kind, value, os.getpid()
@@ -58,6 +72,28 @@ def test_every_task_comes_back_once_whatever_its_neighbours_do(tmp_path):
     assert str(results["refuse", "silent"]) == "no_audio: silent"
     assert results["die once", str(tmp_path / "mark")][0] == "die once"
     assert all(result[:2] == task for task, result in done if task[0] == "work")
+
+
+def test_what_a_task_leaves_in_a_circle_is_freed_before_the_next_one():
+    found = [result for _, result in run_all([("litter", i) for i in range(5)], workers=1)]
+    assert [alive for alive, _, _ in found] == [0] * 5
+    assert all(enabled for _, enabled, _ in found)
+    counts = [count for _, _, count in found]
+    assert counts[0] > 10_000  # the modules, which no collection looks at
+    assert counts[1] >= counts[-1]  # what later tasks leave is not added
+
+
+def test_workers_keep_their_heap_unless_the_environment_says_otherwise(monkeypatch):
+    names = ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"]
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(names[1], "65536")
+    ((_, found),) = run_all([names], workers=1, function=environment)
+    assert found == ["67108864", "65536"]
+
+
+def environment(names):
+    return [os.environ.get(name) for name in names]
 
 
 def test_a_task_that_hangs_is_given_up_and_the_one_behind_it_is_done():

@@ -1,5 +1,7 @@
 """Which tracks of a file are read: those that can be decoded; fonts and covers are none."""
 
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
@@ -10,9 +12,17 @@ from equiav.library.ingest import ingest
 from equiav.library.table import Library
 from equiav.media.decode import decode_audio, load_image, read_frames
 from equiav.media.probe import open_media, probe
+from equiav.media.tracks import in_seconds
 from films import film, unknown
 from samples import TINY, pictures, tone
 from tapes import brightness, click_at, record
+
+
+def test_time_stamps_in_seconds_round_as_fractions_do():
+    rng = np.random.default_rng(0)
+    stamps = [*map(int, rng.integers(-(2**40), 2**62, 2000)), 0, -1, 1]
+    for tick in (Fraction(1, 90_000), Fraction(1001, 30_000), Fraction(1, 10**9), Fraction(3, 1)):
+        assert [in_seconds(stamp, tick) for stamp in stamps] == [float(stamp * tick) for stamp in stamps]
 
 
 def click(at_s):

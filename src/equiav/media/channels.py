@@ -13,6 +13,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.audio.frame import format_dtypes
 from numpy.typing import NDArray
 
 SILENCE = 2e-3  # a sound whose samples, of -1 to 1, stay within a range of this is none: -60 dB
@@ -36,9 +37,10 @@ class Packer:
         count, name = frame.layout.nb_channels, frame.format.name
         if (frame.format.is_planar and count > 1) or name.startswith("s64"):
             frames = self._packed(frame, "dbl" if name.startswith("s64") else frame.format.packed.name)
-        else:
-            frames = [frame]
-        return np.concatenate([part.to_ndarray().reshape(-1, count) for part in frames]).T
+            return np.concatenate([part.to_ndarray().reshape(-1, count) for part in frames]).T
+        # as `to_ndarray` reads it, without the copies that it makes to put planes together
+        samples = np.frombuffer(frame.planes[0], format_dtypes[name], frame.samples * count)  # type: ignore[arg-type]
+        return samples.reshape(-1, count).T
 
     def _packed(self, frame: av.AudioFrame, name: str) -> list[av.AudioFrame]:
         kind = frame.format.name, frame.layout.name, frame.rate

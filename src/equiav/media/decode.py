@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from fractions import Fraction
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -219,7 +218,7 @@ class _Source:
         packer, zero, ends_at, piece = Packer(), start_of(self.container), -np.inf, None
         known, waiting, runs_on = 0, list[float](), self.container.format.name == RUNS_ON
         for frame in decoded(self.container, self.stream, self.damage):
-            stamped_s = None if frame.pts is None else float(frame.pts * (frame.time_base or Fraction(1, frame.rate)))
+            stamped_s = frame.time
             at = ends_at if stamped_s is None else stamped_s - zero
             if runs_on and piece is not None and (stamped_s is None or at - ends_at > LACK_S):
                 self.damage.inside_s += [ends_at, max(at - LACK_S / 2, ends_at)]  # both ends of the hole

@@ -18,6 +18,7 @@ from equiav.config import Features
 FRAME_S, SHIFT_S = 0.025, 0.010
 PREEMPHASIS = 0.97
 LOW_HZ = 20.0
+AT_ONCE = 64  # frames that are computed together: their spectra stay in the processor's cache
 ONE_THREAD = 65536 * 4  # multiplications of a product for which OpenBLAS takes one thread
 FLOOR = float(np.finfo(np.float32).eps)  # Kaldi's floor below the logarithm
 
@@ -29,14 +30,26 @@ def log_mel(waveform: NDArray[np.float32], features: Features) -> NDArray[np.flo
         return np.zeros((0, features.mel_bins), np.float32)
     samples = waveform.astype(np.float64) - np.mean(waveform, dtype=np.float64)
     frames = np.lib.stride_tricks.sliding_window_view(samples, length)[::shift]
-    frames = frames - frames.mean(axis=1, keepdims=True)
-    before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
     points = 1 << (length - 1).bit_length()
-    spectrum = np.fft.rfft((frames - PREEMPHASIS * before) * np.hanning(length), points)
-    # Kaldi leaves the bin at half the sample rate out
-    power = spectrum.real[:, :-1] ** 2 + spectrum.imag[:, :-1] ** 2
-    energies = _product(power, mel_bank(features.mel_bins, points, features.sample_rate))
-    return np.log(np.maximum(energies, FLOOR)).astype(np.float32)
+    bank, window = mel_bank(features.mel_bins, points, features.sample_rate), np.hanning(length)
+    found = np.empty((len(frames), features.mel_bins), np.float32)
+    for first in range(0, len(frames), AT_ONCE):
+        power = _power(frames[first : first + AT_ONCE], window, points)
+        found[first : first + AT_ONCE] = np.log(np.maximum(_product(power, bank), FLOOR))
+    return found
+
+
+def _power(frames: NDArray[np.float64], window: NDArray[np.float64], points: int) -> NDArray[np.float64]:
+    """Power spectra (T, points/2) of frames (T, L): Kaldi leaves the bin at half the sample rate out."""
+    frames = frames - frames.mean(axis=1, keepdims=True)
+    before = PREEMPHASIS * frames
+    frames[:, 1:] -= before[:, :-1]
+    frames[:, 0] -= before[:, 0]
+    frames *= window
+    spectrum = np.fft.rfft(frames, points)[:, :-1]
+    power = np.square(spectrum.real)
+    power += np.square(spectrum.imag)
+    return power
 
 
 def _product(rows: NDArray[np.float64], bank: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -45,7 +58,8 @@ def _product(rows: NDArray[np.float64], bank: NDArray[np.float64]) -> NDArray[np
     Its other threads go on spinning for a while after a product: half of the processor time of reading sound.
     """
     size = max(1, ONE_THREAD // bank.size)
-    padded = np.pad(rows, ((0, -len(rows) % size), (0, 0)))
+    lacking = -len(rows) % size
+    padded = np.concatenate([rows, np.zeros((lacking, len(bank)))]) if lacking else rows
     return (padded.reshape(-1, size, len(bank)) @ bank).reshape(-1, bank.shape[1])[: len(rows)]
 
 

@@ -24,7 +24,18 @@ from av.video.reformatter import VideoReformatter
 from equiav.errors import MediaError
 from equiav.media.pixels import frame_jpeg
 from equiav.media.probe import MediaInfo, describe
-from equiav.media.tracks import FRAME_RATE, MARGINS_S, RAW, Damage, decoded, packets, seek, start_of, video_stream
+from equiav.media.tracks import (
+    FRAME_RATE,
+    MARGINS_S,
+    RAW,
+    Damage,
+    decoded,
+    in_seconds,
+    packets,
+    seek,
+    start_of,
+    video_stream,
+)
 from equiav.words import counted
 
 SEEK_AHEAD_S = 2.0  # nearer than this, decoding on is cheaper than seeking
@@ -127,8 +138,8 @@ def _end_of(container: InputContainer, stream: av.VideoStream, from_s: float, de
         for packet in packets(container, stream):
             time = packet.dts if packet.pts is None else packet.pts
             if time is not None and not packet.is_corrupt:
-                lasts_s = float(packet.duration * packet.time_base) if packet.duration else default_s
-                end_s = max(end_s, float(time * packet.time_base) - zero + lasts_s)
+                lasts_s = in_seconds(packet.duration, packet.time_base) if packet.duration else default_s
+                end_s = max(end_s, in_seconds(time, packet.time_base) - zero + lasts_s)
     return end_s
 
 
@@ -180,9 +191,9 @@ def _hold(container: InputContainer, stream: av.VideoStream, times_s: list[float
                 if packet.pts is None or packet.dts is None or packet.is_corrupt or size > MAX_HELD:
                     return [], False
                 if held or packet.is_keyframe:
-                    held.append(_Timed(packet, float(packet.pts * packet.time_base) - zero))
+                    held.append(_Timed(packet, in_seconds(packet.pts, packet.time_base) - zero))
                 # what comes is decoded later, so it is shown later
-                if held and float(packet.dts * packet.time_base) - zero > times_s[-1] + ROUNDING_S:
+                if held and in_seconds(packet.dts, packet.time_base) - zero > times_s[-1] + ROUNDING_S:
                     ended = False
                     break
         except av.error.FFmpegError:

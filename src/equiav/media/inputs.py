@@ -35,8 +35,8 @@ from equiav.words import are, counted
 if TYPE_CHECKING:
     from jaxtyping import Float32, UInt8
 
-LOOK_S = 0.3  # of reading here, which tell how long the rest of a list takes
-PAYS_S = 3.0  # of reading, from which on workers pay: they begin in a second or two
+LOOK_S = 0.2  # of reading here, which tell how long the rest of a list takes
+PAYS_S = 1.5  # of reading, from which on workers pay: they begin in half a second to two
 AT_ONCE = 16  # windows that a worker sends in one piece; a longer file is read here, a window at a time
 LIMIT_S = 1800.0  # for one file in a worker
 LISTEN_S = 0.2

@@ -19,7 +19,7 @@ from av.container import InputContainer
 
 from equiav.errors import MediaError
 from equiav.media.sizes import Sizes, ends_in_a_fragment, sizes_of, view_of
-from equiav.media.tracks import RAW, audio_stream, packets, seek, start_of, tracks_of, video_stream
+from equiav.media.tracks import RAW, audio_stream, in_seconds, packets, seek, start_of, tracks_of, video_stream
 
 REASONS = {
     "missing": "there is no such file, or it is not a regular file",
@@ -337,12 +337,15 @@ def _tails(container: InputContainer, path: Path, from_s: float) -> dict[int, _T
     try:
         for packet in packets(container, *tracks_of(container)):
             index, time = packet.stream.index, packet.dts if packet.pts is None else packet.pts
-            if packet.time_base and (time is not None or packet.size):
+            tick, dts = packet.time_base, packet.dts
+            if not tick:
+                continue
+            if time is not None or packet.size:
                 tail = tails.setdefault(index, _Tail(isinstance(packet.stream, av.AudioStream)))
-                at = tail.end_s if time is None else float(time * packet.time_base) - zero
-                tail.add(at, float((packet.duration or 0) * packet.time_base))
-            if packet.dts is not None and packet.time_base:
-                at = float(packet.dts * packet.time_base) - zero
+                at = tail.end_s if time is None else in_seconds(time, tick) - zero
+                tail.add(at, in_seconds(packet.duration or 0, tick))
+            if dts is not None:
+                at = in_seconds(dts, tick) - zero
                 if at < latest.get(index, at) - RESTART_S:
                     raise MediaError(
                         "corrupt",

@@ -37,6 +37,9 @@ CPU_SHARE = 0.5  # of a task's limit that it may spend computing
 START_S = 300.0  # that a worker may take to load its modules, from a slow disk
 # A worker is one core's worth: libraries that would start a thread per core read these once, when they are loaded
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+# glibc's own limits after it has freed a large picture, from the start: decoders come and go with each file, and to
+# give their memory back and take it again was a tenth of the processor time
+KEPT_HEAP = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
 SECRETS = ("AWS_", "AZURE_", "GOOGLE_", "EQUIAV_TOKEN")  # of no use to a process that decodes what strangers made
 BEGIN = "import sys; sys.path[:] = {path}; from equiav.media.worker import serve; serve({handle})"
 
@@ -229,7 +232,7 @@ def _run(handle: int) -> subprocess.Popen[bytes]:
     command = [_python(), "-X", f"utf8={sys.flags.utf8_mode}", "-c", code]
     try:
         mine = {name: value for name, value in os.environ.items() if not name.startswith(SECRETS)}
-        return _start_with(handle, command, mine | ONE_THREAD)
+        return _start_with(handle, command, KEPT_HEAP | mine | ONE_THREAD)
     except OSError as error:
         raise WorkerError(f"worker processes cannot be started: {command[0]}: {error.strerror}") from None
 

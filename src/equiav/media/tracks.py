@@ -62,6 +62,11 @@ def start_of(container: InputContainer) -> float:
     return (container.start_time or 0) / av.time_base
 
 
+def in_seconds(ticks: int, tick: Fraction) -> float:
+    """A time stamp in seconds: the same as `float(ticks * tick)`, which takes ten times as long."""
+    return ticks * tick.numerator / tick.denominator
+
+
 def seek(container: InputContainer, time_s: float, track: av.AudioStream | None = None) -> None:
     """Go to the last entry point at or before `time_s` of the container's own time, of `track` or of the whole.
 
@@ -102,7 +107,7 @@ def _misleads(container: InputContainer) -> bool:
 
 def packets(container: InputContainer, *tracks: Stream) -> Iterator[av.Packet]:
     """The packets of these tracks from where the container stands; those of a bare stream are given their times."""
-    demuxed, at = container.demux(*tracks), 0
+    demuxed, at, without_times = container.demux(*tracks), 0, container.format.name in RAW
     while True:
         try:
             packet = next(demuxed, None)
@@ -112,7 +117,7 @@ def packets(container: InputContainer, *tracks: Stream) -> Iterator[av.Packet]:
             continue
         if packet is None:
             return
-        if container.format.name in RAW and packet.size and packet.time_base:
+        if without_times and packet.size and packet.time_base:
             packet.pts, packet.dts = None, at
             at += packet.duration or round(1 / (tracks[0].average_rate or FRAME_RATE) / packet.time_base)
         yield packet
@@ -172,7 +177,7 @@ def decoded(
             continue  # the picture before it stays: to a decoder an empty packet would say that the track is over
         # where pictures are known by their order, the time of display of a packet is none
         time = packet.dts if packet.pts is None or taken is not None else packet.pts
-        at_s = -inf if time is None else float(time * packet.time_base) - zero
+        at_s = -inf if time is None else in_seconds(time, packet.time_base) - zero
         try:
             frames = packet.decode()
         except av.error.FFmpegError:

@@ -46,6 +46,7 @@ def serve(handle: int) -> None:
     To be interrupted is the parent's affair; that the parent is gone is seen at the pipe.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.disable()  # while modules are loaded
     pipe = Connection(handle)
     try:
         setup: Setup = pipe.recv()
@@ -56,10 +57,10 @@ def serve(handle: int) -> None:
         return
     tempfile.tempdir = setup.folder
     _limit_memory()
-    gc.freeze()  # the modules: a collection looks at what tasks left alone, and costs next to nothing
+    gc.enable()
     tasks: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, tasks, setup.folder), daemon=True).start()
-    result = None
+    result, done = None, 0
     while True:
         try:
             pipe.send(result)
@@ -67,9 +68,11 @@ def serve(handle: int) -> None:
             return
         del result
         gc.collect()  # decoders lie in cycles, and the collector does not see how much FFmpeg holds in them
+        if done <= 1:  # the modules, also the first task's: so a collection costs next to nothing
+            gc.freeze()
         task = tasks.get()
         _limit_processor(setup.cpu_s)
-        result = _done(setup.function, task)
+        result, done = _done(setup.function, task), done + 1
         del task
 
 
