@@ -3,13 +3,14 @@
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from starlette.datastructures import UploadFile
 
 from equiav.errors import ConfigError, LibraryError, WorkerError
 from equiav.media.mux import wav_file
-from equiav.serve import guards, sessions
+from equiav.serve import clips, guards, sessions
 from equiav.serve.problems import refusal_of
 from equiav.serve.server import named_runs, read_token
 from samples import pictures, tone, write_media
@@ -263,3 +264,35 @@ def test_folders_go_with_the_app(open_app):
         service._decoders._idle.put(box)
         assert folder.is_dir()
     assert not folder.exists()
+
+
+def test_more_reads_than_the_queue_holds_are_turned_away_and_slow_ones_given_up(open_app, monkeypatch):
+    read = clips.list_clips
+    monkeypatch.setattr(clips, "list_clips", lambda *given: time.sleep(0.5) or read(*given))
+    with open_app(queue=2) as client, ThreadPoolExecutor(6) as threads:
+        found = list(threads.map(lambda _: client.get("/v1/clips"), range(6)))
+        assert {one.status_code for one in found} == {200, 429}
+        assert all(one.headers["retry-after"] for one in found if one.status_code == 429)
+        assert client.get("/v1/clips").status_code == 200
+    with open_app(timeout_s=0.2) as client:
+        problem_of(client.get("/v1/clips"), 503)
+        assert client.get("/v1/rejects").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "value", ["none", "..", "%2e%2e%2f%2e%2e%2fetc%2fhostname", "%00", "'--", "%ff", "é", "x" * 600]
+)
+def test_no_read_names_a_place_of_the_server(client, library, clips, value):
+    """Whatever fills the names and queries of the OpenAPI's reads."""
+    asked = 0
+    for path, methods in client.get("/openapi.json").json()["paths"].items():
+        if "get" not in methods:
+            continue
+        good = path.format(clip_id=clips["a.mp4"], run="first")
+        queries = [part["name"] for part in methods["get"].get("parameters", []) if part["in"] == "query"]
+        for place in {good, path.format(clip_id=value, run=value), *(f"{good}?{name}={value}" for name in queries)}:
+            found = client.get(place)
+            assert found.status_code in (200, 404, 409, 422, 503), place
+            assert str(library.path.parent).encode() not in found.content, place
+            asked += 1
+    assert asked > 20

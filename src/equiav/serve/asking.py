@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, BinaryIO, TypeVar
 
-import anyio
 import numpy as np
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,7 +14,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from equiav.config import Modalities
 from equiav.search.index import Hit
-from equiav.serve.problems import Refusal, may_be_refused, refuse_for_now
+from equiav.serve.problems import Refusal, may_be_refused
 from equiav.serve.schemas import (
     Embedding,
     FileOptions,
@@ -54,7 +53,7 @@ def add_asking(app: FastAPI) -> None:
         with service.in_hand():
             async with _form(request, FileOptions) as (options, file):
                 run = service.run(options.run)
-                with _in_time(service):
+                with service.in_time():
                     decoded, found = await service.embed(run, file, options.use_as)
         return Embedding(
             run=run.name,
@@ -73,7 +72,7 @@ def add_asking(app: FastAPI) -> None:
                 return await _search_json(service, _valid(JsonQuery, await request.body()))
             async with _form(request, FileQuery) as (query, file):
                 run = service.run(query.run)
-                with _in_time(service):
+                with service.in_time():
                     kind, hits = await service.search_file(run, file, query.use_as, query.by, **query.of_search())
                     return await _ranking(service, run, kind, query.by, hits)
 
@@ -82,7 +81,7 @@ async def _search_json(service: Service, query: JsonQuery) -> Ranking:
     if (query.clip is None) == (query.vector is None):
         raise Refusal(422, "give exactly one of clip and vector")
     run = service.run(query.run)
-    with _in_time(service):
+    with service.in_time():
         if query.clip is not None:
             await service.clip(query.clip)
             kind: Modalities = "both"
@@ -146,13 +145,3 @@ def _content_type(request: Request) -> str:
 
 def _body(content: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
-
-
-@contextmanager
-def _in_time(service: Service) -> Iterator[None]:
-    """As long as an answer may take."""
-    try:
-        with anyio.fail_after(service.limits.timeout_s):
-            yield
-    except TimeoutError:
-        raise refuse_for_now(503, "this took longer than a request may take") from None

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from equiav.pages.pictures import spectrogram_png
 from equiav.search.filters import clip_filter
 from equiav.serve.asking import TheService
-from equiav.serve.problems import Refusal, may_be_refused
+from equiav.serve.problems import READ, Refusal, may_be_refused
 from equiav.serve.schemas import ClipInfo, ClipPage, ClipsQuery, links
 from equiav.serve.service import CLIP
 from equiav.serve.sources import FileRange, open_source, shown
@@ -26,9 +26,9 @@ ORDER = [("source", "ascending"), ("start_s", "ascending"), ("clip_id", "ascendi
 
 def add_clips(app: FastAPI) -> None:
     """Add the endpoints of clips."""
-    refused = may_be_refused(404, 409, 422)
+    refused = may_be_refused(404, 409, 422, *READ)
 
-    @app.get("/v1/clips", responses=may_be_refused(409, 422))
+    @app.get("/v1/clips", responses=may_be_refused(409, 422, *READ))
     async def clips(query: Annotated[ClipsQuery, Query()], service: TheService) -> ClipPage:
         """Clips that match, by their files and times."""
         return await service.read(lambda: list_clips(service.library, query))

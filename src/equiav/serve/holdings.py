@@ -10,7 +10,7 @@ from fastapi import FastAPI, Query
 
 from equiav.library.stats import library_stats
 from equiav.serve.asking import TheService
-from equiav.serve.problems import may_be_refused
+from equiav.serve.problems import READ, may_be_refused
 from equiav.serve.schemas import LABELS, LabelCount, LibraryInfo, RejectInfo, RejectPage, RejectsQuery
 from equiav.serve.sources import shown, without_folders
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 def add_holdings(app: FastAPI) -> None:
     """Add the endpoints of the library as a whole."""
 
-    @app.get("/v1/library", responses=may_be_refused(409))
+    @app.get("/v1/library", responses=may_be_refused(409, *READ))
     async def library(service: TheService) -> LibraryInfo:
         """Counts of clips, files, hours, labels and rejects."""
         return await service.read(lambda: describe(service.library))
 
-    @app.get("/v1/rejects", responses=may_be_refused(409, 422))
+    @app.get("/v1/rejects", responses=may_be_refused(409, 422, *READ))
     async def rejects(query: Annotated[RejectsQuery, Query()], service: TheService) -> RejectPage:
         """Files and windows that gave no clip, by their names."""
         return await service.read(lambda: list_rejects(service.library, query))

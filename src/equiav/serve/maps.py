@@ -17,10 +17,12 @@ from equiav.serve.sources import shown
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64
 
+    from equiav.search.approximate import Approximate
+    from equiav.search.exact import Exact
     from equiav.search.index import SearchIndex
 
 CLIPS = 3000  # more of them would be one blot
-SHOWN = ["clip_id", "source", "origin", "start_s", "end_s", "labels"]
+COLUMNS = ["clip_id", "source", "origin", "start_s", "end_s", "labels"]
 
 
 class Maps:
@@ -28,11 +30,11 @@ class Maps:
 
     def __init__(self, index: SearchIndex) -> None:
         self._index, self._drawing = index, Lock()
-        self._kept: dict[Modalities, Map] = {}
+        self._kept: dict[Modalities, bytes] = {}
         self._of = None
 
-    def get(self, of: Modalities) -> Map:
-        """The map of these vectors, of at most `CLIPS` clips.
+    def get(self, of: Modalities) -> bytes:
+        """The JSON of the map of these vectors, of at most `CLIPS` clips.
 
         Raises:
             LibraryError: the library or its embeddings cannot be read.
@@ -42,26 +44,27 @@ class Maps:
             if now is not self._of:
                 self._of, self._kept = now, {}
             if of not in self._kept:
-                rows, vectors = now.sample(of, CLIPS, SHOWN)
-                points, explained = plane(vectors)
-                self._kept[of] = Map(
-                    of=of,
-                    clips=len(rows),
-                    explained=explained,
-                    points=[
-                        Point(
-                            clip_id=row["clip_id"],
-                            x=x,
-                            y=y,
-                            label=row["labels"][0] if row["labels"] else None,
-                            source=shown(row["source"], row["origin"]),
-                            start_s=row["start_s"],
-                            end_s=row["end_s"],
-                        )
-                        for row, (x, y) in zip(rows, points.tolist(), strict=True)
-                    ],
-                )
+                self._kept[of] = draw(now, of).model_dump_json().encode()
             return self._kept[of]
+
+
+def draw(now: Exact | Approximate, of: Modalities) -> Map:
+    """The map of one version of the library and its embeddings."""
+    rows, vectors = now.sample(of, CLIPS, COLUMNS)
+    places, explained = plane(vectors)
+    points = [
+        Point(
+            clip_id=row["clip_id"],
+            x=x,
+            y=y,
+            label=row["labels"][0] if row["labels"] else None,
+            source=shown(row["source"], row["origin"]),
+            start_s=row["start_s"],
+            end_s=row["end_s"],
+        )
+        for row, (x, y) in zip(rows, places.tolist(), strict=True)
+    ]
+    return Map(of=of, explained=explained, clips=len(points), points=points)
 
 
 def plane(vectors: Float32[np.ndarray, "n E"]) -> tuple[Float64[np.ndarray, "n 2"], tuple[float, float]]:

@@ -17,6 +17,7 @@ from equiav.errors import EquiAVError, LibraryError, MediaError, WorkerError
 
 # Of a file that is refused: everything else is 422
 MEDIA_STATUS = {"not_media": 415, "unsupported": 415, "too_long": 413}
+READ = (429, 503)  # what every read may get
 RETRY_S = 2  # what a client that is turned away may wait
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
+import anyio
 import numpy as np
 from typing_extensions import Self
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 CLIP = ["clip_id", "start_s", "end_s", "labels", "split", "status", "frame_times_s", *COLUMNS]
 SEARCHES = 2  # at the same time: each uses all cores for most of its time
+BUSY = "as many requests are in hand as this service takes at once"
 READS = 2  # of rows and files, beside them
 OTHER: dict[Modalities, Modalities] = {"audio": "visual", "visual": "audio", "both": "both"}
 
@@ -81,7 +83,7 @@ class Service:
         folders: Mapping[str, Path] | None = None,
     ) -> None:
         self.limits, self.measures, self.is_warm = limits, Measures(), False
-        self.place, self._inside = str(library), 0
+        self.place, self._inside, self._reading = str(library), 0, 0
         self._decoders = Decoders(limits.workers, limits.decode_s, function)
         self._model_thread = ThreadPoolExecutor(1, "model")
         self._search_threads = ThreadPoolExecutor(SEARCHES, "search")
@@ -129,7 +131,7 @@ class Service:
             Refusal: there are as many as may be.
         """
         if self._inside >= self.limits.queue:
-            raise refuse_for_now(429, "as many requests are in hand as this service takes at once")
+            raise refuse_for_now(429, BUSY)
         self._inside += 1
         self.measures.in_hand.set(self._inside)
         try:
@@ -168,8 +170,32 @@ class Service:
         return await self._in(self._search_threads, lambda: run.index.search(by=by, **query))
 
     async def read(self, function: Callable[[], T]) -> T:
-        """Call what reads rows or files, away from the event loop."""
-        return await self._in(self._read_threads, function)
+        """Call what reads rows or files, away from the event loop.
+
+        Raises:
+            Refusal: as many reads are in hand as may be, or it takes too long.
+        """
+        if self._reading >= self.limits.queue:
+            raise refuse_for_now(429, BUSY)
+        self._reading += 1
+        try:
+            with self.in_time():
+                return await self._in(self._read_threads, function)
+        finally:
+            self._reading -= 1
+
+    @contextmanager
+    def in_time(self) -> Iterator[None]:
+        """As long as an answer may take.
+
+        Raises:
+            Refusal: it takes longer.
+        """
+        try:
+            with anyio.fail_after(self.limits.timeout_s):
+                yield
+        except TimeoutError:
+            raise refuse_for_now(503, "this took longer than a request may take") from None
 
     async def clip(self, clip_id: str) -> dict[str, Any]:
         """A row of the library, the columns `CLIP`.
@@ -210,14 +236,16 @@ class Service:
                 files = [BytesIO(wav_file(sound, 16_000)) for sound in sounds]
                 await asyncio.gather(*(self.embed(run, file, "audio") for file in files))
             self.is_warm = True
-            await self.read(lambda: plane(np.eye(3, dtype=np.float32)))  # loads scikit-learn: a second
+            await self._in(
+                self._read_threads, lambda: plane(np.eye(3, dtype=np.float32))
+            )  # loads scikit-learn: a second
         except EquiAVError:
             log.exception("the service is not ready: it cannot embed a second of sound")
 
     async def is_ready(self) -> bool:
         """Whether it can answer: it could embed once, and its library is there."""
         try:
-            await self.read(lambda: [run.index.missing for run in self.runs.values()])
+            await self._in(self._read_threads, lambda: [run.index.missing for run in self.runs.values()])
         except EquiAVError:
             log.exception("the service is not ready: its library cannot be read")
             return False
