@@ -106,7 +106,7 @@ def open_page(chromium):
         page.on("console", lambda message: page.said.append(message.text))
         page.failures, page.said, page.requests = [], [], seen
         page.goto(f"{address}/{view}")
-        page.wait_for_load_state("networkidle")
+        page.wait_for_selector("main > section:not([hidden])")
         return page
 
     yield make

@@ -10,7 +10,6 @@ const SHAPES = {
   wedge: (pen, r) => corners(pen, [[0, 1.2], [1.1, -0.8], [-1.1, -0.8]], r),
   cross: (pen, r) => corners(pen, [[-0.4, -1.2], [0.4, -1.2], [0.4, -0.4], [1.2, -0.4], [1.2, 0.4], [0.4, 0.4], [0.4, 1.2], [-0.4, 1.2], [-0.4, 0.4], [-1.2, 0.4], [-1.2, -0.4], [-0.4, -0.4]], r),
 };
-const RADIUS = 4;
 const EDGE = 16;
 const REACH = 14;
 
@@ -69,14 +68,15 @@ export class Drawing {
     const pen = canvas.getContext("2d");
     pen.scale(dense, dense);
     const colours = getComputedStyle(canvas);
+    const radius = Math.min(Math.max(0.2 * Math.sqrt((w * h) / this.points.length), 2), 5);
     for (const point of this.points) {
       const style = this.styleOf(point);
       pen.globalAlpha = this.lit && style !== this.lit ? 0.12 : 0.85;
-      shape(pen, this.place(point), style, RADIUS, colours);
+      shape(pen, this.place(point), style, radius, colours);
     }
     pen.globalAlpha = 1;
     if (!this.marked) return;
-    shape(pen, this.place(this.marked), this.styleOf(this.marked), 1.8 * RADIUS, colours);
+    shape(pen, this.place(this.marked), this.styleOf(this.marked), 1.8 * radius + 2, colours);
     pen.strokeStyle = colours.color;
     pen.lineWidth = 2;
     pen.stroke();

@@ -3,17 +3,18 @@
 import { ask } from "./api.js";
 import { at, el, problemBox } from "./elements.js";
 import * as facts from "./facts.js";
+import { equivariance, retrieval } from "./report.js";
 import { counted, number } from "./words.js";
 
 /** Show all runs; `anew`: it was not shown before. */
-export async function show(_, anew) {
+export async function show(values, anew) {
   if (!anew) return;
   const box = at("runs");
   try {
     const runs = await facts.runs(true);
     box.replaceChildren(...runs.map(runBox));
   } catch (error) {
-    box.replaceChildren(problemBox(error, () => show(_, true)));
+    box.replaceChildren(problemBox(error, () => show(values, true)));
   }
 }
 
@@ -38,7 +39,7 @@ function runBox(run) {
 async function fill(box, run) {
   try {
     const report = await ask(`/v1/runs/${encodeURIComponent(run.name)}/report`);
-    box.replaceChildren(el("pre", { text: JSON.stringify(report, null, 1) }));
+    box.replaceChildren(retrieval(report.retrieval), equivariance(report.equivariance));
   } catch (error) {
     box.replaceChildren(problemBox(error, () => fill(box, run)));
   } finally {

@@ -68,20 +68,20 @@ export function showQuery({ file = null, clip = null }, onclear) {
   // a narrow window has no room for both: then the clips found come sooner
   at("ways").open = box.hidden || !window.matchMedia("(max-width: 800px)").matches;
   if (box.hidden) return box.replaceChildren();
-  const clear = el("button", { type: "button", class: "plain", text: "Clear the query", onclick: onclear });
-  return box.replaceChildren(file ? shown(file) : card(clip, { tag: "div" }), el("p", {}, clear));
+  const clear = el("button", { type: "button", class: "plain", text: "Clear", "aria-label": "Clear the query", onclick: onclear });
+  const name = file && el("span", { class: "hint", text: `${file.name} · ${size(file.size)}` });
+  return box.replaceChildren(file ? shown(file) : card(clip, { tag: "div" }), el("p", { class: "row asked-foot" }, name, clear));
 }
 
 function shown(file) {
   const kind = kindOf(file);
-  const name = el("p", { class: "asked-name", text: `${file.name} · ${size(file.size)}` });
   const silent = () => el("p", { class: "hint" }, icon(SOUND), "This browser cannot show it; the service is sent it as it is.");
   const media =
     kind === "image" ? el("img", { src: url, alt: `The query: ${file.name}` })
     : kind ? el(kind, { src: url, controls: true, preload: "metadata", playsinline: true, "aria-label": `The query: ${file.name}` })
     : silent();
   media.addEventListener("error", () => media.replaceWith(silent()), { once: true });
-  return el("div", { class: "asked-file" }, media, name);
+  return el("div", { class: "asked-file" }, media);
 }
 
 const kindOf = (file) =>
