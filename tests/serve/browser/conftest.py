@@ -1,5 +1,6 @@
 """The page in Chromium, on a small library of files that it can play, and one that it cannot."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from equiav.evaluate.retrieval import evaluate_retrieval, retrieval_result
 from equiav.library.ingest import ingest
 from equiav.library.table import Library
 from equiav.media.mux import wav_file
 from equiav.search.embed import embed_library
+from equiav.serve.reports import EQUIVARIANCE, RETRIEVAL
 from samples import TINY, pictures, tone, write_media
 from serve.served import serve
 
@@ -46,9 +49,8 @@ def media_library(media, models):
     ingest(media, path, TINY, workers=1)
     made = Library(path)
     rows = made.select(["clip_id", "source"]).to_pylist()
-    made.update(
-        [{"clip_id": row["clip_id"], "labels": ["pet" if "pets" in row["source"] else "thing"]} for row in rows]
-    )
+    labels = {row["clip_id"]: ["pet" if "pets" in row["source"] else "thing"] for row in rows}
+    made.update([{"clip_id": clip, "labels": names, "split": "test"} for clip, names in labels.items()])
     embed_library(Library(path), models["first"])
     return Library(path)
 
@@ -61,8 +63,36 @@ def first_clip(media_library):
 
 
 @pytest.fixture(scope="session")
-def address(media_library, run_folder, tmp_path_factory):
-    with serve(media_library.path, run_folder, tmp_path_factory.mktemp("temporary")) as (_, found):
+def measured(media_library, models):
+    """Retrieval in that library."""
+    return evaluate_retrieval(media_library, models["first"], resamples=50)
+
+
+@pytest.fixture(scope="session")
+def measured_run(measured, media_library, models, tmp_path_factory):
+    """A run in whose folder is what was measured of it."""
+    folder = tmp_path_factory.mktemp("measured")
+    models["first"].save_pretrained(folder)
+    retrieval_result(measured, media_library, models["first"]).save(folder / RETRIEVAL)
+    row = {"predictor": {"cosine": {"value": 0.5, "low": 0.25, "high": 0.75, "n": 6, "sources": 4}}, "margins": {}}
+    tables = [{"question": "alone", "space": "intra", "rows": [row | {"transform": "time_mask"}]}]
+    about = {"model": models["first"].fingerprint(), "split": "test", "clips": 6}
+    told = {
+        "about": about,
+        "figures": {},
+        "branches": {"audio": {"tables": tables}},
+        "alarms": {"uniformity": "is odd"},
+    }
+    (folder / EQUIVARIANCE).parent.mkdir()
+    (folder / EQUIVARIANCE).write_text(json.dumps(told))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def address(media_library, measured_run, run_folder, tmp_path_factory):
+    """Of a service of two runs: one that was measured, and one that was not."""
+    folder, others = tmp_path_factory.mktemp("temporary"), ("--run", f"other={run_folder}")
+    with serve(media_library.path, f"measured={measured_run}", folder, *others) as (_, found):
         yield found
 
 

@@ -48,7 +48,7 @@ def test_a_sound_finds_pictures_which_are_ranked_and_described(open_page, addres
     found = upload(page)
     assert sorted(found) == ["a.mp4", "a.mp4", "b.mp4", "b.mp4", "c.webm", "e.png", "old.avi"]
     assert page.inner_text("#status").startswith("7 clips whose picture is nearest to this sound")
-    scores = [float(text) for text in page.locator("#hits .score strong").all_inner_texts()]
+    scores = [float(text.replace("−", "-")) for text in page.locator("#hits .score strong").all_inner_texts()]
     assert scores == sorted(scores, reverse=True)
     for text in page.locator("#hits .score span").all_inner_texts():
         assert re.fullmatch(r"closer than (all|[\d.]+ % of) pairs", text)

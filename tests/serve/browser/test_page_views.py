@@ -159,25 +159,54 @@ def test_the_map_is_a_table_too(open_page, address):
     assert name.startswith(page.locator("#asked h3").inner_text())
 
 
-def test_the_model_is_described(open_page, address):
-    page = opened(open_page, address, "#/model", "#runs .panel")
-    runs = page.evaluate("fetch('/v1/runs').then(answer => answer.json())")["runs"]
-    for run in runs:
-        text = page.locator("#runs .panel", has_text=run["name"]).inner_text()
-        assert run["fingerprint"] in text
-        assert "8 of 8" in text
+def test_a_model_is_described_with_what_was_measured_of_it(open_page, address, models, measured):
+    page = opened(open_page, address, "#/model", "#runs .measured table")
+    run = page.get_by_role("region", name="Run measured")
+    assert models["first"].fingerprint() in run.inner_text()
+    assert "8 of 8" in run.inner_text()
+    found = measured.audio_to_visual.recall_at_1
+    row = run.locator("tr", has_text="R@1:").locator("td").first.inner_text()
+    assert row.split() == [f"{100 * found.value:.1f}", "%", f"[{100 * found.low:.1f},", f"{100 * found.high:.1f}]"]
+    known = run.get_by_role("region", name="Equivariance").inner_text()
+    assert "0.50 [0.25, 0.75]" in known
+    assert "time mask" in known
+    assert "uniformity is odd" in known
+
+
+def test_how_a_model_is_measured_is_said_where_it_was_not(open_page, address):
+    page = opened(open_page, address, "#/model", "#runs .measured table")
+    other = page.get_by_role("region", name="Run other")
+    assert other.locator("code").all_inner_texts()[1:] == [
+        "equiav evaluate retrieval --library L --run R --split test --out R/retrieval.json",
+        "equiav diagnose --library L --run R",
+    ]
+
+
+def test_another_run_can_be_asked(open_page, address, first_clip):
+    page = opened(open_page, address, f"#/search?clip={first_clip}", "#hits .card")
+    until(page, "document.querySelector('#status').textContent.includes('run measured')")
+    page.select_option("#run", "other")
+    until(page, "document.querySelector('#status').textContent.includes('run other')")
+    assert "run=other" in page.url
+    page.select_option("#run", "measured")
+    until(page, "document.querySelector('#status').textContent.includes('run measured')")
+    assert "run=" not in page.url
 
 
 def test_all_can_be_done_by_keys(open_page, address):
     page = opened(open_page, address, "#/search", "#starts .card")
+    choosers = []
+    page.on("filechooser", lambda chooser: choosers.append(chooser))
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
     page.keyboard.press("/")
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(SOUND)
+    assert page.evaluate("document.activeElement.id") == "file"
+    page.keyboard.press("Enter")
+    while not choosers:
+        page.wait_for_timeout(20)
+    choosers[0].set_files(SOUND)
     page.wait_for_selector("#hits .card")
     page.keyboard.press("j")
     page.keyboard.press("ArrowRight")

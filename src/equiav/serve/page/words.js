@@ -18,7 +18,7 @@ export const nameOf = (source) => source.split("/").pop();
 export const counted = (n, one, many = `${one}s`) => `${number(n)} ${n === 1 ? one : many}`;
 
 export const number = (value, digits = 0) =>
-  value.toLocaleString(LANGUAGE, { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  value.toLocaleString(LANGUAGE, { minimumFractionDigits: digits, maximumFractionDigits: digits }).replace("-", "−");
 
 export const percent = (share, digits = 1) => `${number(100 * share, digits)} %`;
 
