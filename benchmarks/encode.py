@@ -2,16 +2,20 @@
 
 Prints one JSON object: seconds of `encode` of one list of short videos, as sounds and as videos; beside it, in the same
 run, a loop of one file at a time, reading without worker processes (`workers=0`), and reading alone in all workers, the
-ceiling. Bar: 1.7 times the speed of an equiav without workers: commit 01ff227 with the same `--files`, which this
-script measures too (`--old`, in a checkout of it).
+ceiling. Bar: 1.7 times the speed of an equiav without workers, commit 01ff227: with `--against` the `src` of a checkout
+of it, the same files are encoded by both, by turns, each time in a new process; the best of each are compared.
 
     python benchmarks/encode.py --files 500
+    python benchmarks/encode.py --files 500 --against ../old/src
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+import equiav
 from _common import environment
 from equiav.config import ModelConfig, load_recipe
 from equiav.media.mux import write_clip
@@ -46,12 +51,13 @@ def seconds(work: Any) -> float:
     return time.perf_counter() - start
 
 
-def measured(model: EquiAV, kind: str, files: list[Path], *, old: bool) -> dict[str, float]:
+def measured(model: EquiAV, kind: str, files: list[Path], *, alone: bool) -> dict[str, float]:
     """Seconds of each way, and shares of them."""
     model.encode(**{kind: files[:20]})
+    before = processor_s()
     whole = seconds(lambda: model.encode(**{kind: files}))
-    if old:
-        return {"encode_s": whole}
+    if alone:
+        return {"encode_s": whole, "processor_s": processor_s() - before}
     from equiav.media.inputs import Input, read_ahead
 
     def read(workers: int | None) -> None:
@@ -76,20 +82,55 @@ def measured(model: EquiAV, kind: str, files: list[Path], *, old: bool) -> dict[
     }
 
 
+def processor_s() -> float:
+    """Of this process and of those that it ended."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
+def compared(folder: Path, recipe: str, turns: int, sources: dict[str, str]) -> dict[str, Any]:
+    """Seconds of each turn of each equiav, and by how much the best of `this` is faster than that of `other`."""
+    found: dict[str, Any] = {kind: {name: [] for name in sources} for kind in ("audio", "video")}
+    command = [sys.executable, __file__, "--alone", "--videos", str(folder), "--recipe", recipe]
+    for _ in range(turns):
+        for name, source in sources.items():
+            told = subprocess.run(command, env=os.environ | {"PYTHONPATH": source}, stdout=subprocess.PIPE, check=True)
+            for kind, figures in json.loads(told.stdout).items():
+                found[kind][name].append(figures)
+    for figures in found.values():
+        best = {name: min(turn["encode_s"] for turn in figures[name]) for name in sources}
+        figures["times_other"] = best["other"] / best["this"]
+    return found
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=500)
     parser.add_argument("--recipe", default="toy")
-    parser.add_argument("--old", action="store_true", help="measure an equiav whose encode has no workers")
+    parser.add_argument("--against", metavar="SRC", help="compare with the equiav of this src folder")
+    parser.add_argument("--turns", type=int, default=3, help="of each, with --against")
+    parser.add_argument("--videos", type=Path, help="encode the MP4 files of this folder instead of new ones")
+    parser.add_argument("--alone", action="store_true", help="print seconds of encode and nothing else")
     given = parser.parse_args()
-    recipe = load_recipe(given.recipe)
+    about = {} if given.alone else environment()
+    with tempfile.TemporaryDirectory() as folder:
+        files = sorted(given.videos.glob("*.mp4")) if given.videos else write_videos(Path(folder), given.files)
+        if given.against:
+            sources = {"this": str(Path(equiav.__file__).parents[1]), "other": str(Path(given.against).resolve())}
+            found = compared(given.videos or Path(folder), given.recipe, given.turns, sources)
+        else:
+            found = ways(given.recipe, files, alone=given.alone)
+    about |= {} if given.alone else {"files": len(files), "recipe": given.recipe}
+    print(json.dumps({**about, **found}, indent=1))
+
+
+def ways(name: str, files: list[Path], *, alone: bool) -> dict[str, Any]:
+    """What `measured` says of a new model of a recipe, as sounds and as videos."""
+    recipe = load_recipe(name)
     config = ModelConfig(architecture=recipe.model, features=recipe.features, audio_mean=-6.0, audio_std=4.0)
     model = EquiAV(config).eval()
-    with tempfile.TemporaryDirectory() as folder:
-        files = write_videos(Path(folder), given.files)
-        found = {kind: measured(model, kind, files, old=given.old) for kind in ("audio", "video")}
-    print(json.dumps({**environment(), "files": given.files, "recipe": given.recipe, **found}, indent=1))
+    return {kind: measured(model, kind, files, alone=alone) for kind in ("audio", "video")}
 
 
 if __name__ == "__main__":
