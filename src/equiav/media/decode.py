@@ -222,13 +222,14 @@ class _Source:
             at = ends_at if stamped_s is None else stamped_s - zero
             if runs_on and piece is not None and (stamped_s is None or at - ends_at > LACK_S):
                 self.damage.inside_s += [ends_at, max(at - LACK_S / 2, ends_at)]  # both ends of the hole
-            new, known = waiting + self.damage.at_s[known:], len(self.damage.at_s)
-            lost = self.damage.blank_s if at - ends_at > LACK_S else []
-            # what is damaged itself waits for sound behind it: the last packet of a file that was cut is no whole one
-            waiting = [time_s for time_s in new if time_s >= at]
-            if piece is not None:
-                self.damage.inside_s += [time_s for time_s in (*new, *lost) if time_s < at]
-            self.damage.blank_s.clear()
+            if waiting or self.damage.blank_s or len(self.damage.at_s) > known:
+                new, known = waiting + self.damage.at_s[known:], len(self.damage.at_s)
+                lost = self.damage.blank_s if at - ends_at > LACK_S else []
+                # what is damaged itself waits for sound behind it: the last packet of a cut file is no whole one
+                waiting = [time_s for time_s in new if time_s >= at]
+                if piece is not None:
+                    self.damage.inside_s += [time_s for time_s in (*new, *lost) if time_s < at]
+                self.damage.blank_s.clear()
             if at >= self.end_s + GAP_S:
                 break
             if piece is None or abs(at - ends_at) > GAP_S or frame.rate != piece.rate:

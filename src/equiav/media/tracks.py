@@ -148,6 +148,12 @@ class Damage:
         return any(at_s <= asked_s and not any(at_s < key_s <= since_s for key_s in self.keys_s) for at_s in self.at_s)
 
 
+def _time_of(packet: av.Packet, zero: float, *, in_order: bool) -> float:
+    """When it is shown or heard; where pictures are known by their order, the time of display of a packet is none."""
+    time = packet.dts if packet.pts is None or in_order else packet.pts
+    return -inf if time is None else in_seconds(time, packet.time_base) - zero
+
+
 def decoded(
     container: InputContainer,
     stream: av.AudioStream | av.VideoStream,
@@ -175,18 +181,18 @@ def decoded(
             break
         if not packet.size:
             continue  # the picture before it stays: to a decoder an empty packet would say that the track is over
-        # where pictures are known by their order, the time of display of a packet is none
-        time = packet.dts if packet.pts is None or taken is not None else packet.pts
-        at_s = -inf if time is None else in_seconds(time, packet.time_base) - zero
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
             damage.packets += 1
-            damage.at_s.append(at_s)
+            damage.at_s.append(_time_of(packet, zero, in_order=taken is not None))
             continue
-        damage.note(packet, frames, at_s, None if taken is not None else zero)
-        if sound and not frames:
-            damage.blank_s.append(at_s)
+        # of sound, whose packets are many and small, all is well but for these; no key frame is asked for
+        if not (sound and frames) or packet.is_corrupt or any(frame.is_corrupt for frame in frames):
+            at_s = _time_of(packet, zero, in_order=taken is not None)
+            damage.note(packet, frames, at_s, None if taken is not None else zero)
+            if sound and not frames:
+                damage.blank_s.append(at_s)
         if taken is not None:
             taken.append(packet)
         yield from frames
