@@ -1,14 +1,14 @@
-"""The verbs that use a model: embed, search, serve."""
+"""The verbs that use a model: embed, search, duplicates, serve."""
 
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext, redirect_stdout
+from contextlib import ExitStack, nullcontext, redirect_stdout
 from dataclasses import asdict
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -28,7 +28,10 @@ from equiav.cli.options import (
 from equiav.cli.start import quick_imports
 from equiav.cli.terminal import IS_MAIN, SEVERAL, Bar, err, out, print_json
 from equiav.errors import ConfigError
-from equiav.words import counted
+from equiav.words import are, counted
+
+if TYPE_CHECKING:
+    from equiav.search.pairs import Duplicates
 
 use_app = typer.Typer()
 
@@ -178,6 +181,97 @@ def search(
             "–" if hit.percentile is None else f"{hit.percentile:.1f} %",
         )
     out.print(table)
+
+
+# Longer than most functions: most of it are its options
+@use_app.command()
+def duplicates(
+    library: LibraryPath,
+    run: RunPath,
+    audio: Annotated[
+        float | None, typer.Option(help="Mean cosine from which on two sounds are the same; default 0.95.")
+    ] = None,
+    visual: Annotated[
+        float | None, typer.Option(help="Mean cosine from which on two pictures are the same; default 0.9.")
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Also files of which one is a part of the other, or that share a part.")
+    ] = False,
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|CLIP", help="Only the files most like this file, or this clip of the library."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="With --like: number of files.")] = 20,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Compare clips with this label; given again, with one of them.")
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Compare clips of files whose path or name matches, such as 'pets/*.mp4'."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Compare clips of this split.")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Find files that are copies of each other: re-encoded, changed, or with another sound or picture.
+
+    Nothing is deleted: `--json` lists as `copies` the files that a better one stands for.
+
+    Examples: equiav duplicates --library L --run runs/toy --partial
+              equiav duplicates -L L -R R --like holiday.mp4 -k 5
+              equiav duplicates -L L -R R --json | jq -r '.copies[]'
+    """
+    from equiav.search.index import SearchIndex
+
+    index = SearchIndex(library, light_model(run, device, precision))
+    with ExitStack() as bars:
+        shown: dict[str, Bar] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in shown:
+                bars.close()
+                shown[what] = bars.enter_context(Bar(what, "windows"))
+            shown[what].update(done, total)
+
+        found = index.duplicates(
+            audio=audio,
+            visual=visual,
+            like=like,
+            k=k,
+            partial=partial,
+            labels=label or (),
+            sources=source or (),
+            split=split,
+            on_progress=tell,
+        )
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        _print_duplicates(found)
+
+
+def _print_duplicates(found: Duplicates) -> None:
+    from equiav.search.pairs import TITLES
+
+    table = Table("kind", Column("file", overflow="fold"), Column("and", overflow="fold"), "offset", "length", "why")
+    for pair in found.pairs:
+        table.add_row(
+            TITLES[pair.kind],
+            escape(pair.a),
+            escape(pair.b),
+            f"{pair.offset_s:.1f} s",
+            f"{pair.length_s:.1f} s",
+            pair.why,
+        )
+    if found.pairs:
+        out.print(table)
+    compared = f"{counted(found.files, 'file')} compared, of {counted(found.windows, 'clip')}"
+    if found.missing:
+        compared += f"; {counted(found.missing, 'clip')} {are(found.missing)} not embedded"
+    typer.echo(f"{compared}: {counted(len(found.pairs), 'pair')}")
+    for group in found.groups:
+        typer.echo(f"best of {len(group.copies) + 1}: {group.best}")
 
 
 @use_app.command()

@@ -70,6 +70,7 @@ class IngestReport:
     statuses: dict[str, int] = field(default_factory=dict)  # status → clips added
     held_out: int = 0  # files of this source whose clips are held out
     duplicates: int = 0  # clips whose content and window are in the library already, under another name
+    copies: dict[str, str] = field(default_factory=dict)  # the files of these, and their content, as clips have it
     tails: Tails = field(default_factory=Tails)  # of the items of this source that have clips
     rejects: list[Reject] = field(default_factory=list)
     coverage: list[Coverage] = field(default_factory=list)  # of a list, per split
@@ -127,6 +128,7 @@ def read_records(library: Place) -> Sequence[dict[str, Any]]:
             record = json.loads(path.read_text(encoding="utf-8"))
             record |= {"source": str(record["source"]), "duplicates": int(record["duplicates"])}
             record["coverage"] = [asdict(Coverage(**one)) for one in record["coverage"]]
+            record["copies"] = dict(record.get("copies", {}))  # an older equiav did not write them down
             records.append(record)
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise LibraryError(f"{path} is damaged ({error!r}); ingest its source again, or remove it") from None

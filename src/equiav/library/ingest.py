@@ -97,8 +97,8 @@ def ingest(
     listed = {key: item for key, item in run.state.items.items() if item.place != NOT_LISTED}
     reached = (item for item in listed.values() if not item.unreachable)
     report.clips_present = sum(not clip.added for item in reached for clip in item.clips.values())
-    rejects = (item.reject for item in listed.values() if item.reject)
-    report.rejects = sorted(rejects, key=lambda reject: (reject.path, reject.item))
+    report.rejects = sorted((one.reject for one in listed.values() if one.reject), key=lambda it: (it.path, it.item))
+    report.copies = run.state.copies()
     report.tails = tails_of((tail_s for key, tail_s in library.tails().items() if key in listed), features)
     report.coverage = cover(listing.items, report.rejects) if listing.labelled else []
     keep_record(library.path, listing.source, asdict(report) | {"rejects": len(report.rejects)})  # those have a table

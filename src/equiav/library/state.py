@@ -207,6 +207,11 @@ class IngestState:
         """Whether it is known, as far as this ingest needs it, what the clips of an item are made of."""
         return not self.listing.hold_out or all(clip.content for clip in state.clips.values())
 
+    def copies(self) -> dict[str, str]:
+        """Files of this source that another one is stored for, because it has their content; and that content."""
+        found = (copy for clip in self.clips.values() if clip.stored for copy in clip.copies.values())
+        return {item.source: examined.content for item, examined in found if examined.content}
+
     def held_out(self) -> int:
         """Items of this source with clips that are held out."""
         listed = (item for item in self.items.values() if item.place != NOT_LISTED)

@@ -204,6 +204,11 @@ class Library:
         with reading(self._rejects_path):
             return open_table(self._rejects_path, self._rejects_commits)
 
+    @property
+    def columns(self) -> list[str]:
+        """What the clips have; a table of an older equiav lacks some of it."""
+        return self._clips.schema.names
+
     def fbanks(self, table: pa.Table) -> NDArray[np.float32]:
         """The `fbank` column of rows of this library as (n, T, M); all of them must have sound."""
         if silent := table["fbank"].null_count:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from equiav.config import Modalities, check_features
+from equiav.config import Modalities, Modality, check_features
 from equiav.errors import ConfigError
 from equiav.library.places import Place, place_of
 from equiav.library.table import Library
@@ -33,10 +34,13 @@ if TYPE_CHECKING:
 
     from equiav.model.equiav import EquiAV
     from equiav.model.light import LightModel
+    from equiav.search.pairs import Duplicates
 
 __all__ = ["EmbeddingsTable", "Hit", "SearchIndex"]
 
 _OTHER: dict[Modalities, Modalities] = {"audio": "visual", "visual": "audio", "both": "both"}
+
+AUDIO, VISUAL = 0.95, 0.9  # cosines from which on sounds and pictures are the same
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +152,58 @@ class SearchIndex:
         hits = [hit for hit in hits[offset:] if min_score is None or hit.score >= min_score]
         percentiles = self._pair_scores.percentiles(np.array([hit.score for hit in hits]), kind, by)
         return [replace(hit, percentile=found) for hit, found in zip(hits, percentiles, strict=True)]
+
+    def duplicates(
+        self,
+        *,
+        audio: float | None = None,
+        visual: float | None = None,
+        like: str | Path | None = None,
+        k: int = 20,
+        partial: bool = False,
+        labels: Collection[str] | str = (),
+        sources: Collection[str] | str = (),
+        split: str | None = None,
+        on_progress: Callable[[str, int, int], None] | None = None,
+    ) -> Duplicates:
+        """Files that are copies of each other, re-encoded or changed too; or the k files most like one.
+
+        All windows are compared, of files that have nothing in common too: of 100,000 windows it takes minutes.
+
+        Args:
+            audio: mean cosine from which on two sounds are the same; default 0.95.
+            visual: likewise two pictures; default 0.9.
+            like: id of a clip, or path of a file, of the library or not: only the files most like it.
+            k: how many files, with `like`.
+            partial: also files of which one is a part of the other, or that have a part in common.
+            labels: compare clips with at least one of these labels.
+            sources: compare clips of files whose path, or the end of it after a slash, matches one of these patterns.
+            split: compare clips of this split.
+            on_progress: called with what is done, how much of it is done, and how much there is.
+
+        Raises:
+            ConfigError: a cosine is not above 0 and at most 1; k is below 1; `like` is neither a clip nor a file.
+            LibraryError: no clip that matches is embedded.
+            MediaError: the file `like` cannot be used.
+        """
+        from equiav.search.duplicates import find_duplicates
+
+        least: dict[Modality, float] = {
+            "audio": AUDIO if audio is None else audio,
+            "visual": VISUAL if visual is None else visual,
+        }
+        for name, given in least.items():
+            if not 0 < given <= 1:
+                raise ConfigError(f"{name}={given}: expected a cosine above 0 and at most 1")
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+            raise ConfigError(f"k={k}: expected at least 1 file")
+        now, among = self._newest(), clip_filter(labels, sources, split)
+        now = now.exact if isinstance(now, Approximate) else now
+        if like is None:
+            return find_duplicates(now, least, among=among, partial=partial, on_progress=on_progress)
+        from equiav.search.like import most_like
+
+        return most_like(now, self.model, like, least, k=k, among=among)
 
     def _query(self, audio: Any, image: Any, video: Any) -> Float32[np.ndarray, " E"]:
         embedded = self.model.encode(audio=audio, image=image, video=video)

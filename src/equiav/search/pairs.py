@@ -1,0 +1,158 @@
+"""What is found of copies:  pairs of files, with when and why; groups of whole copies, each with its best file."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from equiav.search.copies import Kind
+from equiav.words import counted
+
+# whole copies of each other
+COPIES: tuple[Kind, ...] = ("same_content", "same_recording")
+TITLES: dict[Kind, str] = {
+    "same_content": "the same content under two names",
+    "same_recording": "the same recording",
+    "part_of": "a part of it",
+    "shared_part": "a part in common",
+    "same_sound": "the same sound with another picture",
+    "same_picture": "the same picture with another sound",
+    "similar": "similar, but no copy",
+}
+
+
+@dataclass(frozen=True)
+class FilePair:
+    """Two files that have something in common.
+
+    Attributes:
+        a: the longer file.
+        b: the other; of `part_of` it is the part.
+        kind: what they have in common.
+        offset_s: what is at t seconds in `b` is at t + offset_s in `a`.
+        start_s: where the common part begins in `a`, in seconds.
+        length_s: of the common part.
+        audio: mean cosine of the sounds over the common part; None where there is nothing to compare.
+        visual: likewise of the pictures.
+        coverage_a: share of the windows of `a` that lie in the common part.
+        coverage_b: likewise of `b`.
+        windows: of either file in the common part.
+        common: of these, how many are like windows of more than one other file, and count less for it.
+        others: how many other files the most common of them is like.
+        clip_a: a clip of `a` from the middle of the common part, to look at.
+        clip_b: the one of `b` beside it.
+        score: of files that are like one: the mean over its windows of the nearest cosine in the other file.
+    """
+
+    a: str
+    b: str
+    kind: Kind
+    offset_s: float
+    start_s: float
+    length_s: float
+    audio: float | None
+    visual: float | None
+    coverage_a: float
+    coverage_b: float
+    windows: int
+    common: int = 0
+    others: int = 0
+    clip_a: str = ""
+    clip_b: str = ""
+    score: float | None = None
+
+    @property
+    def why(self) -> str:
+        """In words."""
+        if self.kind == "same_content":
+            return "byte for byte the same file"
+        pairs = (("sound", self.audio), ("picture", self.visual))
+        said = [f"{name} {score:.3f}" for name, score in pairs if score is not None]
+        silent = [name for name, score in pairs if score is None]
+        text = f"{' and '.join(said) or 'nothing'} over {counted(self.windows, 'window')}"
+        if silent:
+            text += f"; no {' or '.join(silent)} to compare"
+        if self.common:
+            text += f"; {self.common} of them in up to {counted(self.others, 'other file')}, which count less"
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self) | {"why": self.why}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Whole copies of each other: `best` is the longest, of equally long ones the sharpest; `copies` are the others."""
+
+    best: str
+    copies: list[str]
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """What was found in a library.
+
+    Attributes:
+        files: that were compared.
+        windows: their clips.
+        missing: clips of the library that are not embedded, and were not compared.
+        least_audio: cosine from which on a sound is the same.
+        least_visual: likewise a picture.
+        common_audio: windows whose sound is that of more than `alike.LIMIT` files; none starts from these.
+        common_visual: likewise of pictures.
+        pairs: by kind, then by file; of files that are like one, the most similar first.
+        groups: by their best file.
+    """
+
+    files: int
+    windows: int
+    missing: int
+    least_audio: float
+    least_visual: float
+    common_audio: int
+    common_visual: int
+    pairs: list[FilePair]
+    groups: list[Group]
+
+    @property
+    def copies(self) -> list[str]:
+        """All files of the groups but the best of each."""
+        return sorted(file for group in self.groups for file in group.copies)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        about = {name: value for name, value in asdict(self).items() if name not in ("pairs", "groups")}
+        groups = [asdict(group) for group in self.groups]
+        return about | {"groups": groups, "pairs": [pair.to_dict() for pair in self.pairs], "copies": self.copies}
+
+
+def groups_of(pairs: Iterable[FilePair], worth: Callable[[list[str]], dict[str, Any]]) -> list[Group]:
+    """Groups of files that whole copies connect.
+
+    Args:
+        pairs: of files, of any kind.
+        worth: of the files of some groups what can be ordered, and is highest for the best file.
+    """
+    near: defaultdict[str, set[str]] = defaultdict(set)
+    for pair in pairs:
+        if pair.kind in COPIES:
+            near[pair.a].add(pair.b)
+            near[pair.b].add(pair.a)
+    known = worth(sorted(near)) if near else {}
+    groups: list[Group] = []
+    seen = set[str]()
+    for file in sorted(near):
+        if file in seen:
+            continue
+        group, waiting = set[str](), [file]
+        while waiting:
+            if (one := waiting.pop()) not in group:
+                group.add(one)
+                waiting += near[one]
+        seen |= group
+        best = max(sorted(group), key=known.__getitem__)
+        groups.append(Group(best, sorted(group - {best})))
+    return sorted(groups, key=lambda group: group.best)
