@@ -175,6 +175,14 @@ def test_of_fragments_that_are_all_in_the_index_nothing_is_read(built, monkeypat
     assert (len(found), found.column_names) == (0, ["clip_id", "audio_embedding", "_rowid"])
 
 
+def test_a_few_clips_with_both_are_all_found_however_many_are_asked_for(tmp_path, rows):
+    """More are asked for than the index names, and no picture is left that was not compared."""
+    audio, visual = clustered(ROWS), clustered(5, 1)
+    parts = [clips(audio[:5], visual), clips(audio[5:], None, first=5)]
+    add(tmp_path, parts, rows[:5] + [replace(row, status="no_video") for row in rows[5:ROWS]])
+    check(tmp_path, audio[3:5], ks=(3, 200))
+
+
 def test_ties_are_ordered_by_id_however_many_there_are(tmp_path, rows):
     audio = clustered(ROWS)
     audio[100:400] = audio[100]  # as of three hundred silent clips

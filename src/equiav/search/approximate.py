@@ -144,7 +144,9 @@ class Approximate:
         """The score that no clip exceeds which is not a candidate."""
         facts = self.index.facts
         alone = [bound for modality, bound in bounds.items() if modality not in facts or facts[modality].alone]
-        return max(float(np.mean(list(bounds.values()))), *alone, -np.inf)
+        # where all clips with one modality are candidates, all clips with both are
+        together = -np.inf if -np.inf in bounds.values() else float(np.mean(list(bounds.values())))
+        return max(together, *alone, -np.inf)
 
     def _sorted(
         self, rows: pa.Table, unit: Float64[np.ndarray, " E"], compared: list[Modality], bound: float
