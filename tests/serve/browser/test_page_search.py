@@ -152,16 +152,50 @@ def test_more_like_this_is_a_search_by_that_clip_which_can_be_shared(open_page, 
     page.wait_for_selector("#starts:not([hidden]) .card, #hits .card")
 
 
-def test_more_results_follow_those_that_are_there(open_page, address, first_clip):
-    page = open_page(address, f"#/search?clip={first_clip}&by=visual&k=6")
-    page.wait_for_selector("#hits .card")
-    assert len(names(page)) == 6
-    page.select_option("#k", "12")
-    page.wait_for_selector("#more", state="hidden")
-    whole = names(page)
+def test_more_results_follow_those_that_are_there(open_page, address):
+    page = open_page(address)
+    whole = upload(page)
     page.select_option("#k", "6")
     until(page, "document.querySelectorAll('#hits .card').length === 6")
-    assert names(page) == whole[:6]
+    page.click("#more")
+    until(page, "document.querySelectorAll('#hits .card').length === 7")
+    assert names(page) == whole
+    assert page.inner_text("#hits .card:last-child .rank") == "7."
+    assert page.inner_text("#status").startswith("7 clips")
+    assert page.locator("#more").is_hidden()
+
+
+def test_a_query_is_still_there_after_another_view_was_shown(open_page, address):
+    page = open_page(address)
+    upload(page)
+    page.select_option("#by", "both")
+    until(page, "document.querySelector('#status').textContent.includes('nearest in sound and picture')")
+    found = names(page)
+    page.get_by_role("link", name="Library", exact=True).click()
+    page.wait_for_selector("#browse .card")
+    page.get_by_role("link", name="Search", exact=True).click()
+    page.wait_for_selector("#hits .card")
+    assert names(page) == found
+    assert page.input_value("#by") == "both"
+    assert "whistle.wav" in page.inner_text("#asked")
+
+
+def test_a_picture_is_asked_for_again_while_the_service_is_busy(open_page, address):
+    page = open_page(address)
+    busy = ["once"]
+
+    def handle(route):
+        if busy and route.request.resource_type == "image":
+            route.fulfill(status=429, headers={"Retry-After": "1"}, body="{}")
+        elif busy:
+            busy.clear()
+            route.fulfill(status=429, headers={"Retry-After": "1"}, body="{}")
+        else:
+            route.continue_()
+
+    page.route("**/thumbnail", handle)
+    upload(page)
+    until(page, "[...document.querySelectorAll('#hits img.still')].filter(image => image.naturalWidth > 0).length > 1")
 
 
 def test_a_microphone_and_a_camera_are_searched_by(open_page, address):

@@ -1,7 +1,7 @@
 // A clip as people see it: picture, sound as a spectrogram, times, labels, how near it is; it plays where it stands.
 
 import { to } from "./address.js";
-import { el, icon, PAUSE, PICTURE, PLAY, SOUND } from "./elements.js";
+import { el, icon, PAUSE, picture, PICTURE, PLAY, SOUND } from "./elements.js";
 import { isPicture, Player } from "./player.js";
 import { closer, counted, nameOf, number, span, time } from "./words.js";
 
@@ -50,19 +50,13 @@ export function still(clip) {
   const sound = clip.frame_s === null || clip.frame_times_s?.length === 0;
   const sign = () => el("span", { class: "sign" }, icon(sound ? SOUND : PICTURE));
   if (sound) return sign();
-  const image = el("img", { class: "still", src: clip.thumbnail, alt: "", width: 128, height: 96, loading: "lazy", decoding: "async" });
-  image.addEventListener("error", () => image.replaceWith(sign()), { once: true });
-  return image;
+  return picture({ class: "still", src: clip.thumbnail, width: 128, height: 96, loading: "lazy" }, sign);
 }
 
 function spectrogram(clip, slider) {
   const strip = el("div", { class: "strip" });
   if (isPicture(clip)) return strip;
-  if (clip.spectrogram) {
-    const image = el("img", { src: clip.spectrogram, alt: "", loading: "lazy", decoding: "async" });
-    image.addEventListener("error", () => image.remove(), { once: true });
-    strip.append(image);
-  }
+  if (clip.spectrogram) strip.append(picture({ src: clip.spectrogram, loading: "lazy" }));
   strip.append(slider);
   return strip;
 }

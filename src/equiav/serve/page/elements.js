@@ -1,5 +1,8 @@
 // Elements of the page from plain values: what is text stays text.
 
+import { refusalOf } from "./api.js";
+
+const TRIES = 3;
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Element by id. */
@@ -21,6 +24,19 @@ export const PLAY = "M8 5v14l11-7z";
 export const PAUSE = "M7 5h4v14H7zM13 5h4v14h-4z";
 export const SOUND = "M9 17V5l10-2v12a3 3 0 1 1-2-2.8V7L11 8.2V18a3 3 0 1 1-2-2.8z";
 export const PICTURE = "M4 5h16v14H4zM6 17h12l-4-6-3 4-2-2z";
+
+/** A picture of the service; a busy one is asked again, and `other` stands where it has none. */
+export function picture(attributes, other = null) {
+  const image = el("img", { alt: "", decoding: "async", ...attributes });
+  let tries = 0;
+  image.addEventListener("error", async () => {
+    const refused = await refusalOf(attributes.src);
+    if (tries++ < TRIES && (!refused || [429, 503].includes(refused.status))) setTimeout(() => (image.src = attributes.src), 1000 * tries);
+    else if (other) image.replaceWith(other());
+    else image.remove();
+  });
+  return image;
+}
 
 function filled(node, attributes, children = []) {
   for (const [name, value] of Object.entries(attributes)) {

@@ -16,6 +16,7 @@ const TITLES = { search: "Search", library: "Library", model: "Model", "sign-in"
 const SIGNED_IN = "equiav-signed-in";
 
 let shown = null;
+let searched = "#/search"; // what the link to the search goes back to
 
 function show() {
   const { view, values } = read();
@@ -24,6 +25,7 @@ function show() {
     stopPlaying();
     open(view);
   }
+  if (view === "search") searched = location.hash || searched;
   VIEWS[view].show(values, anew);
 }
 
@@ -32,8 +34,9 @@ function open(view) {
   shown = view;
   for (const section of document.querySelectorAll("main > section")) section.hidden = section.id !== `view-${view}`;
   for (const link of document.querySelectorAll("nav a")) {
-    if (link.hash === `#/${view}`) link.setAttribute("aria-current", "page");
+    if (link.dataset.view === view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
+    if (link.dataset.view === "search") link.href = view === "search" ? "#/search" : searched;
   }
   document.title = `${TITLES[view]} – equiav`;
   at("sign-out").hidden = view === "sign-in" || localStorage.getItem(SIGNED_IN) === null;

@@ -2,7 +2,7 @@
 
 import { queryOf, to } from "./address.js";
 import { ask } from "./api.js";
-import { at, el, problemBox } from "./elements.js";
+import { at, el, picture, problemBox } from "./elements.js";
 import * as facts from "./facts.js";
 import { Drawing, NONE, OTHERS, STYLES, swatch } from "./drawing.js";
 import { pager } from "./pager.js";
@@ -116,10 +116,8 @@ function pointing(canvas, tip, drawing) {
 }
 
 function told(point) {
-  const image = el("img", { src: `/v1/clips/${encodeURIComponent(point.clip_id)}/thumbnail`, alt: "", width: 128, height: 96 });
-  image.addEventListener("error", () => image.remove(), { once: true });
   return [
-    image, el("strong", { text: nameOf(point.source) }),
+    picture({ src: `/v1/clips/${encodeURIComponent(point.clip_id)}/thumbnail`, width: 128, height: 96 }), el("strong", { text: nameOf(point.source) }),
     el("span", { text: `${span(point)} · ${point.label ?? "without a label"}` }),
     el("a", { href: to("search", { clip: point.clip_id }), text: "Search by it" }),
   ];

@@ -65,6 +65,7 @@ export function showQuery({ file = null, clip = null }, onclear) {
   const box = at("asked");
   box.hidden = !file && !clip;
   at("as-field").hidden = Boolean(clip);
+  at("own-field").hidden = Boolean(file);
   // a narrow window has no room for both: then the clips found come sooner
   at("ways").open = box.hidden || !window.matchMedia("(max-width: 800px)").matches;
   if (box.hidden) return box.replaceChildren();

@@ -37,7 +37,7 @@ export function show(values) {
   if (values.has("clip")) asked = { clip: values.get("clip") };
   else if (asked?.clip) asked = null;
   const key = location.hash;
-  if (asked && key === answered && !asked.file) return;
+  if (asked && key === answered) return; // it is there still
   answered = key;
   run();
 }
