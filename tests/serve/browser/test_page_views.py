@@ -56,6 +56,24 @@ def test_no_view_is_wider_than_its_window(open_page, address, view):
         assert page.evaluate(wide) == []
 
 
+SHIFTS = """window.shifted = 0; new PerformanceObserver(list => {
+    for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifted += entry.value;
+}).observe({type: "layout-shift", buffered: true})"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_jumps_while_a_view_comes(open_page, address, view, width):
+    """Chromium's layout shift; below 0.1 is called good."""
+    page = opened(open_page, address, "#/model", "#runs .panel", width=width)
+    page.context.add_init_script(SHIFTS)
+    page.goto("about:blank")
+    page.goto(f"{address}/{view[0]}")
+    page.wait_for_selector(view[1])
+    until(page, SETTLED)
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.shifted") < 0.1
+
+
 def luminance(page, name, of="body"):
     """Of a colour, from 0, black, to 1."""
     colour = page.locator(of).first.evaluate(f"node => getComputedStyle(node)['{name}']")

@@ -6,21 +6,27 @@ import * as facts from "./facts.js";
 import { equivariance, retrieval } from "./report.js";
 import { counted, number } from "./words.js";
 
-/** Show all runs; `anew`: it was not shown before. */
+/** Show all runs, at once, so that none is moved by the figures of another; `anew`: the view was not shown before. */
 export async function show(values, anew) {
   if (!anew) return;
   const box = at("runs");
+  box.setAttribute("aria-busy", "true");
   try {
     const runs = await facts.runs(true);
-    box.replaceChildren(...runs.map(runBox));
+    const reports = await Promise.all(runs.map((run) => reportOf(run)));
+    box.replaceChildren(...runs.map((run, i) => runBox(run, reports[i])));
   } catch (error) {
     box.replaceChildren(problemBox(error, () => show(values, true)));
+  } finally {
+    box.removeAttribute("aria-busy");
   }
 }
 
-function runBox(run) {
-  const report = el("div", { class: "report", "aria-busy": "true" });
-  fill(report, run);
+/** What was measured, or the error that says why it is not known. */
+const reportOf = (run) => ask(`/v1/runs/${encodeURIComponent(run.name)}/report`).catch((error) => error);
+
+function runBox(run, report) {
+  const measured = report instanceof Error ? [problemBox(report)] : [retrieval(report.retrieval), equivariance(report.equivariance)];
   const lines = [
     ["Fingerprint", el("code", { text: run.fingerprint })],
     ["Width of its vectors", number(run.width)],
@@ -32,17 +38,6 @@ function runBox(run) {
     el("h2", { text: run.name }),
     el("dl", { class: "lines" }, ...lines.flatMap(([name, value]) => [el("dt", { text: name }), el("dd", {}, value)])),
     run.not_embedded > 0 && el("p", { class: "note" }, `${counted(run.not_embedded, "clip")} cannot be found yet: `, el("code", { text: "equiav embed --library L --run R" })),
-    report,
+    ...measured,
   );
-}
-
-async function fill(box, run) {
-  try {
-    const report = await ask(`/v1/runs/${encodeURIComponent(run.name)}/report`);
-    box.replaceChildren(retrieval(report.retrieval), equivariance(report.equivariance));
-  } catch (error) {
-    box.replaceChildren(problemBox(error, () => fill(box, run)));
-  } finally {
-    box.removeAttribute("aria-busy");
-  }
 }

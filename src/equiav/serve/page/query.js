@@ -58,6 +58,19 @@ async function pasted() {
   throw new Error("There is no picture in the clipboard.");
 }
 
+/** Keep the place of a clip that is still asked for, so that nothing moves when it comes. */
+export function keepPlace() {
+  if (!at("asked").hidden) return;
+  at("asked").replaceChildren(el("div", { class: "card waiting" }));
+  at("asked").hidden = false;
+  makeRoom();
+}
+
+/** A narrow window has no room for both: then the clips found come sooner. */
+function makeRoom() {
+  at("ways").open = at("asked").hidden || !window.matchMedia("(max-width: 800px)").matches;
+}
+
 /** Show what is searched by: a file, a clip (ClipInfo), or nothing (null). */
 export function showQuery({ file = null, clip = null }, onclear) {
   if (url) URL.revokeObjectURL(url);
@@ -66,8 +79,7 @@ export function showQuery({ file = null, clip = null }, onclear) {
   box.hidden = !file && !clip;
   at("as-field").hidden = Boolean(clip);
   at("own-field").hidden = Boolean(file);
-  // a narrow window has no room for both: then the clips found come sooner
-  at("ways").open = box.hidden || !window.matchMedia("(max-width: 800px)").matches;
+  makeRoom();
   if (box.hidden) return box.replaceChildren();
   const clear = el("button", { type: "button", class: "plain", text: "Clear", "aria-label": "Clear the query", onclick: onclear });
   const name = file && el("span", { class: "hint", text: `${file.name} · ${size(file.size)}` });

@@ -106,6 +106,7 @@ async function showQuery(signal) {
     return;
   }
   if (shownQuery !== asked.clip || at("asked").hidden) {
+    query.keepPlace();
     const clip = await ask(`/v1/clips/${encodeURIComponent(asked.clip)}`, { signal });
     query.showQuery({ clip }, clear);
     asked.source = clip.source;
@@ -163,6 +164,7 @@ function told(kind, by, name, seconds) {
 }
 
 function fail(error, more) {
+  if (at("asked").querySelector(".waiting")) query.showQuery({});
   if (stopped(error)) {
     answered = "";
     at("status").textContent = "Cancelled.";
