@@ -14,35 +14,33 @@ from search.vectors import unit
 CORNERS = np.array([[s * 0.5 for s in signs] for signs in np.array(np.meshgrid(*[[1, -1]] * 4)).reshape(4, -1).T])
 
 
-def brute_force(vectors, file, least, limit):
+def brute_force(vectors, file, least, most):
     """Pairs, and of each window how many other files have one like it, by comparing window with window."""
     n = len(file)
     cosine = [[float(vectors[i] @ vectors[j]) for j in range(n)] for i in range(n)]
-    files = np.zeros(n, int)
-    nearest = set()
+    files, pairs = [], set()
     for i in range(n):
-        for other in set(file) - {file[i]}:
-            windows = [j for j in range(n) if file[j] == other]
-            best = max(windows, key=lambda j: (cosine[i][j], -j))
-            if cosine[i][best] >= least:
-                files[i] += 1
-                nearest.add((min(i, best), max(i, best)))
-    return sorted(pair for pair in nearest if max(files[pair[0]], files[pair[1]]) <= limit), files
+        others = [[j for j in range(n) if file[j] == other] for other in sorted(set(file) - {file[i]})]
+        nearest = [max(windows, key=lambda j: (cosine[i][j], -j)) for windows in others]
+        nearest = sorted((j for j in nearest if cosine[i][j] >= least), key=lambda j: (-cosine[i][j], j))
+        files.append(len(nearest))
+        pairs |= {(min(i, j), max(i, j)) for j in nearest[:most]}
+    return sorted(pairs), files
 
 
 @settings(max_examples=150, deadline=None)
 @given(
-    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=8),
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=12),
     seed=st.integers(0, 2**32 - 1),
     least=st.sampled_from([0.0, 0.5, 1.0]),
-    limit=st.integers(1, 5),
+    most=st.integers(1, 5),
     block=st.integers(1, 12),
 )
-def test_pairs_and_counts_equal_those_of_comparing_window_with_window(sizes, seed, least, limit, block):
+def test_pairs_and_counts_equal_those_of_comparing_window_with_window(sizes, seed, least, most, block):
     vectors = CORNERS[np.random.default_rng(seed).integers(0, 16, sum(sizes))].astype(np.float32)
     file = np.repeat(np.arange(len(sizes)), sizes)
-    found = alike(vectors, file, least, limit=limit, block=block)
-    pairs, files = brute_force(vectors, file.tolist(), least, limit)
+    found = alike(vectors, file, least, nearest=most, block=block)
+    pairs, files = brute_force(vectors, file.tolist(), least, most)
     assert list(zip(found.first.tolist(), found.second.tolist(), strict=True)) == pairs
     np.testing.assert_array_equal(found.files, files)
 
@@ -64,15 +62,15 @@ def test_what_is_compared_so_far_is_told_up_to_the_end():
 
 @pytest.mark.parametrize(("sizes", "least"), [([1] * 3000, -1.0), ([1] * 3000, 0.99), ([1500, 1500], -1.0)])
 def test_memory_is_that_of_a_few_blocks_and_of_the_pairs_that_are_kept_however_many_are_alike(sizes, least):
-    file, block, limit = np.repeat(np.arange(len(sizes)), sizes), 200, 10
+    file, block, most = np.repeat(np.arange(len(sizes)), sizes), 200, 5
     vectors = unit(np.random.default_rng(0).normal(size=(len(file), 8)))
     alike(vectors[:9], np.arange(9), least)  # what is loaded once is not counted
     tracemalloc.start()
-    alike(vectors, file, least, limit=limit, block=block)
+    alike(vectors, file, least, nearest=most, block=block)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     # all cosines at once would be 36 MB
-    assert peak < 12 * block**2 * 4 + len(file) * limit * 48
+    assert peak < 12 * block**2 * 4 + 8 * len(file) * most * 48
 
 
 def test_vectors_without_a_direction_are_told():

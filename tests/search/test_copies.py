@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equiav.search.alike import alike
-from equiav.search.copies import WHOLE, Limits, Windows, best_run, is_copy, matches
+from equiav.search.copies import WHOLE, Limits, Windows, best_run, is_enough, is_known_elsewhere, matches
 from search.test_alike import CORNERS
 
 HOP_S = 10.0
@@ -24,7 +24,7 @@ def windows_of(files, directions, hop_s=HOP_S, starts=None):
         has[modality] = np.array([one is not None for one in numbers])
         vectors[modality] = np.array([directions[one or 0] * (one is not None) for one in numbers], np.float32)
         chosen = np.flatnonzero(has[modality])
-        pairs = alike(vectors[modality][chosen], file[chosen], LIMITS.least[modality])
+        pairs = alike(vectors[modality][chosen], file[chosen], LIMITS.least[modality], nearest=99)
         others[modality] = np.zeros(len(file), int)
         others[modality][chosen] = pairs.files
         found.append(np.stack([chosen[pairs.first], chosen[pairs.second]]))
@@ -36,7 +36,8 @@ def windows_of(files, directions, hop_s=HOP_S, starts=None):
 def judged(files, *, partial=True, directions=APART, **options):
     """(a, b) → (kind, offset in hops, windows), of what is reported."""
     windows, first, second = windows_of(files, directions, **options)
-    found = [match for match in matches(windows, first, second, LIMITS) if is_copy(match, partial=partial)]
+    found = [match for match in matches(windows, first, second, LIMITS) if is_enough(match, partial=partial)]
+    found = [match for match in found if not is_known_elsewhere(match)]
     return {(m.a, m.b): (m.kind, round(m.offset_s / HOP_S, 9), len(m.rows)) for m in found}
 
 

@@ -197,6 +197,12 @@ def duplicates(
     partial: Annotated[
         bool, typer.Option("--partial", help="Also files of which one is a part of the other, or that share a part.")
     ] = False,
+    confirm: Annotated[
+        bool,
+        typer.Option(
+            help="Look at the stored sounds and pictures of what the embeddings match, or believe these alone."
+        ),
+    ] = True,
     like: Annotated[
         str | None,
         typer.Option(metavar="FILE|CLIP", help="Only the files most like this file, or this clip of the library."),
@@ -240,6 +246,7 @@ def duplicates(
             like=like,
             k=k,
             partial=partial,
+            confirm=confirm,
             labels=label or (),
             sources=source or (),
             split=split,

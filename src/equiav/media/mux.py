@@ -19,7 +19,16 @@ from equiav.files import whole_file
 LARGEST = 2**32 - 1  # what the sizes in a WAV can say
 
 
-def write_clip(path: Path, frames: NDArray[np.uint8], fps: int, sound: NDArray[np.float32], rate: int) -> None:
+def write_clip(
+    path: Path,
+    frames: NDArray[np.uint8],
+    fps: int,
+    sound: NDArray[np.float32],
+    rate: int,
+    *,
+    crf: int = 24,
+    bit_rate: int = 64_000,
+) -> None:
     """Write an .mp4 file whole or not at all.
 
     Args:
@@ -27,20 +36,23 @@ def write_clip(path: Path, frames: NDArray[np.uint8], fps: int, sound: NDArray[n
         fps: frames per second.
         sound: mono (S,) in [-1, 1].
         rate: samples per second, one of AAC's.
+        crf: x264's constant rate factor: the higher, the fewer bits the pictures take.
+        bit_rate: of the sound, bits per second.
 
     Raises:
         MediaError: unreadable, it cannot be written.
     """
     refuse = partial(MediaError, "unreadable")
+    options = {"preset": "ultrafast", "crf": str(crf), "threads": "1"}
     with (
         whole_file(path, refuse, av.error.FFmpegError, flushed=False) as beside,
         av.open(str(beside), "w", format="mp4", options={"fflags": "+bitexact"}) as container,
     ):
-        video = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "24", "threads": "1"})
+        video = container.add_stream("libx264", rate=fps, options=options)
         video.height, video.width = frames.shape[1:3]
         video.pix_fmt = "yuv420p"
         audio = container.add_stream("aac", rate=rate, layout="mono")
-        audio.bit_rate = 64_000
+        audio.bit_rate = bit_rate
         for image in frames:
             container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(video.encode(None))

@@ -10,7 +10,7 @@ the least one by most in sum. A mean is high enough only where a window is, so t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -127,12 +127,16 @@ def matches(
         yield best_match(windows, a, b, offsets, limits)
 
 
-def is_copy(match: Match, *, partial: bool) -> bool:
-    """Whether a match is of whole files, or, where parts are asked for, of a part that says enough."""
-    if match.kind == "similar" or match.whole:
-        return match.kind != "similar"
-    enough = max(match.coverage) >= WHOLE or len(match.rows) >= MIN_WINDOWS
-    return partial and enough and match.evidence >= MIN_EVIDENCE
+def is_enough(match: Match, *, partial: bool) -> bool:
+    """Whether a match is one of whole files, or, where parts are asked for, of a part that is long enough."""
+    if match.kind == "similar":
+        return False
+    return match.whole or (partial and (max(match.coverage) >= WHOLE or len(match.rows) >= MIN_WINDOWS))
+
+
+def is_known_elsewhere(match: Match) -> bool:
+    """Whether a part is one that so many files have that it says nothing of two of them."""
+    return not match.whole and match.evidence < MIN_EVIDENCE
 
 
 def best_match(windows: Windows, a: int, b: int, offsets: Float64[np.ndarray, " o"], limits: Limits) -> Match:
@@ -228,6 +232,12 @@ def _judged(windows: Windows, a: int, b: int, aligned: _Aligned, limits: Limits)
         kind=_kind(scores, reached, limits, coverage),
         coverage=coverage,
     )
+
+
+def with_evidence(windows: Windows, match: Match) -> Match:
+    """The same match, its windows weighed anew."""
+    counts = [windows.others[m][side] for m in MODALITIES for side in (match.rows, match.columns)]
+    return replace(match, evidence=float((1 / np.maximum(np.maximum.reduce(counts), 1)).sum()))
 
 
 def _cut(aligned: _Aligned, run: slice) -> _Aligned:

@@ -2,27 +2,44 @@
 
 What the library knows comes first: files of one content, and those that ingest left out because another has theirs.
 All others are compared window by window (`search.alike`), and two files that have windows which are alike at the offset
-at which they agree (`search.copies`). Nothing is changed or deleted.
+at which they agree (`search.copies`); then their sounds and pictures are looked at (`search.verdicts`). Nothing is
+changed or deleted.
 """
 
 from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from equiav.config import MODALITIES, Modality
 from equiav.library.coverage import read_records
-from equiav.search.alike import LIMIT, Alike, alike
-from equiav.search.copies import KINDS, Limits, Match, Windows, is_copy, matches
+from equiav.search.alike import NEAREST, Alike, alike
+from equiav.search.copies import (
+    KINDS,
+    Limits,
+    Match,
+    Windows,
+    is_enough,
+    is_known_elsewhere,
+    matches,
+    with_evidence,
+)
 from equiav.search.exact import Exact
 from equiav.search.gathered import Gathered
 from equiav.search.hits import ClipFilter
 from equiav.search.pairs import Duplicates, FilePair, groups_of
+from equiav.search.verdicts import Verdict, verdicts
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
 
 Progress = Callable[[str, int, int], None]
 
@@ -37,6 +54,7 @@ def find_duplicates(
     *,
     among: ClipFilter | None = None,
     partial: bool = False,
+    confirm: bool = True,
     on_progress: Progress | None = None,
 ) -> Duplicates:
     """All pairs of files that are copies, or have a part, the sound or the picture in common.
@@ -46,6 +64,7 @@ def find_duplicates(
         least: cosines from which on sounds, and pictures, are the same.
         among: the clips to compare; None: all.
         partial: also files of which one is a part of the other, or that have a part in common.
+        confirm: look at the stored sounds and pictures of what the embeddings match; else these alone are believed.
         on_progress: called with what is done (`comparing sounds`, `comparing pictures`), windows or files so far, all.
 
     Raises:
@@ -54,24 +73,53 @@ def find_duplicates(
     gathered = Gathered(now, among)
     found, windows = _compared(gathered, least, now.library.features.hop_s, on_progress)
     limits = Limits(least, agreement(gathered, least))
-    pairs = [
-        pair_of(gathered, windows, match)
-        for match in matches(windows, found.first, found.second, limits)
-        if is_copy(match, partial=partial)
-    ]
+    likely = [m for m in matches(windows, found.first, found.second, limits) if is_enough(m, partial=partial)]
+    if confirm:
+        verdict = list(verdicts(gathered, windows, likely, _telling(on_progress, "looking at matches")))
+        windows = replace(windows, others=recordings_with(windows, [one.match for one in verdict]))
+        weighed = [replace(one, match=with_evidence(windows, one.match)) for one in verdict]
+    else:
+        weighed = [Verdict(match, None, None) for match in likely]
+    pairs = [pair_of(gathered, windows, one) for one in weighed if not is_known_elsewhere(one.match)]
     pairs = _with_contents(pairs, gathered, read_records(now.library.path))
-    common = {m: int((windows.others[m] > LIMIT).sum()) for m in MODALITIES}
     return Duplicates(
         files=len(gathered.sources),
         windows=len(gathered.file),
         missing=now.missing,
         least_audio=least["audio"],
         least_visual=least["visual"],
-        common_audio=common["audio"],
-        common_visual=common["visual"],
         pairs=sorted(pairs, key=lambda pair: (KINDS.index(pair.kind), pair.a, pair.b)),
         groups=groups_of(pairs, lambda files: _worth(gathered, windows, files)),
     )
+
+
+def _telling(on_progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
+    return None if on_progress is None else lambda done, total: on_progress(what, done, total)
+
+
+def recordings_with(windows: Windows, found: Sequence[Match]) -> dict[Modality, Int64[np.ndarray, " n"]]:
+    """Of each window how many other recordings have it too, as far as that is known; whole copies are one recording.
+
+    Of a window that has matches with fewer than `NEAREST` it is these; of others no more files were looked at, and it
+    is how many are alike by their embeddings.
+    """
+    files = len(windows.first) - 1
+    whole = [(match.a, match.b) for match in found if match.kind == "same_recording"]
+    edges: Any = np.array(whole, np.int64).reshape(-1, 2).T
+    recording = connected_components(coo_matrix((np.ones(len(whole)), edges), (files, files)), directed=False)[1]
+    partners: defaultdict[int, set[int]] = defaultdict(set)
+    for match in found:
+        a, b = int(recording[match.a]), int(recording[match.b])
+        for i, j in zip(match.rows.tolist(), match.columns.tolist(), strict=True):
+            partners[i] |= {b} - {a}
+            partners[j] |= {a} - {b}
+    others = dict[Modality, Any]()
+    for modality in MODALITIES:
+        others[modality] = windows.others[modality].copy()
+    for window, found_in in partners.items():
+        for count in others.values():
+            count[window] = len(found_in) if len(found_in) < NEAREST else max(len(found_in), count[window])
+    return others
 
 
 def _compared(
@@ -82,16 +130,17 @@ def _compared(
     says, others = dict[Modality, Any](), dict[Modality, Any]()
     for modality in MODALITIES:
         chosen = np.flatnonzero(gathered.starts_from(modality))
-
-        def tell(done: int, total: int, what: str = COMPARING[modality]) -> None:
-            if on_progress:
-                on_progress(what, done, total)
-
-        found = alike(gathered.vectors[modality][chosen], gathered.file[chosen], least[modality], on_progress=tell)
+        found = alike(
+            gathered.vectors[modality][chosen],
+            gathered.file[chosen],
+            least[modality],
+            nearest=NEAREST,
+            on_progress=_telling(on_progress, COMPARING[modality]),
+        )
         first, second = chosen[found.first], chosen[found.second]
         others[modality] = np.zeros(len(gathered.file), np.int64)
         others[modality][chosen] = found.files
-        says[modality] = others[modality] <= LIMIT
+        says[modality] = gathered.has[modality].copy()
         if modality == "audio":
             says[modality] &= gathered.starts_from("audio")
         else:
@@ -123,8 +172,9 @@ def agreement(gathered: Gathered, least: Mapping[Modality, float]) -> dict[Modal
     return agrees
 
 
-def pair_of(gathered: Gathered, windows: Windows, match: Match, score: float | None = None) -> FilePair:
+def pair_of(gathered: Gathered, windows: Windows, verdict: Verdict, score: float | None = None) -> FilePair:
     """A match as it is shown."""
+    match = verdict.match
     others = np.maximum.reduce([windows.others[m][side] for m in MODALITIES for side in (match.rows, match.columns)])
     middle, clip = len(match.rows) // 2, gathered.rows["clip_id"]
     any_ = len(match.rows) > 0
@@ -138,6 +188,8 @@ def pair_of(gathered: Gathered, windows: Windows, match: Match, score: float | N
         length_s=round(float(windows.end_s[match.rows].max()) - start_s, 3) if any_ else 0.0,
         audio=match.scores["audio"],
         visual=match.scores["visual"],
+        sound=verdict.sound,
+        picture=verdict.picture,
         coverage_a=match.coverage[0],
         coverage_b=match.coverage[1],
         windows=len(match.rows),
@@ -178,6 +230,8 @@ def _with_contents(pairs: list[FilePair], gathered: Gathered, records: Iterable[
                 length_s=length_s[source],
                 audio=None,
                 visual=None,
+                sound=None,
+                picture=None,
                 coverage_a=1.0,
                 coverage_b=1.0,
                 windows=0,

@@ -42,6 +42,7 @@ class Gathered:
     Attributes:
         rows: of the library, the columns `COLUMNS` and `content`, n of them.
         file: number of each one's file, (n,), from 0.
+        numbers: of the library's rows, for `take`, (n,).
         sources: of the files, sorted.
         vectors: of each modality (n, E), of length 1; zero where there is none.
         has: which windows have a vector of a modality, (n,).
@@ -64,6 +65,7 @@ class Gathered:
             raise LibraryError(found if now.known.any() else now.not_embedded())
         order = pc.call_function("sort_indices", [rows], pc.SortOptions(ORDER))
         self.rows, self.positions = rows.take(order), known[order.to_numpy()]
+        self.numbers: Int64[np.ndarray, " n"] = now.row[self.positions]
         source = self.rows["source"].combine_chunks().dictionary_encode()
         self.sources: list[str] = source.dictionary.to_pylist()
         self.file: Int64[np.ndarray, " n"] = source.indices.to_numpy().astype(np.int64)

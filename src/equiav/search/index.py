@@ -161,6 +161,7 @@ class SearchIndex:
         like: str | Path | None = None,
         k: int = 20,
         partial: bool = False,
+        confirm: bool = True,
         labels: Collection[str] | str = (),
         sources: Collection[str] | str = (),
         split: str | None = None,
@@ -175,6 +176,7 @@ class SearchIndex:
             visual: likewise two pictures; default 0.9.
             like: id of a clip, or path of a file, of the library or not: only the files most like it.
             k: how many files, with `like`.
+            confirm: look at the stored sounds and pictures of what the embeddings match; else these alone are believed.
             partial: also files of which one is a part of the other, or that have a part in common.
             labels: compare clips with at least one of these labels.
             sources: compare clips of files whose path, or the end of it after a slash, matches one of these patterns.
@@ -200,7 +202,7 @@ class SearchIndex:
         now, among = self._newest(), clip_filter(labels, sources, split)
         now = now.exact if isinstance(now, Approximate) else now
         if like is None:
-            return find_duplicates(now, least, among=among, partial=partial, on_progress=on_progress)
+            return find_duplicates(now, least, among=among, partial=partial, confirm=confirm, on_progress=on_progress)
         from equiav.search.like import most_like
 
         return most_like(now, self.model, like, least, k=k, among=among)

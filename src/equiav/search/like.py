@@ -28,6 +28,7 @@ from equiav.search.exact import Exact, Vectors
 from equiav.search.gathered import Gathered
 from equiav.search.hits import ClipFilter
 from equiav.search.pairs import Duplicates, FilePair
+from equiav.search.verdicts import Verdict
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int64
@@ -81,15 +82,13 @@ def most_like(
             alike = np.concatenate(list(_nearest(together, file, number)), axis=1)
             ((_, _, offsets),) = offsets_of(windows, *alike)
             match = best_match(windows, file, number, offsets, limits)
-            pairs.append(pair_of(together, windows, match, float(score[file])))
+            pairs.append(pair_of(together, windows, Verdict(match, None, None), float(score[file])))
     return Duplicates(
         files=number,
         windows=len(gathered.file),
         missing=now.missing,
         least_audio=least["audio"],
         least_visual=least["visual"],
-        common_audio=0,
-        common_visual=0,
         pairs=pairs,
         groups=[],
     )

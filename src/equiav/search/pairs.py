@@ -36,11 +36,13 @@ class FilePair:
         length_s: of the common part.
         audio: mean cosine of the sounds over the common part; None where there is nothing to compare.
         visual: likewise of the pictures.
+        sound: how far the sounds themselves are the same, by their spectrograms; None where that was not looked at.
+        picture: likewise the pictures.
         coverage_a: share of the windows of `a` that lie in the common part.
         coverage_b: likewise of `b`.
         windows: of either file in the common part.
-        common: of these, how many are like windows of more than one other file, and count less for it.
-        others: how many other files the most common of them is like.
+        common: of these, how many are in more than one other recording, and count less for it.
+        others: how many other recordings have the most common of them.
         clip_a: a clip of `a` from the middle of the common part, to look at.
         clip_b: the one of `b` beside it.
         score: of files that are like one: the mean over its windows of the nearest cosine in the other file.
@@ -54,6 +56,8 @@ class FilePair:
     length_s: float
     audio: float | None
     visual: float | None
+    sound: float | None
+    picture: float | None
     coverage_a: float
     coverage_b: float
     windows: int
@@ -68,14 +72,15 @@ class FilePair:
         """In words."""
         if self.kind == "same_content":
             return "byte for byte the same file"
-        pairs = (("sound", self.audio), ("picture", self.visual))
-        said = [f"{name} {score:.3f}" for name, score in pairs if score is not None]
-        silent = [name for name, score in pairs if score is None]
+        rows = (("sound", self.audio, self.sound), ("picture", self.visual, self.picture))
+        seen = {name: "" if found is None else f", itself {found:.2f}" for name, _, found in rows}
+        said = [f"{name} {score:.3f}{seen[name]}" for name, score, _ in rows if score is not None]
+        silent = [name for name, score, _ in rows if score is None]
         text = f"{' and '.join(said) or 'nothing'} over {counted(self.windows, 'window')}"
         if silent:
             text += f"; no {' or '.join(silent)} to compare"
         if self.common:
-            text += f"; {self.common} of them in up to {counted(self.others, 'other file')}, which count less"
+            text += f"; {self.common} of them in up to {counted(self.others, 'other recording')}, which count less"
         return text
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,8 +106,6 @@ class Duplicates:
         missing: clips of the library that are not embedded, and were not compared.
         least_audio: cosine from which on a sound is the same.
         least_visual: likewise a picture.
-        common_audio: windows whose sound is that of more than `alike.LIMIT` files; none starts from these.
-        common_visual: likewise of pictures.
         pairs: by kind, then by file; of files that are like one, the most similar first.
         groups: by their best file.
     """
@@ -112,8 +115,6 @@ class Duplicates:
     missing: int
     least_audio: float
     least_visual: float
-    common_audio: int
-    common_visual: int
     pairs: list[FilePair]
     groups: list[Group]
 
