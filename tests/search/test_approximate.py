@@ -1,5 +1,6 @@
 """Search by an index: the hits, in their order and with their scores, are those of exact search."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from vectors import of_width, unit
 
 from equiav.library import versions
 from equiav.library.table import Library
-from equiav.search import indexing
+from equiav.search import approximate, indexing
 from equiav.search.approximate import Approximate
 from equiav.search.exact import Exact, Vectors
 from equiav.search.index import SearchIndex
@@ -284,10 +285,45 @@ def test_what_was_measured_is_of_the_index_that_is_there(built, monkeypatch):
 def test_recall_tells_a_bad_index(built, monkeypatch):
     path, _, _ = built
     near = indexing.near
-    monkeypatch.setattr(indexing, "near", lambda table, modality, query, n: near(table, modality, -query, n))
+    monkeypatch.setattr(indexing, "near", lambda t, modality, query, n, probes: near(t, modality, -query, n, probes))
     monkeypatch.setattr(indexing, "RETRAIN", 0)
     with writable(path, WIDTH) as table:
-        assert update_index(table, Library(path).opened).facts["audio"].recall < 0.1
+        facts = update_index(table, Library(path).opened).facts["audio"]
+    assert facts.recall < 0.1
+    assert facts.probes == indexing.PROBES[-1]
+
+
+def test_as_few_partitions_are_looked_into_as_find_enough(built, monkeypatch):
+    path, audio, _ = built
+    near, asked = indexing.near, list[int]()
+
+    def finds_with_80(table, modality, query, n, probes):
+        asked.append(probes)
+        return near(table, modality, query if probes >= 80 else -query, n, probes)
+
+    for module in (indexing, approximate):
+        monkeypatch.setattr(module, "near", finds_with_80)
+    monkeypatch.setattr(indexing, "RETRAIN", 0)
+    with writable(path, WIDTH) as table:
+        facts = update_index(table, Library(path).opened).facts["audio"]
+    assert facts.probes == 80
+    assert facts.recall >= indexing.ENOUGH
+    assert sorted(set(asked)) == [20, 40, 80]
+    asked.clear()
+    check(path, audio[:3], ks=(1, 7))
+    assert set(asked) == {80}
+
+
+def test_what_another_version_measured_is_measured_again(built):
+    path, audio, _ = built
+    with writable(path, WIDTH) as table:
+        said = json.loads(table.said(indexing.KEY))
+        del said["audio"]["probes"]
+        table.say(indexing.KEY, json.dumps(said))
+    assert EmbeddingIndex.of(EmbeddingsTable.open(path, "model-a")).facts.keys() == {"visual"}
+    check(path, audio[:3])
+    with writable(path, WIDTH) as table:
+        assert update_index(table, Library(path).opened).facts.keys() == {"audio", "visual"}
 
 
 def test_a_width_that_the_index_does_not_take_is_searched_exactly(tmp_path, rows):

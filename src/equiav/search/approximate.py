@@ -117,7 +117,8 @@ class Approximate:
         for modality in compared:
             column, bound = f"{modality}_embedding", -np.inf
             if modality in self.index.covered:
-                named = near(self.table, modality, unit.astype(np.float32), n)
+                facts = self.index.facts.get(modality)
+                named = near(self.table, modality, unit.astype(np.float32), n, facts.probes if facts else None)
                 parts.append(self.table.rows(named, columns))
                 bound = self._bound(modality, matrix_of(parts[-1][column]), unit, n)
             tail = self._tail(modality).select([*columns, "_rowid"])
