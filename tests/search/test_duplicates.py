@@ -277,6 +277,11 @@ def test_the_verb_prints_pairs_groups_and_copies(videos, tmp_path, equiav):
     assert "2 files compared, of 8 clips: 1 pair" in out
     code, out, _ = equiav(*asked, "--json")
     assert (code, json.loads(out)["copies"]) == (0, [str(folder / "same.mp4")])
+    code, out, _ = equiav(*asked, "--copies", "--out", tmp_path / "copies.html")
+    assert (code, out.splitlines()) == (0, [str(folder / "same.mp4")])
+    page = (tmp_path / "copies.html").read_text()
+    assert page.count("<video") == 2
+    assert page.count("poster=") == 2
     code, out, _ = equiav(*asked, "--json", "--like", folder / "other.mp4", "-k", 1)
     assert (code, len(json.loads(out)["pairs"])) == (0, 1)
     code, _, err = equiav(*asked, "--like", "nobody")

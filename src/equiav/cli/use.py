@@ -24,6 +24,7 @@ from equiav.cli.options import (
     folder_here,
     light_model,
     load_model,
+    write_page,
 )
 from equiav.cli.start import quick_imports
 from equiav.cli.terminal import IS_MAIN, SEVERAL, Bar, err, out, print_json
@@ -216,17 +217,24 @@ def duplicates(
         typer.Option(metavar="GLOB", help="Compare clips of files whose path or name matches, such as 'pets/*.mp4'."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Compare clips of this split.")] = None,
+    page: Annotated[
+        Path | None, typer.Option("--out", dir_okay=False, help="HTML page with the pairs side by side.")
+    ] = None,
+    copies: Annotated[
+        bool,
+        typer.Option("--copies", help="Print the files that a better one stands for, one a line, and nothing else."),
+    ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Find files that are copies of each other: re-encoded, changed, or with another sound or picture.
 
-    Nothing is deleted: `--json` lists as `copies` the files that a better one stands for.
+    Nothing is deleted: what to do with the files that `--copies` prints is for you to say.
 
-    Examples: equiav duplicates --library L --run runs/toy --partial
+    Examples: equiav duplicates --library L --run runs/toy --partial --out copies.html
               equiav duplicates -L L -R R --like holiday.mp4 -k 5
-              equiav duplicates -L L -R R --json | jq -r '.copies[]'
+              equiav duplicates -L L -R R --copies | xargs -d '\\n' ls -l
     """
     from equiav.search.index import SearchIndex
 
@@ -252,8 +260,16 @@ def duplicates(
             split=split,
             on_progress=tell,
         )
+    if page is not None:
+        from equiav.pages.duplicates import duplicates_page
+
+        shown_clips = {clip for pair in found.pairs for clip in (pair.clip_a, pair.clip_b) if clip}
+        write_page(page, duplicates_page(found, index.thumbnails(shown_clips), f"Copies in {library}"))
     if as_json:
         print_json(found.to_dict())
+    elif copies:
+        for file in found.copies:
+            typer.echo(file)
     else:
         _print_duplicates(found)
 

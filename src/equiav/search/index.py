@@ -232,6 +232,12 @@ class SearchIndex:
         """The library and its embeddings as they are now: the same object until one of them changes."""
         return self._newest()
 
+    def thumbnails(self, clip_ids: Collection[str]) -> dict[str, bytes]:
+        """Thumbnails of those of the clips that have one, by their ids."""
+        found = self._newest().table.find(list(clip_ids), ["clip_id", "thumbnail"]) if clip_ids else None
+        rows = found.to_pylist() if found is not None else []
+        return {row["clip_id"]: row["thumbnail"] for row in rows if row["thumbnail"]}
+
     @property
     def library(self) -> Library:
         """The library as it is now."""
