@@ -226,7 +226,7 @@ def attacks(address: str) -> dict[str, Attack]:
         return embed(client, spoilt(rng, videos[rng.integers(len(videos))]))
 
     def ranges(rng: Rng, client: httpx2.Client, _: list[bytes], clip: str) -> int:
-        text = "".join(chr(c) for c in rng.integers(32, 127, rng.integers(1, 30)))
+        text = "".join(chr(c) for c in rng.integers(32, 127, rng.integers(1, 30))).strip()
         asked = [text, f"bytes={rng.integers(1 << 62)}-{rng.integers(1 << 62)}", "bytes=" + "0-," * 500][
             rng.integers(3)
         ]
@@ -278,8 +278,10 @@ def hostile(address: str, clients: int, requests: int, videos: list[bytes], clip
         with httpx2.Client(base_url=address, timeout=120) as client:
             works = embed(client, videos[0]) == 200
         found[name] = {"statuses": dict(sorted(statuses.items())), "next_works": works}
+    paths = httpx2.get(f"{address}/openapi.json").json()["paths"]
+    each = -(-requests // 2 // sum(map(len, paths.values())))
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{address}/openapi.json", "--seed", "1", "--no-color"]
-    command += ["--phases", "coverage,fuzzing", "-n", str(-(-requests // 2 // 9)), "--generation-database", "none"]
+    command += ["--phases", "coverage,fuzzing", "-n", str(each), "--generation-database", "none"]
     command += ["--checks", "not_a_server_error,status_code_conformance,response_schema_conformance"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tempfile.gettempdir())
     generated = re.search(r"(\d+) generated", done.stdout)
@@ -315,6 +317,7 @@ def main() -> None:
             with memory_watched(process, asked.seconds) as watched:
                 mixed = load(address, asked.clients, asked.seconds, lambda rng, c: ask(rng, c, videos, clip))
             result["load"] = mixed | {"memory": watched}
+            print(json.dumps(result), file=sys.stderr, flush=True)  # what there is, if it does not come to its end
             result["throughput"] = throughput(address, asked.clients, asked.seconds / 5, model, videos)
             result["hostile"] = hostile(address, asked.clients, asked.hostile, videos, clip)
             result["memory_after_all_mib"] = round(memory(process), 1)
