@@ -184,9 +184,16 @@ def test_what_is_not_embedded_is_not_compared_and_is_counted(tmp_path, caplog):
     files["b"][1] |= {"embedded": False}
     with caplog.at_level(logging.WARNING):
         report = made(tmp_path, files).duplicates(partial=True, confirm=False)
-    assert [(p.a, p.b, p.kind, p.windows) for p in report.pairs] == [("a", "b", "part_of", 2)]
+    assert [(p.a, p.b, p.kind, p.windows) for p in report.pairs] == [("a", "b", "same_recording", 2)]
     assert (report.files, report.windows, report.missing) == (2, 5, 4)
     assert "4 clips are not embedded" in caplog.text
+
+
+def test_a_copy_without_its_start_is_one_although_its_end_fills_no_window(tmp_path):
+    files = {"a": film([1, 2, 3, 4]), "b": film([1, 2, 3], item_tail_s=0.9 * HOP_S)}
+    assert found(made(tmp_path / "tail", files)) == {("a", "b"): ("same_recording", 0.0)}
+    files["b"] = film([1, 2, 3])
+    assert found(made(tmp_path / "none", files), partial=True) == {("a", "b"): ("part_of", 0.0)}
 
 
 def test_one_file_and_files_that_have_nothing_in_common_have_no_copies(tmp_path):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["same_content", "same_recording", "part_of", "shared_part", "same_sound", "same_picture", "similar"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-WHOLE = 0.8  # share of a file's windows that the common part has, from which on it is the file
+WHOLE = 0.8  # share of a file that the common part has, from which on it is the file
 MIN_WINDOWS = 3  # of a common part that is neither file
 # sum of the weights of a common part that is not both files: half a window that two files alone have
 MIN_EVIDENCE = 0.5
@@ -43,6 +43,7 @@ class Windows:
         has: which windows have a vector of a modality.
         says: which windows say something of a modality when two of them are compared.
         others: how many other files have a window like this.
+        tail_s: what of the file lies behind each window, if it is its last one; None: nothing.
     """
 
     file: Int64[np.ndarray, " n"]
@@ -54,15 +55,23 @@ class Windows:
     has: Mapping[Modality, Bool[np.ndarray, " n"]]
     says: Mapping[Modality, Bool[np.ndarray, " n"]]
     others: Mapping[Modality, Int64[np.ndarray, " n"]]
+    tail_s: Float64[np.ndarray, " n"] | None = None
 
     def count(self, file: int) -> int:
         """Windows of a file."""
         return int(self.first[file + 1] - self.first[file])
 
-    def length_s(self, file: int) -> float:
-        """From the start of its first window to the end of its last."""
+    def span_s(self, file: int) -> tuple[float, float]:
+        """Where the first window of a file begins, and where the file ends."""
         mine = slice(self.first[file], self.first[file + 1])
-        return float(self.end_s[mine].max() - self.start_s[mine].min())
+        last = int(np.argmax(self.end_s[mine]))
+        tail_s = 0.0 if self.tail_s is None else float(self.tail_s[mine][last])
+        return float(self.start_s[mine].min()), float(self.end_s[mine][last]) + tail_s
+
+    def length_s(self, file: int) -> float:
+        """Of a file, from its first window on."""
+        start_s, end_s = self.span_s(file)
+        return end_s - start_s
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,8 @@ class Match:
         scores: mean cosine of each modality; None where there is nothing to compare.
         evidence: sum of the windows' weights, of the modality that reaches the least one and says most.
         kind: `similar` where no score reaches the least one.
-        coverage: share of the windows of `a`, and of `b`.
+        coverage: share of `a`, and of `b`, that the common part has.
+        cut: whether it is less than what overlaps.
     """
 
     a: int
@@ -98,6 +108,7 @@ class Match:
     evidence: float
     kind: Kind
     coverage: tuple[float, float]
+    cut: bool
 
     @property
     def whole(self) -> bool:
@@ -208,7 +219,7 @@ def _scores(aligned: _Aligned) -> dict[Modality, float | None]:
 
 def _judged(windows: Windows, a: int, b: int, aligned: _Aligned, limits: Limits) -> Match:
     """The common part of two files at an offset, its scores and kind."""
-    scores = _scores(aligned)
+    scores, cut = _scores(aligned), False
     reached: list[Modality] = [m for m in MODALITIES if _reaches(scores[m], limits.least[m])]
     if not reached:
         runs = {m: best_run(_excess(aligned, m, limits)) for m in MODALITIES}
@@ -217,21 +228,34 @@ def _judged(windows: Windows, a: int, b: int, aligned: _Aligned, limits: Limits)
             aligned = _cut(aligned, slice(*runs[most][:2]))
             scores = _scores(aligned)
             reached = [most]
+            cut = True
     if (windows.length_s(a), windows.count(a)) < (windows.length_s(b), windows.count(b)):
         a, b, aligned = b, a, aligned._replace(rows=aligned.columns, columns=aligned.rows)
     rows, columns = aligned.rows, aligned.columns
-    coverage = len(np.unique(rows)) / windows.count(a), len(np.unique(columns)) / windows.count(b)
+    offset_s = float(np.mean(windows.start_s[rows] - windows.start_s[columns])) if len(rows) else 0.0
+    counts = len(np.unique(rows)) / windows.count(a), len(np.unique(columns)) / windows.count(b)
+    coverage = counts if cut else overlap(windows, a, b, offset_s) or counts
     return Match(
         a=a,
         b=b,
-        offset_s=float(np.mean(windows.start_s[rows] - windows.start_s[columns])) if len(rows) else 0.0,
+        offset_s=offset_s,
         rows=rows,
         columns=columns,
         scores=scores,
         evidence=max((float(aligned.weights[m].sum()) for m in reached), default=0.0),
         kind=_kind(scores, reached, limits, coverage),
         coverage=coverage,
+        cut=cut,
     )
+
+
+def overlap(windows: Windows, a: int, b: int, offset_s: float) -> tuple[float, float] | None:
+    """Shares of two files that overlap at an offset; None where one has no length."""
+    (start_a, end_a), (start_b, end_b) = windows.span_s(a), windows.span_s(b)
+    if start_a == end_a or start_b == end_b:
+        return None
+    both_s = max(0.0, min(end_a, end_b + offset_s) - max(start_a, start_b + offset_s))
+    return both_s / (end_a - start_a), both_s / (end_b - start_b)
 
 
 def with_evidence(windows: Windows, match: Match) -> Match:

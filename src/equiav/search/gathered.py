@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 UNVARIED = 0.05  # variance of the log-mel of a sound that does not change
 FLAT = 4.0  # standard deviation, of 255 levels, of the brightness of a picture that is one colour
 COLUMNS = ["clip_id", "source", "start_s", "end_s", "status", "fbank_mean", "fbank_square", "file_size"]
+LATER = ["content", "item_tail_s"]  # which the library of an older equiav may lack
 ORDER = [("source", "ascending"), ("start_s", "ascending"), ("clip_id", "ascending")]
 
 
@@ -40,7 +41,7 @@ class Gathered:
         among: the clips to look at; None: all.
 
     Attributes:
-        rows: of the library, the columns `COLUMNS` and `content`, n of them.
+        rows: of the library, the columns `COLUMNS` and `LATER`, n of them.
         file: number of each one's file, (n,), from 0.
         numbers: of the library's rows, for `take`, (n,).
         sources: of the files, sorted.
@@ -55,7 +56,7 @@ class Gathered:
         self.table, library = now.table, now.library
         self.library = library
         known = np.flatnonzero(now.known)
-        rows = library.select([*COLUMNS, *({"content"} & set(library.columns))])
+        rows = library.select([*COLUMNS, *(name for name in LATER if name in library.columns)])
         rows = rows.take(pa.array(now.row[known]))
         if among:
             keep = pc.call_function("is_in", [rows["clip_id"]], pc.SetLookupOptions(among.ids(library)))
@@ -88,7 +89,8 @@ class Gathered:
     ) -> Windows:
         """The windows as they are compared; `hop_s`, `says` and `others` are those of `Windows`."""
         times = self.column("start_s"), self.column("end_s")
-        return Windows(self.file, self.first, *times, hop_s, self.vectors, self.has, says, others)
+        tail_s = np.nan_to_num(self.column("item_tail_s").astype(float)) if LATER[1] in self.rows.column_names else None
+        return Windows(self.file, self.first, *times, hop_s, self.vectors, self.has, says, others, tail_s)
 
     def with_file(self, other: Gathered, name: str) -> Gathered:
         """These windows and, as one file of this name behind them, those of another library."""

@@ -38,7 +38,7 @@ class FilePair:
         visual: likewise of the pictures.
         sound: how far the sounds themselves are the same, by their spectrograms; None where that was not looked at.
         picture: likewise the pictures.
-        coverage_a: share of the windows of `a` that lie in the common part.
+        coverage_a: share of `a` that lies in the common part.
         coverage_b: likewise of `b`.
         windows: of either file in the common part.
         common: of these, how many are in more than one other recording, and count less for it.

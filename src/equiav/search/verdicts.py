@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from equiav.search.confirm import bands_of, compare_pictures, compare_sounds, looks_of
-from equiav.search.copies import WHOLE, Kind, Match, Windows
+from equiav.search.copies import WHOLE, Kind, Match, Windows, overlap
 from equiav.search.gathered import Gathered
 
 if TYPE_CHECKING:
@@ -123,8 +123,12 @@ def _looked_at(
             nearest = np.argsort(away, kind="stable")[:2].tolist()
             pictures.append(max(compare_pictures(look(i, frame), look(j, middle)) for frame in nearest))
     picture = _middle(pictures)
-    kind = kind_of(sound, picture, match.coverage)
-    return None if kind is None else Verdict(replace(match, kind=kind, offset_s=offset_s), sound, picture)
+    coverage = match.coverage
+    if not match.cut:
+        coverage = overlap(windows, match.a, match.b, offset_s) or coverage
+    kind = kind_of(sound, picture, coverage)
+    changed = replace(match, kind=kind or match.kind, offset_s=offset_s, coverage=coverage)
+    return None if kind is None else Verdict(changed, sound, picture)
 
 
 def kind_of(sound: float | None, picture: float | None, coverage: tuple[float, float]) -> Kind | None:
