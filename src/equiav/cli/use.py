@@ -33,6 +33,7 @@ from equiav.words import are, counted
 
 if TYPE_CHECKING:
     from equiav.search.pairs import Duplicates
+    from equiav.search.thresholds import Thresholds
 
 use_app = typer.Typer()
 
@@ -224,6 +225,10 @@ def duplicates(
         bool,
         typer.Option("--copies", help="Print the files that a better one stands for, one a line, and nothing else."),
     ] = False,
+    thresholds: Annotated[
+        bool,
+        typer.Option("--thresholds", help="Measure the cosines of copies that are made of the library's own files."),
+    ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
@@ -248,6 +253,10 @@ def duplicates(
                 shown[what] = bars.enter_context(Bar(what, "windows"))
             shown[what].update(done, total)
 
+        if thresholds:
+            measured = index.thresholds(on_progress=tell)
+            print_json(measured.to_dict()) if as_json else _print_thresholds(measured)
+            return
         found = index.duplicates(
             audio=audio,
             visual=visual,
@@ -272,6 +281,23 @@ def duplicates(
             typer.echo(file)
     else:
         _print_duplicates(found)
+
+
+def _print_thresholds(found: Thresholds) -> None:
+    table = Table("cosine", "sounds: recall", "precision", "pictures: recall", "precision")
+    sounds, pictures = ([row for row in found.rows if row.modality == name] for name in ("audio", "visual"))
+    for sound, picture in zip(sounds, pictures, strict=True):
+        cells = [share for row in (sound, picture) for share in (row.recall, row.precision)]
+        table.add_row(f"{sound.cosine:g}", *map(str, cells))
+    out.print(table)
+    kinds = Table("copy", "found by sound or picture")
+    for kind, share in found.kinds.items():
+        kinds.add_row(kind, str(share))
+    out.print(kinds)
+    typer.echo(
+        f"of {counted(found.copies, 'copy', 'copies')}, with 95 % intervals; before the second look. "
+        f"Recommended: --audio {found.audio:g} --visual {found.visual:g}"
+    )
 
 
 def _print_duplicates(found: Duplicates) -> None:

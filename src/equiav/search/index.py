@@ -21,6 +21,7 @@ from equiav.errors import ConfigError
 from equiav.library.places import Place, place_of
 from equiav.library.table import Library
 from equiav.metrics.directions import mean_direction
+from equiav.model.light import LightModel
 from equiav.search.approximate import Approximate
 from equiav.search.exact import Exact, Vectors, unit_vector
 from equiav.search.filters import clip_filter
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Float32
 
     from equiav.model.equiav import EquiAV
-    from equiav.model.light import LightModel
     from equiav.search.pairs import Duplicates
+    from equiav.search.thresholds import Thresholds
 
 __all__ = ["EmbeddingsTable", "Hit", "SearchIndex"]
 
@@ -206,6 +207,29 @@ class SearchIndex:
         from equiav.search.like import most_like
 
         return most_like(now, self.model, like, least, k=k, among=among)
+
+    def thresholds(
+        self, *, copies: int = 100, seed: int = 0, on_progress: Callable[[str, int, int], None] | None = None
+    ) -> Thresholds:
+        """Which cosines copies have in this library, measured on copies of ten kinds made of its own files.
+
+        Args:
+            copies: how many are made, in a temporary folder; fewer where the library has fewer files.
+            seed: of the files and of what is changed.
+            on_progress: called with what is done, how much of it is done, and how much there is.
+
+        Raises:
+            ConfigError: copies is below 1.
+            LibraryError: not two of its embedded files are there, with sound and picture.
+        """
+        from equiav.search.thresholds import measure_thresholds
+
+        if copies < 1:
+            raise ConfigError(f"copies={copies}: expected at least 1")
+        now = self._newest()
+        now = now.exact if isinstance(now, Approximate) else now
+        model = self.model.loaded if isinstance(self.model, LightModel) else self.model
+        return measure_thresholds(now, model, copies=copies, seed=seed, on_progress=on_progress)
 
     def _query(self, audio: Any, image: Any, video: Any) -> Float32[np.ndarray, " E"]:
         embedded = self.model.encode(audio=audio, image=image, video=video)

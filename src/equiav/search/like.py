@@ -31,7 +31,7 @@ from equiav.search.pairs import Duplicates, FilePair
 from equiav.search.verdicts import Verdict
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float64, Int64
+    from jaxtyping import Bool, Float32, Float64, Int64
 
     from equiav.model.equiav import EquiAV
 
@@ -69,8 +69,10 @@ def most_like(
     own = np.array([source == name for source in gathered.sources])
     scores = np.full((len(MODALITIES), number), np.nan)
     for row, modality in zip(scores, MODALITIES, strict=True):
+        there = np.flatnonzero(asked.has[modality])
+        row[:], count = chamfer(gathered, modality, asked.vectors[modality][there], least[modality], own)
         others[modality] = np.zeros(len(together.file), np.int64)
-        row[:], others[modality][len(gathered.file) :] = _similarity(gathered, asked, modality, least[modality], own)
+        others[modality][len(gathered.file) + there] = count
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # no modality to compare: NaN
         score = np.nanmean(scores, axis=0)
@@ -114,13 +116,23 @@ def _asked(now: Exact, model: EquiAV | LightModel, query: str | Path) -> tuple[G
         return Gathered(Exact(library, Vectors(embed_library(library, loaded), keep=True))), as_text(path)
 
 
-def _similarity(
-    gathered: Gathered, asked: Gathered, modality: Modality, least: float, own: Bool[np.ndarray, " files"]
+def chamfer(
+    gathered: Gathered,
+    modality: Modality,
+    query: Float32[np.ndarray, "q E"],
+    least: float,
+    own: Bool[np.ndarray, " files"],
 ) -> tuple[Float64[np.ndarray, " files"], Int64[np.ndarray, " q"]]:
-    """How like each file is, NaN where nothing is to compare; and how many others have a window like each asked."""
-    there = asked.has[modality]
-    query, others = asked.vectors[modality][there], np.zeros(len(there), np.int64)
-    scores = np.full(len(gathered.sources), np.nan)
+    """How like each file is, NaN where nothing is to compare; and how many have a window like each of the query's.
+
+    Args:
+        gathered: the files.
+        modality: which is compared.
+        query: windows of one file, of length 1.
+        least: cosine from which on two windows are alike.
+        own: the files that are not counted.
+    """
+    scores, others = np.full(len(gathered.sources), np.nan), np.zeros(len(query), np.int64)
     rows = np.flatnonzero(gathered.has[modality])
     if not len(query) or not len(rows):
         return scores, others
@@ -135,7 +147,7 @@ def _similarity(
         counts = ends[first:last] - starts[first:last]
         of_file = np.add.reduceat(products.max(axis=0), begin) / counts
         scores[files[first:last]] = np.where(counts < len(query), of_file, of_query.mean(axis=0))
-        others[there] += ((of_query >= least) & ~own[files[first:last]]).sum(axis=1)
+        others += ((of_query >= least) & ~own[files[first:last]]).sum(axis=1)
         first = last
     return scores, others
 
