@@ -39,7 +39,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Share:
-    """A share of `of`, and its 95 % interval by resampling the copies."""
+    """A share of `of`, and its 95 % interval: Wilson's (1927) of copies, and of pairs by resampling the copies."""
 
     value: float
     low: float
@@ -120,7 +120,7 @@ def measure_thresholds(
         rows=rows,
         audio=chosen["audio"],
         visual=chosen["visual"],
-        kinds={kind: _share(hits.astype(float), np.ones(len(hits))) for kind, hits in found.items() if len(hits)},
+        kinds={kind: _part(hits) for kind, hits in found.items() if len(hits)},
     )
 
 
@@ -178,8 +178,19 @@ def _row(
     others: Float64[np.ndarray, "c files"],
     kept: Bool[np.ndarray, " c"],
 ) -> Row:
-    hits, false = (true[kept] >= cosine).astype(float), (others[kept] >= cosine).sum(axis=1)
-    return Row(modality, cosine, _share(hits, np.ones(len(hits))), _share(hits, hits + false))
+    hits, false = true[kept] >= cosine, (others[kept] >= cosine).sum(axis=1)
+    return Row(modality, cosine, _part(hits), _share(hits.astype(float), hits + false))
+
+
+def _part(hits: Bool[np.ndarray, " c"]) -> Share:
+    """Of copies those that are hits."""
+    n, z = len(hits), 1.96
+    if not n:
+        return Share(float("nan"), float("nan"), float("nan"), 0)
+    share = float(hits.mean())
+    middle, half = share + z * z / (2 * n), z * (share * (1 - share) / n + (z / (2 * n)) ** 2) ** 0.5
+    low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    return Share(share, max(0.0, low), min(1.0, high), n)
 
 
 def _share(hits: Float64[np.ndarray, " c"], count: Float64[np.ndarray, " c"]) -> Share:
