@@ -9,6 +9,7 @@ changed or deleted.
 from __future__ import annotations
 
 import io
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -45,6 +46,7 @@ Progress = Callable[[str, int, int], None]
 
 COMPARING: dict[Modality, str] = {"audio": "comparing sounds", "visual": "comparing pictures"}
 SAMPLE = 1024  # windows whose cosines tell what is usual in a library
+SHARPER = 1.5  # times as sharp, below which two files are equally sharp: what an encoder adds is no detail
 SHARPNESS_FILES = 512  # whose pictures are read at once
 
 
@@ -250,13 +252,13 @@ def _lengths(gathered: Gathered) -> defaultdict[str, float]:
     return ends
 
 
-def _worth(gathered: Gathered, windows: Windows, files: list[str]) -> dict[str, tuple[int, float, int]]:
+def _worth(gathered: Gathered, windows: Windows, files: list[str]) -> dict[str, tuple[int, int, int]]:
     """Of files their length, in half hops, then the sharpness of the middle picture, then their size in bytes.
 
     A file that has no clips, because another one has its content, is worth less than all that have.
     """
     number = {source: place for place, source in enumerate(gathered.sources)}
-    worth: dict[str, tuple[int, float, int]] = dict.fromkeys(files, (-1, 0.0, 0))
+    worth: dict[str, tuple[int, int, int]] = dict.fromkeys(files, (-1, 0, 0))
     known = [file for file in files if file in number]
     middles = [int(windows.first[number[file]] + windows.count(number[file]) // 2) for file in known]
     sizes = gathered.column("file_size")
@@ -266,7 +268,7 @@ def _worth(gathered: Gathered, windows: Windows, files: list[str]) -> dict[str, 
         for file, middle, pictures in zip(known[part], middles[part], frames, strict=True):
             length = round(2 * windows.length_s(number[file]) / windows.hop_s)
             sharp = sharpness(pictures[len(pictures) // 2]) if pictures else 0.0
-            worth[file] = (length, round(sharp, 3), int(sizes[middle]))
+            worth[file] = (length, round(math.log(sharp + 1) / math.log(SHARPER)), int(sizes[middle]))
     return worth
 
 
