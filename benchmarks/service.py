@@ -139,7 +139,7 @@ def load(address: str, clients: int, seconds: float, one: Callable[[Rng, httpx2.
         "ok_per_second": round(statuses[200] / spent, 1),
         "statuses": dict(sorted(statuses.items())),
         "server_errors": sum(count for status, count in statuses.items() if status >= 500),
-        **{f"p{q}_ms": round(float(np.percentile(ms, q)), 1) for q in (50, 95, 99)},
+        **{f"p{q}_ms": round(float(np.percentile(ms, q)), 1) for q in (50, 95, 99, 100)},
     }
 
 
@@ -263,9 +263,10 @@ def attacks(address: str) -> dict[str, Attack]:
 
 
 def hostile(address: str, clients: int, requests: int, videos: list[bytes], clip: str) -> dict[str, Any]:
-    """Statuses of each attack, and whether a good request worked after it."""
-    kinds, found = attacks(address), dict[str, Any]()
-    each = -(-requests // 2 // len(kinds))
+    """Statuses of each attack, and whether a good request worked after it; at most half of them are schemathesis's."""
+    found: dict[str, Any] = {"schemathesis": generated(address, requests // 2)}
+    kinds = attacks(address)
+    each = -(-(requests - found["schemathesis"]["requests"]) // len(kinds))
     for name, attack in kinds.items():
 
         def run(seed: int, attack: Attack = attack) -> Counter[int]:
@@ -275,18 +276,33 @@ def hostile(address: str, clients: int, requests: int, videos: list[bytes], clip
 
         with ThreadPoolExecutor(clients) as pool:
             statuses = sum(pool.map(run, range(clients)), Counter[int]())
-        with httpx2.Client(base_url=address, timeout=120) as client:
-            works = embed(client, videos[0]) == 200
-        found[name] = {"statuses": dict(sorted(statuses.items())), "next_works": works}
+        found[name] = {"statuses": dict(sorted(statuses.items())), "next_works": works(address, videos)}
+    return found
+
+
+def generated(address: str, requests: int) -> dict[str, Any]:
+    """What schemathesis makes of the OpenAPI."""
     paths = httpx2.get(f"{address}/openapi.json").json()["paths"]
-    each = -(-requests // 2 // sum(map(len, paths.values())))
+    each = -(-requests // sum(map(len, paths.values())))
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{address}/openapi.json", "--seed", "1", "--no-color"]
     command += ["--phases", "coverage,fuzzing", "-n", str(each), "--generation-database", "none"]
     command += ["--checks", "not_a_server_error,status_code_conformance,response_schema_conformance"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tempfile.gettempdir())
-    generated = re.search(r"(\d+) generated", done.stdout)
-    found["schemathesis"] = {"requests": int(generated[1]) if generated else 0, "exit_code": done.returncode}
-    return found
+    made = re.search(r"(\d+) generated", done.stdout)
+    return {"requests": int(made[1]) if made else 0, "exit_code": done.returncode}
+
+
+def works(address: str, videos: list[bytes]) -> bool:
+    """Whether a good request is answered."""
+    with httpx2.Client(base_url=address, timeout=120) as client:
+        return embed(client, videos[0]) == 200
+
+
+def refused(address: str) -> dict[str, int]:
+    """Files that the service could not use, by reason."""
+    families = text_string_to_metric_families(httpx2.get(f"{address}/metrics").text)
+    samples = [sample for family in families for sample in family.samples]
+    return {s.labels["reason"]: int(s.value) for s in samples if s.name == "equiav_refused_files_total"}
 
 
 def main() -> None:
@@ -316,9 +332,10 @@ def main() -> None:
             result["search_by_10_s"] = {"first_s": round(took[0], 3), "median_s": round(float(np.median(took[1:])), 3)}
             with memory_watched(process, asked.seconds) as watched:
                 mixed = load(address, asked.clients, asked.seconds, lambda rng, c: ask(rng, c, videos, clip))
-            result["load"] = mixed | {"memory": watched}
+            result["load"] = mixed | {"memory": watched, "refused_files": refused(address)}
             print(json.dumps(result), file=sys.stderr, flush=True)  # what there is, if it does not come to its end
             result["throughput"] = throughput(address, asked.clients, asked.seconds / 5, model, videos)
+            result["throughput"]["refused_files"] = refused(address)
             result["hostile"] = hostile(address, asked.clients, asked.hostile, videos, clip)
             result["memory_after_all_mib"] = round(memory(process), 1)
     print(json.dumps(result, indent=2))
