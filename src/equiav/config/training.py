@@ -153,7 +153,7 @@ def load_recipe(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     Raises:
         ConfigError: no such recipe, broken YAML, an unknown key, a value out of range.
     """
-    if any(override.startswith("train.epochs=") for override in overrides):  # whoever gives them means them
+    if any(override.startswith("train.epochs=") for override in overrides):  # given epochs are meant
         overrides = ["train.min_steps=0", *overrides]
     return read_settings(Recipe, name, overrides)
 

@@ -43,7 +43,7 @@ def probe_picture(path: Path) -> MediaInfo | None:
     Raises:
         MediaError: unsupported (too many pixels), corrupt (a HEIC or AVIF), missing, unreadable, empty_file.
     """
-    head = read_head(path)  # to open a pipe would be to wait for whoever writes into it
+    head = read_head(path)  # opening a pipe would wait for its writer
     try:
         with _opened(path, path.name, PICTURE_FORMATS - {"GIF"}) as (picture, _):
             return MediaInfo(0.0, None, 0.0, None, None, picture.width, picture.height, None, picture=True)

@@ -165,7 +165,7 @@ def decoded(
 
     Args:
         coming: the packets, if not those from where the container stands.
-        taken: into this go those that were decoded, for whoever takes them out again.
+        taken: packets that were decoded are appended to it; the caller takes them out again.
     """
     coming, codec = packets(container, stream) if coming is None else coming, stream.codec_context
     zero, sound = start_of(container), isinstance(stream, av.AudioStream)

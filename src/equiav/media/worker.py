@@ -92,8 +92,8 @@ def _done(function: Callable[[Any], Any], task: Any) -> Any:
 def _listen(pipe: Connection, tasks: SimpleQueue[Any], folder: str | None) -> None:
     """Take tasks off the pipe while the worker works: two that both send what no pipe holds would wait for ever.
 
-    A parent that ends its workers kills them. One that is gone was killed itself: nobody waits for the task in hand,
-    nor tidies up behind it.
+    A parent that ends its workers kills them. One that is gone was killed itself: the result of the task in hand is
+    not awaited, and its files are left to this process.
     """
     try:
         while True:
@@ -102,7 +102,7 @@ def _listen(pipe: Connection, tasks: SimpleQueue[Any], folder: str | None) -> No
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
-    except Exception:  # noqa: BLE001 - a task that cannot be loaded: without this thread nobody would end the process
+    except Exception:  # noqa: BLE001 - a task that cannot be loaded: only this thread can end the process
         traceback.print_exc()
         os._exit(1)
 
