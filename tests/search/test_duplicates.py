@@ -296,5 +296,8 @@ def test_the_verb_prints_pairs_groups_and_copies(videos, tmp_path, equiav):
     assert page.count("poster=") == 2
     code, out, _ = equiav(*asked, "--json", "--like", folder / "other.mp4", "-k", 1)
     assert (code, len(json.loads(out)["pairs"])) == (0, 1)
+    for two in (["--like", folder / "other.mp4", "--copies"], ["--thresholds", "--out", tmp_path / "copies.html"]):
+        code, _, err = equiav(*asked, *two)
+        assert (code, "leave" in err) == (1, True), two
     code, _, err = equiav(*asked, "--like", "nobody")
     assert (code, "neither a clip" in err) == (1, True)

@@ -243,6 +243,10 @@ def duplicates(
     """
     from equiav.search.index import SearchIndex
 
+    if like and copies:
+        raise ConfigError("--copies names files of groups of copies, and --like makes no groups: leave one of them out")
+    if thresholds and (like or copies or page):
+        raise ConfigError("--thresholds measures, and finds no pairs: leave --like, --copies and --out out")
     index = SearchIndex(library, light_model(run, device, precision))
     with ExitStack() as bars:
         shown: dict[str, Bar] = {}
@@ -250,7 +254,7 @@ def duplicates(
         def tell(what: str, done: int, total: int) -> None:
             if what not in shown:
                 bars.close()
-                shown[what] = bars.enter_context(Bar(what, "windows"))
+                shown[what] = bars.enter_context(Bar(what, what.rpartition(" ")[2]))
             shown[what].update(done, total)
 
         if thresholds:
