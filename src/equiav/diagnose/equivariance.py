@@ -24,7 +24,7 @@ from equiav.augment.space import AugmentationSpace, SpaceParams
 from equiav.diagnose.branch import FULL, Branch, Effort, States, alone, along, join, repeat, rest, states, trained_on
 from equiav.diagnose.figures import figure
 from equiav.metrics import displacement as measures
-from equiav.metrics.figures import Figure
+from equiav.metrics.figures import Figure, beats_all
 from equiav.metrics.sources import another, numbered
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ class Row:
     @property
     def beats_all(self) -> bool | None:
         """Whether the predictor's displacement cosine is above every yardstick's beyond the 95 % interval."""
-        known = [margin for margin in self.margins.values() if margin is not None]
-        return all(margin.ends[0] > 0 for margin in known) if known else None
+        return beats_all(self.margins.values())
 
 
 @dataclass(frozen=True)

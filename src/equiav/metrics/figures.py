@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -89,6 +89,12 @@ def counted_clips(clips: int, sources: int | None) -> str:
 def source_warning(sources: int | None) -> list[str]:
     """What to say where the intervals are over few sources."""
     return [few_sources(sources)] if sources and sources < FEW else []
+
+
+def beats_all(margins: Iterable[Figure | None]) -> bool | None:
+    """Whether all margins that are known are above 0 beyond their intervals; None where none is known."""
+    known = [margin for margin in margins if margin is not None]
+    return all(margin.ends[0] > 0 for margin in known) if known else None
 
 
 def seen_warning(seen: int | None, clips: int) -> list[str]:

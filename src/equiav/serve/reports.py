@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from equiav.errors import ConfigError
 from equiav.evaluate.results import Result
 from equiav.evaluate.retrieval import RetrievalReport
-from equiav.metrics.figures import Figure, seen_warning, source_warning
+from equiav.metrics.figures import Figure, beats_all, seen_warning, source_warning
 from equiav.serve.schemas import Displacement, Equivariance, NamedFigure, Report, ReportState, Retrieval
 from equiav.serve.sources import without_folders
 
@@ -136,7 +136,7 @@ def _equivariance(path: Path) -> tuple[str, Equivariance]:
                 question=table.question,
                 transform=row.transform,
                 cosine=_named("cosine", cosine) if (cosine := row.predictor.get("cosine")) else None,
-                beats_all=_beats_all(row),
+                beats_all=beats_all(row.margins.values()),
             )
             for modality, branch in found.branches.items()
             for table in branch.tables
@@ -146,12 +146,6 @@ def _equivariance(path: Path) -> tuple[str, Equivariance]:
         alarms=found.alarms,
         warnings=source_warning(about.sources) + seen_warning(about.trained_on, about.clips),
     )
-
-
-def _beats_all(row: _Row) -> bool | None:
-    """As `equiav.diagnose.equivariance.Row.beats_all`."""
-    known = [margin for margin in row.margins.values() if margin is not None]
-    return all(margin.ends[0] > 0 for margin in known) if known else None
 
 
 def _named(name: str, found: Any, *, way: str | None = None, chance: float | None = None) -> NamedFigure:

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import FastAPI, Path, Query
 from fastapi.responses import Response
 
+from equiav.library.records import STATUSES
 from equiav.serve.asking import TheService
 from equiav.serve.problems import READ, may_be_refused
 from equiav.serve.schemas import Map, MapQuery, Report, Run, Runs
@@ -44,6 +45,6 @@ def _run(run: Served) -> Run:
         fingerprint=run.fingerprint,
         width=config.architecture.embedding,
         clip_s=config.features.clip_s,
-        clips=len(index.library.all_ids()),
+        clips=index.library.count(statuses=STATUSES),
         not_embedded=index.missing,
     )

@@ -236,9 +236,8 @@ class Service:
                 files = [BytesIO(wav_file(sound, 16_000)) for sound in sounds]
                 await asyncio.gather(*(self.embed(run, file, "audio") for file in files))
             self.is_warm = True
-            await self._in(
-                self._read_threads, lambda: plane(np.eye(3, dtype=np.float32))
-            )  # loads scikit-learn: a second
+            # loads scikit-learn: a second
+            await self._in(self._read_threads, lambda: plane(np.eye(3, dtype=np.float32)))
         except EquiAVError:
             log.exception("the service is not ready: it cannot embed a second of sound")
 

@@ -109,7 +109,6 @@ async function showQuery(signal) {
     query.keepPlace();
     const clip = await ask(`/v1/clips/${encodeURIComponent(asked.clip)}`, { signal });
     query.showQuery({ clip }, clear);
-    asked.source = clip.source;
   }
   shownQuery = asked.clip;
 }
