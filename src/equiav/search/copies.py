@@ -178,7 +178,7 @@ def offsets_of(
     a, b, offset_ms = a[order], b[order], offset_ms[order]
     files = len(windows.first)
     new = np.flatnonzero(np.diff(a * files + b, prepend=-1))
-    for start, stop in zip(new, np.append(new[1:], len(a)), strict=False):  # of no pairs there is no file
+    for start, stop in zip(new, [*new[1:], len(a)][: len(new)], strict=True):
         found, votes = np.unique(offset_ms[start:stop], return_counts=True)
         most = found[np.argsort(-votes, kind="stable")[:OFFSETS]]
         yield int(a[start]), int(b[start]), np.unique(np.append(most, 0)) / 1000

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
+from scipy.ndimage import laplace
 
 from equiav.config import MODALITIES, Modality
 from equiav.library.coverage import read_records
@@ -36,7 +35,7 @@ from equiav.search.copies import (
 from equiav.search.exact import Exact
 from equiav.search.gathered import Gathered
 from equiav.search.hits import ClipFilter
-from equiav.search.pairs import Duplicates, FilePair, groups_of
+from equiav.search.pairs import Duplicates, FilePair, connected, groups_of
 from equiav.search.verdicts import Verdict, verdicts
 
 if TYPE_CHECKING:
@@ -107,11 +106,10 @@ def recordings_with(windows: Windows, found: Sequence[Match]) -> dict[Modality, 
     """
     files = len(windows.first) - 1
     whole = [(match.a, match.b) for match in found if match.kind == "same_recording"]
-    edges: Any = np.array(whole, np.int64).reshape(-1, 2).T
-    recording = connected_components(coo_matrix((np.ones(len(whole)), edges), (files, files)), directed=False)[1]
+    recording = connected(files, whole)
     partners: defaultdict[int, set[int]] = defaultdict(set)
     for match in found:
-        a, b = int(recording[match.a]), int(recording[match.b])
+        a, b = recording[match.a], recording[match.b]
         for i, j in zip(match.rows.tolist(), match.columns.tolist(), strict=True):
             partners[i] |= {b} - {a}
             partners[j] |= {a} - {b}
@@ -278,4 +276,4 @@ def sharpness(jpeg: bytes) -> float:
         y = np.asarray(picture.convert("L"), np.float32)
     if min(y.shape) < 3:
         return 0.0
-    return float((y[:-2, 1:-1] + y[2:, 1:-1] + y[1:-1, :-2] + y[1:-1, 2:] - 4 * y[1:-1, 1:-1]).var())
+    return float(laplace(y)[1:-1, 1:-1].var())

@@ -200,8 +200,7 @@ class SearchIndex:
                 raise ConfigError(f"{name}={given}: expected a cosine above 0 and at most 1")
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise ConfigError(f"k={k}: expected at least 1 file")
-        now, among = self._newest(), clip_filter(labels, sources, split)
-        now = now.exact if isinstance(now, Approximate) else now
+        now, among = self._exact(), clip_filter(labels, sources, split)
         if like is None:
             return find_duplicates(now, least, among=among, partial=partial, confirm=confirm, on_progress=on_progress)
         from equiav.search.like import most_like
@@ -226,8 +225,7 @@ class SearchIndex:
 
         if copies < 1:
             raise ConfigError(f"copies={copies}: expected at least 1")
-        now = self._newest()
-        now = now.exact if isinstance(now, Approximate) else now
+        now = self._exact()
         model = self.model.loaded if isinstance(self.model, LightModel) else self.model
         return measure_thresholds(now, model, copies=copies, seed=seed, on_progress=on_progress)
 
@@ -271,6 +269,11 @@ class SearchIndex:
     def missing(self) -> int:
         """Clips of the library that are not embedded yet, and cannot be found."""
         return self._newest().missing
+
+    def _exact(self) -> Exact:
+        """What is there now, as all vectors are compared."""
+        now = self._newest()
+        return now.exact if isinstance(now, Approximate) else now
 
     def _newest(self) -> Exact | Approximate:
         """What is there now; what did not change is kept."""

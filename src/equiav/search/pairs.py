@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
 from equiav.search.copies import Kind
 from equiav.words import counted
 
@@ -137,23 +141,23 @@ def groups_of(pairs: Iterable[FilePair], worth: Callable[[list[str]], dict[str, 
         pairs: of files, of any kind.
         worth: of the files of some groups what can be ordered, and is highest for the best file.
     """
-    near: defaultdict[str, set[str]] = defaultdict(set)
-    for pair in pairs:
-        if pair.kind in COPIES:
-            near[pair.a].add(pair.b)
-            near[pair.b].add(pair.a)
-    known = worth(sorted(near)) if near else {}
-    groups: list[Group] = []
-    seen = set[str]()
-    for file in sorted(near):
-        if file in seen:
-            continue
-        group, waiting = set[str](), [file]
-        while waiting:
-            if (one := waiting.pop()) not in group:
-                group.add(one)
-                waiting += near[one]
-        seen |= group
-        best = max(sorted(group), key=known.__getitem__)
-        groups.append(Group(best, sorted(group - {best})))
-    return sorted(groups, key=lambda group: group.best)
+    copies = [(pair.a, pair.b) for pair in pairs if pair.kind in COPIES]
+    files = sorted({file for pair in copies for file in pair})
+    number = {file: place for place, file in enumerate(files)}
+    known, groups = worth(files) if files else {}, defaultdict[int, list[str]](list)
+    for file, group in zip(files, connected(len(files), [(number[a], number[b]) for a, b in copies]), strict=True):
+        groups[group].append(file)
+    found: list[Group] = []
+    for group in groups.values():
+        best = max(group, key=known.__getitem__)
+        found.append(Group(best, [file for file in group if file != best]))
+    return sorted(found, key=lambda group: group.best)
+
+
+def connected(count: int, pairs: list[tuple[int, int]]) -> list[int]:
+    """Of `count` things the number of the group that each is in when these pairs are connected."""
+    if not count:
+        return []
+    edges: Any = np.array(pairs, np.int64).reshape(-1, 2).T
+    graph = coo_matrix((np.ones(len(pairs)), edges), (count, count))
+    return connected_components(graph, directed=False)[1].tolist()

@@ -246,8 +246,9 @@ class EmbeddingsTable:
         if any(fragment.num_deletions for fragment in fragments):
             return self._where(f"_rowid IN ({', '.join(map(str, row_ids.tolist())) or 'NULL'})", columns)
         # no plan is made for rows by number, which takes as long as reading them
-        ends = np.cumsum([0, *(fragment.physical_rows for fragment in fragments)])
-        starts = dict(zip((fragment.fragment_id for fragment in fragments), ends.tolist(), strict=False))
+        sizes = np.array([fragment.physical_rows for fragment in fragments], np.int64)
+        begins = (np.cumsum(sizes) - sizes).tolist()
+        starts = dict(zip((fragment.fragment_id for fragment in fragments), begins, strict=True))
         numbers = np.array([starts[row_id >> 32] + (row_id & 0xFFFFFFFF) for row_id in row_ids.tolist()], np.int64)
         order = np.argsort(numbers)
         return self.take(numbers[order].tolist(), columns).append_column(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from equiav.config import MODALITIES, Modality
 from equiav.errors import LibraryError, MediaError
@@ -184,13 +185,10 @@ def _row(
 
 def _part(hits: Bool[np.ndarray, " c"]) -> Share:
     """Of copies those that are hits."""
-    n, z = len(hits), 1.96
-    if not n:
+    if not len(hits):
         return Share(float("nan"), float("nan"), float("nan"), 0)
-    share = float(hits.mean())
-    middle, half = share + z * z / (2 * n), z * (share * (1 - share) / n + (z / (2 * n)) ** 2) ** 0.5
-    low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
-    return Share(share, max(0.0, low), min(1.0, high), n)
+    low, high = binomtest(int(hits.sum()), len(hits)).proportion_ci(0.95, method="wilson")
+    return Share(float(hits.mean()), float(low), float(high), len(hits))
 
 
 def _share(hits: Float64[np.ndarray, " c"], count: Float64[np.ndarray, " c"]) -> Share:
